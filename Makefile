@@ -1,0 +1,35 @@
+# The commands of a developer and of a newcomer; each sets up what it needs.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread a process: two training processes share two cores, and results are the same every time.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help env demo test lint docs clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+env: ## the environment, in .venv
+	@envs/make_env.sh $(VENV)
+
+demo: env ## the whole workflow in small: no GPU, no keys, no internet; results in results/demo
+	@$(BIN)/python -m safe_llava.demo.run
+
+test: env ## every test, the demo end to end among them
+	@$(BIN)/python -m safe_llava.demo.run
+	@$(BIN)/python -m pytest
+
+lint: env ## style, types, rule files
+	$(BIN)/ruff check scripts tests
+	$(BIN)/ruff format --check scripts tests
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check workflow
+	$(BIN)/snakemake --lint
+
+docs: env ## what is generated from the schema: docs/configuration.md and workflow/schemas
+	$(BIN)/python -m safe_llava.config.docs --root .
+
+clean: ## what `make demo` made
+	rm -rf results/demo
