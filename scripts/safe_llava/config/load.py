@@ -1,0 +1,213 @@
+"""Read configuration files, resolve inheritance, check every name, and say clearly what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from safe_llava.config.schema import Config
+from safe_llava.core.errors import ConfigError
+
+BASE_PREFIX = "base-"
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``over`` laid on it, mapping by mapping; everything else is replaced whole.
+
+    The same rule as Snakemake's for several configuration files.
+    """
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def resolve_inheritance(rows: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Replace every row's ``inherits: NAME`` by that row's fields, its own laid over them.
+
+    Raises:
+        ConfigError: a parent does not exist, or rows inherit from each other in a circle.
+    """
+    resolved: dict[str, Any] = {}
+
+    def resolve(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
+        if name in trail:
+            circle = " -> ".join((*trail, name))
+            raise ConfigError(f"{where}: rows inherit in a circle: {circle}", "let one of them name no parent")
+        if name not in resolved:
+            row = dict(rows[name] or {})
+            parent = row.pop("inherits", None)
+            if parent is None:
+                resolved[name] = row
+            elif parent not in rows:
+                raise ConfigError(f"{where}.{name}.inherits: no row `{parent}`", _known(parent, rows))
+            else:
+                resolved[name] = merge(resolve(parent, (*trail, name)), row)
+        return resolved[name]
+
+    return {name: copy.deepcopy(resolve(name, ())) for name in rows}
+
+
+def parse(raw: Mapping[str, Any], files: Sequence[Path | str] = ()) -> Config:
+    """Turn the merged configuration into its typed tree.
+
+    Args:
+        raw: the merged mapping, as Snakemake gives it.
+        files: the files that it came from, in order; errors name the one that holds the key.
+
+    Raises:
+        ConfigError: naming file, key and remedy, for the first faults found.
+    """
+    merged = copy.deepcopy(dict(raw))
+    for section, where in ((merged.get("train"), "train.models"), (merged, "models")):
+        if isinstance(section, dict) and isinstance(section.get("models"), Mapping):
+            section["models"] = resolve_inheritance(section["models"], where)
+    try:
+        config = Config.model_validate(merged)
+    except ValidationError as error:
+        raise _explain(error, files) from error
+    check_references(config)
+    return config
+
+
+def load(paths: Iterable[Path | str]) -> Config:
+    """Read YAML files, each laid over the ones before it, into the typed tree."""
+    files = [Path(path) for path in paths]
+    merged: dict[str, Any] = {}
+    for path in files:
+        merged = merge(merged, read_yaml(path))
+    return parse(merged, files)
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """Read one YAML mapping.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file", "give the path of a configuration file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}", "correct the line that it names") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: not a mapping of keys to values", "see docs/configuration.md")
+    return value
+
+
+def check_references(config: Config) -> None:
+    """Check that every name that a row mentions is the name of a row.
+
+    Raises:
+        ConfigError: naming the key and the nearest names that exist.
+    """
+    sets, trained = config.data.sets, {n: m for n, m in config.train.models.items() if not n.startswith(BASE_PREFIX)}
+    for name, model in config.train.models.items():
+        for key in ("language_model", "vision_tower"):
+            _require(getattr(model, key), sets, f"train.models.{name}.{key}")
+        for stage in ("pretrain", "finetune"):
+            _require(getattr(model, stage).annotations, sets, f"train.models.{name}.{stage}.annotations")
+    for name in config.train.select.models:
+        _require(name, trained, "train.select.models")
+    for name, evaluated in config.models.items():
+        if evaluated.train is not None:
+            _require(evaluated.train, trained, f"models.{name}.train")
+        if evaluated.weights is not None:
+            _require(evaluated.weights, sets, f"models.{name}.weights")
+    for name, dataset in sets.items():
+        for need in dataset.needs:
+            _require(need, sets, f"data.sets.{name}.needs")
+    _check_evaluation(config)
+
+
+def _check_evaluation(config: Config) -> None:
+    sets, prism, benchmarks = config.data.sets, config.prism, config.benchmarks
+    for name, edition in prism.editions.items():
+        _require(edition.dataset, sets, f"prism.editions.{name}.dataset")
+    _require(prism.released_dataset, sets, "prism.released_dataset")
+    for key, rows in (("models", config.models), ("editions", prism.editions), ("judges", prism.judges)):
+        for name in getattr(prism.select, key):
+            _require(name, rows, f"prism.select.{key}")
+    for name, task in benchmarks.tasks.items():
+        _require(task.dataset, sets, f"benchmarks.tasks.{name}.dataset")
+    for key, rows in (("models", config.models), ("tasks", benchmarks.tasks)):
+        for name in getattr(benchmarks.select, key):
+            _require(name, rows, f"benchmarks.select.{key}")
+
+
+def _require(name: str, rows: Mapping[str, Any], where: str) -> None:
+    if name not in rows:
+        raise ConfigError(f"{where}: no row `{name}`", _known(name, rows))
+
+
+def _known(name: str, rows: Iterable[str]) -> str:
+    names = sorted(rows)
+    near = difflib.get_close_matches(name, names, n=3)
+    return f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else f"use one of: {', '.join(names)}"
+
+
+def _explain(error: ValidationError, files: Sequence[Path | str]) -> ConfigError:
+    lines, remedies = [], []
+    for fault in error.errors()[:5]:
+        key = ".".join(str(part) for part in fault["loc"])
+        holder = _holder(fault["loc"], files)
+        place = f"{holder}: " if holder else ""
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{place}{key}: no such key")
+            remedies.append(_known(str(fault["loc"][-1]), _fields_at(fault["loc"][:-1])))
+        elif fault["type"] == "missing":
+            lines.append(f"{place}{key}: this key is missing")
+            remedies.append(f"set {key}; docs/configuration.md says what it means")
+        else:
+            given = f" (given: {fault['input']!r})" if isinstance(fault["input"], str | int | float | bool) else ""
+            lines.append(f"{place}{key}: {fault['msg']}{given}")
+            remedies.append(f"docs/configuration.md says what {key} may be")
+    more = error.error_count() - len(lines)
+    if more > 0:
+        lines.append(f"and {more} more")
+    return ConfigError("the configuration is wrong\n  " + "\n  ".join(lines), "\n  ".join(dict.fromkeys(remedies)))
+
+
+def _holder(location: Sequence[int | str], files: Sequence[Path | str]) -> str | None:
+    """Return the last file that holds the key, or its nearest parent that any file holds."""
+    trees = []
+    for path in files:
+        try:
+            trees.append((str(path), read_yaml(path)))
+        except ConfigError:
+            continue
+    for depth in range(len(location), 0, -1):
+        for path, tree in reversed(trees):
+            node: Any = tree
+            for part in location[:depth]:
+                node = node.get(part) if isinstance(node, Mapping) else None
+                if node is None:
+                    break
+            else:
+                return path
+    return None
+
+
+def _fields_at(location: Sequence[int | str]) -> list[str]:
+    """Return the keys that the schema knows at a place in the tree."""
+    node: Any = Config
+    for part in location:
+        if isinstance(node, type) and issubclass(node, BaseModel):
+            field = node.model_fields.get(str(part))
+            node = field.annotation if field else None
+        elif get_origin(node) in (dict, list):
+            node = get_args(node)[-1]
+        for option in get_args(node):
+            if isinstance(option, type) and issubclass(option, BaseModel) and get_origin(node) not in (dict, list):
+                node = option
+    if isinstance(node, type) and issubclass(node, BaseModel):
+        return list(node.model_fields)
+    return []

@@ -1,0 +1,52 @@
+"""One exception type per stage, each with the remedy beside the fault."""
+
+from __future__ import annotations
+
+
+class SafeLlavaError(Exception):
+    """A fault that the user can do something about.
+
+    Args:
+        message: what is wrong, naming the file, the key or the row.
+        remedy: what to do about it, as an instruction.
+    """
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  remedy: {self.remedy}"
+
+
+class ConfigError(SafeLlavaError):
+    """The configuration is wrong."""
+
+
+class DataError(SafeLlavaError):
+    """A data set is missing, broken, or not where it should be."""
+
+
+class TrainError(SafeLlavaError):
+    """Training cannot start or go on."""
+
+
+class EngineError(SafeLlavaError):
+    """A model cannot be loaded, or cannot be asked."""
+
+
+class PrismError(SafeLlavaError):
+    """A PRISM answer, verdict or score cannot be had."""
+
+
+class BenchmarkError(SafeLlavaError):
+    """A general benchmark cannot be run or read."""
+
+
+class PaperError(SafeLlavaError):
+    """A table or figure cannot be made."""
+
+
+class DemoError(SafeLlavaError):
+    """The demo's own experiment did not come out as it has to."""

@@ -1,0 +1,108 @@
+"""Files that are whole or absent: write beside, flush, rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safe_llava.core.errors import DataError
+
+CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` and rename it into place if the block succeeds.
+
+    A reader sees the old file or the whole new one, never a part, whenever the writer is killed.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        # mkstemp makes files that only their owner can read; results are shared on a cluster.
+        temporary.chmod(0o644)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write ``value`` as indented JSON with sorted keys, so that equal values give equal bytes."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> int:
+    """Write one JSON object a line and return how many there were."""
+    count = 0
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def read_json(path: Path | str, remedy: str = "make the file again") -> Any:
+    """Read one JSON file.
+
+    Raises:
+        DataError: the file is missing or is not JSON; ``remedy`` says what to do.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file", remedy) from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not JSON: {error}", remedy) from error
+
+
+def read_jsonl(path: Path | str, remedy: str = "make the file again") -> list[dict[str, Any]]:
+    """Read a file of one JSON object a line; blank lines are passed over.
+
+    Raises:
+        DataError: the file is missing, or a row (named by its number) is not a JSON object.
+    """
+    rows: list[dict[str, Any]] = []
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file", remedy) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8: {error}", remedy) from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}: row {number} is not JSON: {error}", remedy) from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: row {number} is not a JSON object", remedy)
+        rows.append(row)
+    return rows
+
+
+def file_digest(path: Path | str, algorithm: str = "sha256") -> str:
+    """Return the hexadecimal digest of a file's bytes."""
+    digest = hashlib.new(algorithm)
+    with Path(path).open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,131 @@
+"""The configuration: what is accepted, what is refused, and how clearly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from safe_llava.config.load import BASE_PREFIX, load, merge, parse, read_yaml, resolve_inheritance
+from safe_llava.core.errors import ConfigError
+
+NAMES = ("config", "datasets", "data.lock", "models", "train", "prism", "benchmarks")
+
+
+@pytest.fixture(scope="module")
+def files(root: Path) -> list[Path]:
+    return [root / "config" / f"{name}.yaml" for name in NAMES]
+
+
+@pytest.fixture()
+def raw(files: list[Path]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for path in files:
+        merged = merge(merged, read_yaml(path))
+    return merged
+
+
+def test_paper_configuration_is_valid(files: list[Path]) -> None:
+    config = load(files)
+    assert {
+        "safe-llava-v1.5-7b",
+        "llava-v1.5-7b",
+        "llava-v1.5-13b",
+        "llava-v1.5-0.5b",
+        "safe-llava-v1.5-7b-lora",
+    } <= set(config.train.models)
+    assert len(config.prism.released_models) == 9
+
+
+def test_every_trained_row_differs_from_the_base_in_few_fields(raw: dict[str, Any]) -> None:
+    for name, row in raw["train"]["models"].items():
+        if name.startswith(BASE_PREFIX):
+            continue
+        assert "inherits" in row, name
+        changed = [key for key in row if key not in ("inherits", "description")]
+        assert len(changed) <= 5, (name, changed)
+
+
+def test_rows_keep_the_recipe_of_the_paper(files: list[Path]) -> None:
+    safe = load(files).train.models["safe-llava-v1.5-7b"]
+    assert (safe.pretrain.global_batch, safe.pretrain.reference_group, safe.pretrain.learning_rate) == (256, 32, 1e-3)
+    assert (safe.finetune.global_batch, safe.finetune.reference_group, safe.finetune.learning_rate) == (128, 16, 2e-5)
+    assert (safe.pretrain.image_geometry, safe.finetune.image_geometry) == ("crop", "pad")
+    assert (safe.pretrain.annotations, safe.finetune.annotations) == ("safe-pretrain", "safe-finetune")
+
+
+def test_unknown_key_is_refused_with_file_and_suggestion(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["train"]["models"]["base-llava-v1.5"]["pretrain"]["learning_rte"] = 1e-3
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"train": {"models": {"base-llava-v1.5": {"pretrain": {"learning_rte": 1e-3}}}}}))
+    with pytest.raises(ConfigError) as caught:
+        parse(raw, [file])
+    assert str(file) in caught.value.message
+    assert "pretrain.learning_rte" in caught.value.message
+    assert "`learning_rate`" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("prism", "select", "judges"), ["ruels"], "`rules`"),
+        (("train", "select", "models"), ["safe-llava-v1.5-7B"], "`safe-llava-v1.5-7b`"),
+        (("train", "select", "models"), ["base-llava-v1.5"], "did you mean"),
+        (("benchmarks", "select", "tasks"), ["popo"], "`pope`"),
+        (("prism", "editions", "v1", "dataset"), "prism-v3", "`prism-v1`"),
+    ],
+)
+def test_name_of_no_row_is_refused_with_the_nearest(
+    raw: dict[str, Any], path: tuple[str, ...], value: Any, words: str
+) -> None:
+    node = raw
+    for part in path[:-1]:
+        node = node[part]
+    node[path[-1]] = value
+    with pytest.raises(ConfigError) as caught:
+        parse(raw)
+    assert ".".join(path) in caught.value.message
+    assert words in caught.value.remedy
+
+
+def test_wrong_type_names_key_and_value(raw: dict[str, Any]) -> None:
+    raw["train"]["models"]["base-llava-v1.5"]["finetune"]["learning_rate"] = "two"
+    with pytest.raises(ConfigError, match=r"finetune\.learning_rate.*'two'"):
+        parse(raw)
+
+
+def test_missing_key_is_named(raw: dict[str, Any]) -> None:
+    del raw["prism"]["released_models"]
+    with pytest.raises(ConfigError, match=r"prism\.released_models: this key is missing"):
+        parse(raw)
+
+
+def test_inheritance_merges_and_children_stay_apart() -> None:
+    rows = {
+        "a": {"x": {"p": 1, "q": 2}, "y": [1]},
+        "b": {"inherits": "a", "x": {"p": 3}},
+        "c": {"inherits": "b", "y": []},
+    }
+    resolved = resolve_inheritance(rows, "rows")
+    assert resolved["c"] == {"x": {"p": 3, "q": 2}, "y": []}
+    resolved["c"]["x"]["q"] = 0
+    assert resolved["a"]["x"]["q"] == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [({"a": {"inherits": "b"}, "b": {"inherits": "a"}}, "circle"), ({"a": {"inherits": "z"}}, "no row `z`")],
+)
+def test_bad_inheritance_is_refused(rows: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        resolve_inheritance(rows, "rows")
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n", ""])
+def test_file_that_is_no_mapping_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        load([file])
