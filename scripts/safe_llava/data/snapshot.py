@@ -1,0 +1,276 @@
+"""Fetch one repository of the Hugging Face hub: `python -m safe_llava.data.snapshot --row ROW.json --root DIR
+--out RECEIPT.json`.
+
+Mirrors are asked in order, then the hub (or the endpoint that HF_ENDPOINT names). Files are gathered in
+a folder beside the target, which is renamed when every one of them is there and verified.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from huggingface_hub import HfApi, RepoFile, constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from pydantic import ValidationError
+
+from safe_llava.config.data import ResolvedSnapshot
+from safe_llava.core import cli
+from safe_llava.core.errors import DataError
+from safe_llava.core.files import read_json, write_json
+from safe_llava.data import receipts, sources, transfer
+from safe_llava.data.fetch import add_source_flags, only_one, patience_of
+from safe_llava.data.sources import Mirror, SourceError
+from safe_llava.data.transfer import Patience
+
+logger = logging.getLogger(__name__)
+SUFFIX = ".snapshot.json"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file as its source lists it; size and checksum are `unknown` where the source does not say."""
+
+    path: str
+    size: int | str = "unknown"
+    sha256: str = "unknown"
+
+
+def fetch(row: ResolvedSnapshot, target: Path, mirrors: Sequence[Mirror], patience: Patience) -> dict[str, Any]:
+    """Make sure that ``target`` holds the repository that ``row`` describes, and return its receipt.
+
+    Raises:
+        DataError: no source gave it whole, or the folder is somebody else's.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    note = target.with_name(target.name + SUFFIX)
+    staging = target.with_name(f".{target.name}.part")
+    with only_one(target):
+        receipt = standing(target, row)
+        if receipt:
+            logger.info("%s: already here", target)
+            return receipt
+        if target.exists() and not note.exists():
+            raise DataError(
+                f"{target} is there and was not fetched by this workflow",
+                "move it away, or put its files into a mirror folder as "
+                f"`huggingface.co/{row.prefix}/resolve/{row.revision}/`",
+            )
+        tried: list[tuple[str, SourceError]] = []
+        for source in [*mirrors, None]:
+            try:
+                commit, listed = _gather(source, row, staging, patience)
+                receipt = _receipt(row, commit, sources.shown(_name(source)), _verify(row, listed, staging))
+            except SourceError as error:
+                logger.warning("%s: %s", sources.shown(_name(source)), error.reason)
+                tried.append((sources.shown(_name(source)), error))
+                continue
+            _put_in_place(staging, target, note, receipt)
+            return receipt
+    raise sources.report(f"{row.repo} (set {row.set})", tried)
+
+
+def _name(source: Mirror | None) -> str:
+    return source.root if source else str(constants.ENDPOINT)
+
+
+def _gather(
+    source: Mirror | None, row: ResolvedSnapshot, staging: Path, patience: Patience
+) -> tuple[str, list[Listed]]:
+    """Bring the wanted files into ``staging``; return the commit and what the source says of each file."""
+    if source is not None and source.folder is not None:
+        return _copy(source.folder, row, staging)
+    endpoint = None if source is None else f"{source.root.rstrip('/')}/huggingface.co"
+
+    def arrived() -> int:
+        return sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+
+    return transfer.persist(lambda: _download(endpoint, row, staging, patience), arrived, patience, row.repo)
+
+
+def _copy(mirror: Path, row: ResolvedSnapshot, staging: Path) -> tuple[str, list[Listed]]:
+    base = mirror / "huggingface.co"
+    folder = base / row.prefix / "resolve" / row.revision
+    if not folder.is_dir():
+        raise SourceError(f"not in the mirror ({folder} is missing)")
+    listing = base / "api" / f"{row.repo_type}s" / row.repo / "revision" / row.revision
+    there = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    commit, files = row.revision if COMMIT.fullmatch(row.revision) else "unknown", there
+    if listing.is_file():
+        try:
+            info = json.loads(listing.read_text(encoding="utf-8"))
+            commit, files = info["sha"], [one["rfilename"] for one in info["siblings"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SourceError(f"{listing} is not a listing of the hub's form", "correct or delete it") from error
+    wanted = _wanted(files, row)
+    if absent := sorted(set(wanted) - set(there)):
+        raise SourceError(f"{len(absent)} files are missing in the mirror ({absent[0]})", "fill the mirror")
+    shutil.rmtree(staging, ignore_errors=True)
+    for name in wanted:
+        part = staging / name
+        part.parent.mkdir(parents=True, exist_ok=True)
+        transfer.copy_file(folder / name, part)
+    return commit, [Listed(name, (folder / name).stat().st_size) for name in wanted]
+
+
+def _download(
+    endpoint: str | None, row: ResolvedSnapshot, staging: Path, patience: Patience
+) -> tuple[str, list[Listed]]:
+    # A token belongs to the hub: a mirror never sees it.
+    api = HfApi(endpoint=endpoint, token=None if endpoint is None else False)
+    try:
+        # The client falls back on whatever lies in the folder where it cannot reach the hub, so ask it first.
+        commit = api.repo_info(
+            row.repo, repo_type=row.repo_type, revision=row.revision, timeout=patience.connect_timeout_s
+        ).sha
+        tree = api.list_repo_tree(row.repo, recursive=True, revision=commit, repo_type=row.repo_type)
+        listed = {one.path: one for one in tree if isinstance(one, RepoFile)}
+        wanted = _wanted(listed, row)
+        with transfer.explain_disk(staging):
+            snapshot_download(
+                row.repo,
+                repo_type=row.repo_type,
+                revision=commit,
+                allow_patterns=row.allow or None,
+                local_dir=staging,
+                endpoint=endpoint,
+                token=None if endpoint is None else False,
+            )
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, ValueError, OSError) as error:
+        raise _explain(error) from error
+    return str(commit), [
+        Listed(name, listed[name].size, listed[name].lfs.sha256 if listed[name].lfs else "unknown") for name in wanted
+    ]
+
+
+def _explain(error: Exception) -> SourceError:
+    first = str(error).strip().split("\n")[0]
+    remedy = ""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else 0
+    if isinstance(error, OfflineModeIsEnabled):
+        remedy = "unset HF_HUB_OFFLINE"
+    elif status in (401, 403):
+        remedy = "accept the repository's terms and set HF_TOKEN"
+    elif status in (404, 410):
+        remedy = "correct the row's `repo` or `revision`"
+    unreachable = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+    broken = isinstance(error, httpx.TransportError) or status in transfer.PASSING_STATUSES
+    return SourceError(f"{type(error).__name__}: {first}", remedy, again=broken, unreachable=unreachable)
+
+
+def _wanted(files: Iterable[str], row: ResolvedSnapshot) -> list[str]:
+    names = [name for name in files if not row.allow or any(fnmatch.fnmatch(name, one) for one in row.allow)]
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise SourceError(f"lists a file outside its folder: {name!r}", "do not use this source")
+    if not names:
+        raise SourceError("it has no file that the row allows", "correct the row's `allow`")
+    return sorted(names)
+
+
+def _verify(row: ResolvedSnapshot, listed: Sequence[Listed], staging: Path) -> dict[str, dict[str, Any]]:
+    """Check every file against the listing and its pin; return size and sha256 by name.
+
+    Raises:
+        SourceError: a file is absent or another one; it is removed so that the next run fetches it again.
+    """
+    seen = {}
+    repin = (
+        f"set `revision` of the set {row.set} to the commit that was pinned; or, if the newer files are wanted, take "
+        "their pins out of `data.pins` (config/data.lock.yaml), fetch them again and pin them"
+    )
+    pinned = _wanted(row.pins, row) if row.pins else []
+    if absent := sorted(set(pinned) - {one.path for one in listed}):
+        raise SourceError(f"lacks pinned files ({', '.join(absent[:3])})", repin)
+    for one in listed:
+        path = staging / one.path
+        if not path.is_file():
+            raise SourceError(f"{one.path} did not come")
+        size, sha256 = path.stat().st_size, receipts.digests(path, ["sha256"])["sha256"]
+        expected = [(one.size, one.sha256)]
+        if pin := row.pins.get(one.path):
+            expected.append((pin.size, pin.sha256))
+        for want_size, want_sha256 in expected:
+            if want_size not in ("unknown", size) or want_sha256 not in ("unknown", sha256):
+                path.unlink()
+                raise SourceError(
+                    f"{one.path}: expected {want_size} bytes, sha256 {want_sha256}; got {size} bytes, sha256 {sha256}",
+                    repin,
+                )
+        seen[one.path] = {"size": size, "sha256": sha256, "pinned": pin is not None}
+    return seen
+
+
+def _receipt(row: ResolvedSnapshot, commit: str, source: str, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "set": row.set,
+        "repo": row.repo,
+        "repo_type": row.repo_type,
+        "revision": row.revision,
+        "allow": row.allow,
+        "url": row.url(""),
+        "commit": commit,
+        "source": source,
+        "files": files,
+        "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _put_in_place(staging: Path, target: Path, note: Path, receipt: dict[str, Any]) -> None:
+    """Swap the folders; the note is never beside another folder than its own."""
+    shutil.rmtree(staging / ".cache", ignore_errors=True)
+    for path in [path for path in staging.rglob("*") if path.is_file()]:
+        if str(path.relative_to(staging)) not in receipt["files"]:  # of an earlier commit, or a state file
+            path.unlink()
+    if target.exists():
+        shutil.rmtree(target)
+    write_json(note, receipt)
+    staging.rename(target)
+
+
+def standing(target: Path, row: ResolvedSnapshot) -> dict[str, Any] | None:
+    """Return the receipt of a folder that is there, whole, and the one that the row wants; else None."""
+    note = target.with_name(target.name + SUFFIX)
+    if not note.exists() or not target.is_dir():
+        return None
+    try:
+        receipt: dict[str, Any] = read_json(note)
+        same = all(receipt[key] == getattr(row, key) for key in ("repo", "repo_type", "revision", "allow"))
+        whole = all((target / name).stat().st_size == one["size"] for name, one in receipt["files"].items())
+        files = receipt["files"]
+        pinned = all(files[name]["sha256"] == pin.sha256 for name, pin in row.pins.items() if name in files)
+    except (DataError, OSError, KeyError, TypeError):
+        return None
+    return receipt if same and whole and pinned else None
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Fetch one repository."""
+    parser = argparse.ArgumentParser(description="Fetch one repository of the hub as a folder.")
+    parser.add_argument("--row", type=Path, required=True, help="JSON file: what to fetch")
+    parser.add_argument("--root", type=Path, required=True, help="folder of all data")
+    parser.add_argument("--out", type=Path, required=True, help="where to write a copy of the receipt")
+    add_source_flags(parser)
+    args = parser.parse_args(argv)
+    try:
+        row = ResolvedSnapshot.model_validate(read_json(args.row))
+    except ValidationError as error:
+        raise DataError(f"{args.row}: {error}", "let the workflow write the row again") from error
+    receipt = fetch(row, args.root / row.path, sources.mirrors(args.mirror), patience_of(args))
+    write_json(args.out, {key: value for key, value in receipt.items() if key not in ("fetched", "source")})
+    return None
+
+
+if __name__ == "__main__":
+    cli.run(main)
