@@ -1,0 +1,251 @@
+"""Ask one model all questions of one edition of PRISM.
+
+Run: ``python -m safe_llava.prism.answers --model DIR --row ROW.json --name NAME --edition EDITION.json --root DIR
+--out-refusal-soft F --out-refusal-hard F --out-implicit-leakage F --partial DIR``.
+
+A killed run goes on where it was: every good answer lies in ``--partial`` as soon as it is there, under a key made of
+everything that it depends on. A rerun asks only what is missing or failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from safe_llava.config.models import EvaluatedModel
+from safe_llava.core import cli
+from safe_llava.core.errors import PrismError
+from safe_llava.core.files import file_digest, read_json, write_json, write_jsonl
+from safe_llava.core.progress import Progress
+from safe_llava.core.provenance import record
+from safe_llava.engine import open_engine
+from safe_llava.engine.base import Engine, Reply, Request
+from safe_llava.engine.store import ReplyStore, content_key, folder_digest
+from safe_llava.prism.protocol import Answer, Question, Task, numbered, read_questions
+
+logger = logging.getLogger(__name__)
+
+
+class EditionFiles(BaseModel):
+    """What is asked in an edition: for each task its question files, and for each of those its image folder.
+
+    Also reads a row of ``prism.editions``, whose ``parts`` hold the same by split; all paths are under the data root.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    questions: dict[Task, list[str]]
+    images: list[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_parts(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("parts"), list):
+            parts = value["parts"]
+            questions = {task: [part.get(task) for part in parts] for task in Task}
+            return {**value, "questions": questions, "images": [part.get("images") for part in parts]}
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> EditionFiles:
+        for task in Task:
+            if len(self.questions.get(task, [])) != len(self.images) or not self.images:
+                raise ValueError(
+                    f"task {task} needs one question file for each of the {len(self.images)} image folders"
+                )
+        return self
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question as it is put to the model."""
+
+    task: Task
+    question: Question
+    index: int
+    image: Path
+    key: str
+
+
+def read_row(path: Path, kind: type[Any], name: str | None = None) -> Any:
+    """Read a row of the configuration that the workflow wrote as JSON; ``name`` fills in for one without a name.
+
+    Raises:
+        PrismError: naming the file, the key and what is wrong.
+    """
+    remedy = "let the workflow write it from the configuration"
+    value = read_json(path, remedy)
+    if name is not None and isinstance(value, dict):
+        value.setdefault("name", name)
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"]) or "row"
+        raise PrismError(f"{path}: {key}: {fault['msg']}", remedy) from error
+
+
+def questions_of(edition: EditionFiles, root: Path, row: EvaluatedModel, model_digest: str) -> list[Asked]:
+    """Return every question of an edition in the order of its files, keyed by all that its answer depends on.
+
+    Raises:
+        PrismError: a question names an image outside its folder, or a question file is not one.
+    """
+    settings = row.model_dump(mode="json", include={"family", "system", "image_size", "cut_at_newline", "dtype"})
+
+    @cache
+    def digest(image: Path) -> str:
+        return file_digest(image) if image.is_file() else "missing"
+
+    asked = []
+    for task in Task:
+        files = zip(edition.questions[task], edition.images, strict=True)
+        found = [(question, root / folder) for name, folder in files for question in read_questions(root / name)]
+        for (question, folder), index in zip(found, numbered(q.question_id for q, _ in found), strict=True):
+            image = _image_path(question, folder)
+            key = content_key(
+                model=model_digest,
+                settings=settings,
+                budget=getattr(row.new_tokens, task),
+                edition=edition.name,
+                task=task,
+                question_id=question.question_id,
+                index=index,
+                prompt=question.text,
+                image=digest(image),
+            )
+            asked.append(Asked(task, question, index, image, key))
+    return asked
+
+
+def _image_path(question: Question, folder: Path) -> Path:
+    name = PurePosixPath(question.image)
+    if name.is_absolute() or ".." in name.parts:
+        raise PrismError(
+            f"question {question.question_id}: image {question.image!r} lies outside its folder",
+            "download the question file of the edition again",
+        )
+    return folder / name
+
+
+def answer_all(asked: Sequence[Asked], row: EvaluatedModel, store: ReplyStore, engine: Callable[[], Engine]) -> None:
+    """Put to the model what the store does not hold yet; the model is loaded only if something is left.
+
+    Raises:
+        PrismError: the engine left a question without a reply.
+    """
+    missing = [one for one in asked if one.key not in store]
+    logger.info("%d questions, %d of them answered before", len(asked), len(asked) - len(missing))
+    if not missing:
+        return
+    requests = [
+        Request(one.key, one.question.text, (one.image,), int(getattr(row.new_tokens, one.task))) for one in missing
+    ]
+    opened = engine()
+    progress = Progress(len(requests), "answers", "answers")
+    for reply in opened.generate(requests):
+        store.add(reply)
+        progress.update()
+    progress.close()
+    if lost := [one for one in missing if one.key not in store]:
+        raise PrismError(
+            f"{len(lost)} questions got no reply, the first is {lost[0].question.question_id}",
+            "run the same command again",
+        )
+
+
+def answer_row(one: Asked, reply: Reply, edition: str, model: str) -> dict[str, Any]:
+    """Return a row of the answers file."""
+    return Answer(
+        edition=edition,
+        model=model,
+        task=one.task,
+        question_id=one.question.question_id,
+        index=one.index,
+        attribute=one.question.question_id.split("/", 1)[0],
+        image=one.question.image,
+        prompt=one.question.text,
+        text=reply.text,
+        status=reply.status,
+        reason=reply.reason,
+        n_tokens=reply.n_tokens,
+        truncated=reply.truncated,
+    ).model_dump(mode="json")
+
+
+def write_answers(rows: Mapping[Task, Sequence[dict[str, Any]]], outputs: Mapping[Task, Path]) -> None:
+    """Write one answers file for each task, and say what could not be answered.
+
+    Raises:
+        PrismError: not one question was answered; nothing is written.
+    """
+    every = [row for task in Task for row in rows[task]]
+    reasons = Counter(row["reason"] for row in every if row["status"] == "failed")
+    if reasons.total() == len(every):
+        raise PrismError(f"no question was answered: {reasons.most_common(1)[0][0]}", "see the log for each reason")
+    if reasons:
+        logger.warning(
+            "%d of %d questions have no answer and get no score, most often: %s; the same command asks them again",
+            reasons.total(),
+            len(every),
+            reasons.most_common(1)[0][0],
+        )
+    for task in Task:
+        write_jsonl(outputs[task], rows[task])
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m safe_llava.prism.answers", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--row", type=Path, required=True, help="JSON of the model's row")
+    parser.add_argument("--name", required=True, help="the model's name in the answers files")
+    parser.add_argument("--edition", type=Path, required=True, help="JSON of the edition's row")
+    parser.add_argument("--edition-name", help="the edition's name, where its JSON does not hold it")
+    parser.add_argument("--root", type=Path, required=True, help="the data root")
+    for task in Task:
+        parser.add_argument(f"--out-{task.replace('_', '-')}", type=Path, required=True, help="answers file to write")
+    parser.add_argument("--partial", type=Path, required=True, help="folder for answers as they come; keep it")
+    parser.add_argument("--record", type=Path, help="JSON to write: versions, settings, counts")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Answer all tasks of one edition with one model."""
+    args = _arguments(argv)
+    row: EvaluatedModel = read_row(args.row, EvaluatedModel)
+    edition: EditionFiles = read_row(args.edition, EditionFiles, name=args.edition_name)
+    if not (args.model / "config.json").is_file():
+        raise PrismError(f"{args.model}: no config.json: not a checkpoint", "fetch or train the model first")
+    digest = folder_digest(args.model)
+    asked = questions_of(edition, args.root, row, digest)
+    engines: list[Engine] = []
+
+    def engine() -> Engine:
+        engines.append(open_engine(args.model, row, device=args.device, threads=args.threads))
+        return engines[-1]
+
+    rows: dict[Task, list[dict[str, Any]]] = {task: [] for task in Task}
+    with ReplyStore(args.partial / f"{edition.name}.jsonl") as store:
+        answer_all(asked, row, store, engine)
+        for one in asked:
+            rows[one.task].append(answer_row(one, store[one.key], edition.name, args.name))
+    write_answers(rows, {task: getattr(args, f"out_{task}") for task in Task})
+    if args.record is not None:
+        counts = {task: dict(Counter(row["status"] for row in rows[task])) for task in Task}
+        facts = {"model_sha256": digest, "row": row.model_dump(mode="json"), "counts": counts}
+        write_json(args.record, record(engine=[one.describe() for one in engines], **facts))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,105 @@
+"""The published counts as rows of a scores file, with the intervals that were never published.
+
+``OVERALL`` and ``MACRO_AVG`` become ``macro``, ``SENTENCE_LEVEL`` becomes ``sentence``; a ``Hair`` row is dropped. What
+was published without a count (macro and sentence of leakage) keeps its rate and has no interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from safe_llava.core import cli
+from safe_llava.core.errors import PrismError
+from safe_llava.prism.protocol import EDITIONS, HAIR, Attribute, Task
+from safe_llava.prism.score import MACRO, SENTENCE, Score, interval, write_scores
+
+COLUMNS = ("judge", "model", "task", "category", "total", "hits", "rate", "hit_kind")
+AGGREGATES = {"OVERALL": MACRO, "MACRO_AVG": MACRO, "SENTENCE_LEVEL": SENTENCE}
+TOLERANCE = 0.02  # points between a published rate and its own counts: rounding to two decimals
+log = logging.getLogger(__name__)
+
+
+def read_published(path: Path | str, edition: str) -> list[Score]:
+    """Read a file of published counts.
+
+    Raises:
+        PrismError: columns or values (named by row) are not what they should be, a rate contradicts
+            its counts, two rows are for one cell, or there are none.
+    """
+    remedy = f"restore the file of the published {edition} counts"
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise PrismError(f"{path}: the columns are {reader.fieldnames}", remedy)
+            rows = list(enumerate(reader, start=1))
+    except FileNotFoundError as error:
+        raise PrismError(f"{path}: no such file", remedy) from error
+    scores = []
+    for number, row in rows:
+        if row["category"] != HAIR:
+            try:
+                scores.append(_to_score(row, edition))
+            except (ValueError, TypeError) as error:
+                raise PrismError(f"{path}: row {number}: {error}", remedy) from error
+    twice = [cell for cell, count in Counter(score.cell for score in scores).items() if count > 1]
+    if twice or not scores:
+        raise PrismError(f"{path}: " + (f"two rows for {' / '.join(twice[0])}" if twice else "no rows"), remedy)
+    return scores
+
+
+def _to_score(row: dict[str, str], edition: str) -> Score:
+    task, category = Task(row["task"]), row["category"]
+    attribute = AGGREGATES[category] if category in AGGREGATES else Attribute(category)
+    total, rate = int(row["total"]), round(float(row["rate"]), 2)
+    hits = int(row["hits"]) if row["hits"] else None
+    low, high = None, None
+    if hits is not None:
+        counted = 100 * (hits if task.is_refusal else total - hits) / total
+        if abs(counted - rate) > TOLERANCE:
+            raise ValueError(f"rate {rate} contradicts the counts, which give {counted:.2f}")
+        if attribute != MACRO:
+            low, high = interval(hits, total, complement=not task.is_refusal)
+    return Score(edition, row["model"], task, attribute, row["judge"], total, None, hits, rate, low, high, "published")
+
+
+def select(scores: Sequence[Score], models: Sequence[str] | None) -> list[Score]:
+    """Return the rows of the models; a model that nothing was published for is named in the log."""
+    if models is None:
+        return list(scores)
+    for model in sorted(set(models) - {score.model for score in scores}):
+        log.warning("nothing was published for model %s", model)
+    return [score for score in scores if score.model in models]
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Read the published counts and write them as scores."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--v1", type=Path, help="published counts of edition v1")
+    parser.add_argument("--v2", type=Path, help="published counts of edition v2")
+    parser.add_argument("--editions", nargs="+", choices=EDITIONS, help="by default those whose file is given")
+    parser.add_argument("--models", nargs="+", help="by default all")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(argv)
+    files = {"v1": options.v1, "v2": options.v2}
+    editions = options.editions or [edition for edition in EDITIONS if files[edition]]
+    if not editions:
+        raise PrismError("no published counts", "give --v1 or --v2")
+    scores: list[Score] = []
+    for edition in editions:
+        if files[edition] is None:
+            raise PrismError(f"edition {edition} has no file", f"give --{edition}")
+        scores += read_published(files[edition], edition)
+    kept = select(scores, options.models)
+    write_scores(options.out, kept)
+    log.info("%s: %d published rows", options.out, len(kept))
+    return None
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,174 @@
+"""One table of all scores, and how far the computed ones lie from the published ones."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from safe_llava.core import cli
+from safe_llava.core.errors import PrismError
+from safe_llava.core.files import atomic_path
+from safe_llava.prism.protocol import Attribute, Task
+from safe_llava.prism.score import ROW_ORDER, Score, read_scores, write_scores
+
+FEWEST_ANSWERS = 10  # a cell of fewer says nothing of a judge, and is left out of the mean distances
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A computed rate beside a published one; the fields are the columns, the difference is in points."""
+
+    edition: str
+    model: str
+    task: str
+    attribute: str
+    judge: str
+    reference_judge: str
+    n: int | None
+    reference_n: int | None
+    rate: float
+    reference_rate: float
+    difference: float
+
+
+def combine(files: Iterable[tuple[Path, Sequence[Score]]]) -> list[Score]:
+    """Return all scores, sorted by edition, model, task, attribute, judge and source.
+
+    Raises:
+        PrismError: there are no scores, or two rows for one cell.
+    """
+    scores = [score for _, rows in files for score in rows]
+    if not scores:
+        raise PrismError("the scores files hold no rows", "give files with scores")
+    cell, count = Counter(score.cell for score in scores).most_common(1)[0]
+    if count > 1:
+        raise PrismError(f"{count} scores for {' / '.join(cell)}", "name each scores file once")
+    return sorted(scores, key=_order)
+
+
+def _order(score: Score) -> tuple[str, str, int, int, str, str]:
+    tasks, attributes = [str(task) for task in Task], [str(name) for name in ROW_ORDER]
+    try:
+        task, attribute = tasks.index(score.task), attributes.index(score.attribute)
+    except ValueError as error:
+        remedy = f"tasks are {', '.join(tasks)}; attributes are {', '.join(attributes)}"
+        raise PrismError(f"unknown cell {score.task} / {score.attribute} of {score.model}", remedy) from error
+    return (score.edition, score.model, task, attribute, score.judge, score.source)
+
+
+def differences(scores: Sequence[Score], published_as: Mapping[str, str] | None = None) -> list[Difference]:
+    """Return computed minus published for each cell that has both rates, for each published judge.
+
+    Args:
+        scores: computed and published rows together.
+        published_as: a model's name in the published tables, where that is another one.
+    """
+    references: dict[tuple[str, str, str, str], list[Score]] = defaultdict(list)
+    for score in scores:
+        if score.source == "published" and score.rate is not None:
+            references[score.edition, score.model, score.task, score.attribute].append(score)
+    rows = []
+    for score in scores:
+        if score.source == "published" or score.rate is None:
+            continue
+        name = (published_as or {}).get(score.model, score.model)
+        for other in references[score.edition, name, score.task, score.attribute]:
+            rate, reference = score.rate, float(other.rate or 0.0)
+            where = (score.edition, score.model, score.task, score.attribute, score.judge, other.judge)
+            rows.append(Difference(*where, score.n, other.n, rate, reference, round(rate - reference, 2)))
+    return rows
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a judge's rates lie from a published judge's on one task, on average over its cells, in points."""
+
+    edition: str
+    task: str
+    judge: str
+    reference_judge: str
+    cells: int
+    mean: float
+
+
+def distances(rows: Sequence[Difference]) -> list[Distance]:
+    """Return the mean distances of each task over models and the five attributes.
+
+    The reference ``nearest`` takes for each cell the published judge that is nearer. Aggregates, and
+    cells of fewer than ten judged answers, are left out.
+    """
+    by_cell: dict[tuple[str, str, str], dict[tuple[str, str], dict[str, float]]] = {}
+    for row in rows:
+        if row.attribute in list(Attribute) and (row.n or 0) >= FEWEST_ANSWERS:
+            cells = by_cell.setdefault((row.edition, row.task, row.judge), {})
+            cells.setdefault((row.model, row.attribute), {})[row.reference_judge] = abs(row.difference)
+    found = []
+    for (edition, task, judge), cells in by_cell.items():
+        for reference in (*sorted({name for cell in cells.values() for name in cell}), "nearest"):
+            values = [
+                min(cell.values()) if reference == "nearest" else cell[reference]
+                for cell in cells.values()
+                if reference == "nearest" or reference in cell
+            ]
+            found.append(Distance(edition, task, judge, reference, len(values), sum(values) / len(values)))
+    return found
+
+
+def write_differences(path: Path | str, rows: Iterable[Difference]) -> None:
+    """Write a differences file."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([field.name for field in fields(Difference)])
+        for row in rows:
+            writer.writerow(["" if value is None else value for value in astuple(row)])
+
+
+def read_aliases(pairs: Sequence[str]) -> dict[str, str]:
+    """Return model name to published name from ``name=published`` pairs.
+
+    Raises:
+        PrismError: a pair has no equals sign, or a side of it is empty.
+    """
+    aliases = {}
+    for pair in pairs:
+        name, equals, published = pair.partition("=")
+        if not (name and equals and published):
+            raise PrismError(f"--published-as {pair!r} is no pair", "write it as model=published name")
+        aliases[name] = published
+    return aliases
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Read scores files, write the table and the differences, log the mean distances."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scores", type=Path, nargs="+", required=True)
+    parser.add_argument("--published", type=Path, help="published scores; those of other editions are left out")
+    parser.add_argument("--published-as", action="append", default=[], metavar="MODEL=NAME", help="may be repeated")
+    parser.add_argument("--editions", nargs="+", help="by default those of the scores files")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--differences", type=Path, required=True)
+    options = parser.parse_args(argv)
+    aliases = read_aliases(options.published_as)
+    files = [(path, read_scores(path)) for path in options.scores]
+    editions = set(options.editions or (score.edition for _, rows in files for score in rows))
+    if options.published:
+        files.append((options.published, read_scores(options.published)))
+    kept = [(path, [score for score in rows if score.edition in editions]) for path, rows in files]
+    scores = combine(kept)
+    rows = differences(scores, aliases)
+    write_differences(options.differences, rows)
+    write_scores(options.out, scores)
+    for item in distances(rows):
+        text = "%s %s: judge %s lies %.2f points from %s on average, over %d cells"
+        log.info(text, item.edition, item.task, item.judge, item.mean, item.reference_judge, item.cells)
+    return None
+
+
+if __name__ == "__main__":
+    cli.run(main)
