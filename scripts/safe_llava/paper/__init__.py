@@ -1,0 +1,1 @@
+"""The paper stage: tidy scores in, tables, figures and a summary out."""

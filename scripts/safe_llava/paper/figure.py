@@ -1,0 +1,75 @@
+"""Make one figure of the paper, as PDF and PNG, from tidy files; equal inputs give equal bytes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from safe_llava.config.paper import FigureKind
+from safe_llava.core import cli
+from safe_llava.core.errors import PaperError
+from safe_llava.paper.figure_examples import examples_figure
+from safe_llava.paper.figures_prism import differences_figure, prism_figure, released_figure
+from safe_llava.paper.figures_runs import benchmarks_figure, training_figure
+from safe_llava.paper.style import STYLE, save
+
+ONE_FILE = {
+    "prism": prism_figure,
+    "prism_released": released_figure,
+    "differences": differences_figure,
+    "benchmarks": benchmarks_figure,
+}
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of one figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kind", required=True, choices=get_args(FigureKind))
+    parser.add_argument("--input", nargs="+", type=Path, default=[], metavar="FILE.csv", help="tidy scores or metrics")
+    parser.add_argument("--labels", nargs="+", default=[], metavar="MODEL/STAGE", help="training: one for each input")
+    parser.add_argument("--answers", nargs="+", type=Path, default=[], metavar="FILE.jsonl", help="examples: answers")
+    parser.add_argument("--images", nargs="+", type=Path, default=[], metavar="DIR", help="examples: image folders")
+    parser.add_argument("--count", type=int, default=3, help="examples: how many images")
+    parser.add_argument("--seed", type=int, default=42, help="examples: seed of the draw of images")
+    parser.add_argument("--pdf", required=True, type=Path, metavar="FILE.pdf")
+    parser.add_argument("--png", required=True, type=Path, metavar="FILE.png")
+    return parser.parse_args(argv)
+
+
+def draw(options: argparse.Namespace) -> Figure:
+    """Return the figure that the options ask for.
+
+    Raises:
+        PaperError: the kind's inputs are not there, or cannot be drawn.
+    """
+    if options.kind == "examples":
+        if not options.answers or not options.images:
+            raise PaperError("the examples need answers and images", "give --answers FILE… and --images DIR…")
+        return examples_figure(options.answers, options.images, options.count, options.seed)
+    if options.kind == "training":
+        if not options.input:
+            raise PaperError("the training figure needs metrics files", "give --input FILE… and --labels MODEL/STAGE…")
+        return training_figure(options.input, options.labels)
+    if len(options.input) != 1:
+        raise PaperError(
+            f"the {options.kind} figure is made from one file, not {len(options.input)}", "give --input one file"
+        )
+    return ONE_FILE[options.kind](options.input[0])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the figure and write both files."""
+    options = parse(argv)
+    with mpl.rc_context(STYLE):
+        figure = draw(options)
+        save(figure, options.pdf, "pdf")
+        save(figure, options.png, "png")
+
+
+if __name__ == "__main__":
+    cli.run(main)

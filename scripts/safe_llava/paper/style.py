@@ -1,0 +1,69 @@
+"""How every figure looks, and how it is written so that equal inputs give equal bytes."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from safe_llava.core.files import atomic_path
+
+COLUMN_INCHES = 3.45  # a column of a two-column page
+TEXT_INCHES = 7.0  # the text width of such a page
+
+# Okabe and Ito's palette and Tol's wine: told apart with the common kinds of colour blindness, by the marker else.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7A7A7A", "#882255")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
+GRID, MUTED, BAND = "#D9D9D9", "#5F5F5F", "#F3F3F3"
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
+    "font.size": 7.5,
+    "axes.titlesize": 8,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": MUTED,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.5,
+    "text.parse_math": False,  # a dollar sign in an answer is a dollar sign
+    "pdf.fonttype": 42,
+    "savefig.dpi": 220,
+}
+
+
+def colour(position: int) -> str:
+    """Return the colour of the series at ``position``; it repeats after nine."""
+    return COLOURS[position % len(COLOURS)]
+
+
+def marker(position: int) -> str:
+    """Return the marker of the series at ``position``."""
+    return MARKERS[position % len(MARKERS)]
+
+
+def percent_axis(axes: Axes) -> None:
+    """Make the horizontal axis one of percents, with room for a marker at either end."""
+    axes.set_xlim(-4, 104)
+    axes.set_xticks([0, 25, 50, 75, 100])
+    axes.grid(axis="x")
+
+
+def save(figure: Figure, path: Path | str, form: str) -> None:
+    """Write ``figure`` as ``form`` (pdf or png), whole or not at all, without a date in it."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it lists every glyph that it embeds
+    metadata = {"CreationDate": None, "Producer": None, "Creator": None} if form == "pdf" else {"Software": None}
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=form, metadata=metadata)

@@ -1,0 +1,138 @@
+"""Write one page of results in plain words and small tables."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from safe_llava.core import cli
+from safe_llava.core.errors import PaperError
+from safe_llava.core.files import write_text
+from safe_llava.paper.layout import EMPTY, markdown_grid, number
+from safe_llava.paper.tidy import (
+    AGGREGATES,
+    TASKS,
+    BenchmarkScore,
+    Score,
+    judge_title,
+    keyed,
+    read_tidy,
+    unique,
+)
+from safe_llava.prism.score import MACRO, SENTENCE
+
+DEEDS = {
+    "refusal_soft": "refused {rate} % of the direct questions",
+    "refusal_hard": "refused {rate} % of the questions that ask not to refuse",
+    "implicit_leakage": "kept {rate} % of the attributes out of its descriptions",
+}
+
+
+def summary(prism: Path, benchmarks: Path | None, pairs: Sequence[tuple[str, str]]) -> str:
+    """Return the page as Markdown; ``pairs`` are (safe, original) models to be set side by side.
+
+    Raises:
+        PaperError: a file cannot be read, or a model of a pair has no scores.
+    """
+    scores = read_tidy(Score, prism)
+    rows = read_tidy(BenchmarkScore, benchmarks) if benchmarks else []
+    known = {s.model for s in scores} | {r.model for r in rows}
+    for model in (model for pair in pairs for model in pair):
+        if model not in known:
+            raise PaperError(
+                f"{prism}: no scores of {model}, which is to be compared (there are: {', '.join(sorted(known))})",
+                "evaluate it (prism.select.models), or take it out of paper.compare",
+            )
+    parts = ["# Results", "## PRISM", _macro_table(scores, prism), *_pair_sentences(scores, pairs)]
+    if failed := _failed(scores):
+        parts.append(f"{failed} questions have no answer or no verdict; they count in no rate.")
+    if rows:
+        parts += ["## General benchmarks", _benchmark_table(rows, benchmarks or ""), *_benchmark_sentences(rows, pairs)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _failed(scores: Sequence[Score]) -> int:
+    """Return how many questions failed; where every description is scored for all attributes, each is counted once."""
+    groups: dict[tuple[str, str, str, str], dict[str, int]] = {}
+    for s in scores:
+        groups.setdefault((s.edition, s.model, s.task, s.judge), {})[s.attribute] = s.n_failed or 0
+    own = [{a: k for a, k in group.items() if a not in AGGREGATES} for group in groups.values()]
+    return sum(
+        group[SENTENCE] if SENTENCE in group else sum(counts.values())
+        for group, counts in zip(groups.values(), own, strict=True)
+    )
+
+
+def _macro_table(scores: Sequence[Score], path: Path) -> str:
+    cells = keyed(scores, lambda s: (s.edition, s.model, s.judge, s.source, s.task, s.attribute), path)
+    columns = [*((task, MACRO) for task in TASKS), ("implicit_leakage", SENTENCE)]
+    head = ["Edition", "Model", "Judge", "Soft refused", "Hard refused", "Not leaked", "Descriptions without a leak"]
+    lines = []
+    for key in dict.fromkeys((s.edition, s.model, s.judge, s.source) for s in scores):
+        found = [cells.get((*key, *column)) for column in columns]
+        rates = [number(score.rate if score else None) for score in found]
+        lines.append([key[0], key[1], judge_title(key[2], key[3]), *rates])
+    return "In percent; refused and not leaked are means over the attributes.\n\n" + markdown_grid(
+        [head, *lines], text_columns=3
+    )
+
+
+def _pair_sentences(scores: Sequence[Score], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    macro = {
+        (s.edition, s.judge, s.task, s.model): s.rate
+        for s in scores
+        if s.attribute == MACRO and s.source == "computed" and s.rate is not None
+    }
+    sentences = []
+    for safe, original in pairs:
+        for edition, judge, task in dict.fromkeys(key[:3] for key in macro):
+            new, old = macro.get((edition, judge, task, safe)), macro.get((edition, judge, task, original))
+            if new is not None and old is not None:
+                deed, change = DEEDS[task].format(rate=number(new)), number(new - old, signed=True)
+                sentences.append(
+                    f"- PRISM {edition}, judge {judge}: {safe} {deed}, {original} {number(old)} % ({change} points)."
+                )
+    return ["\n".join(sentences)] if sentences else []
+
+
+def _benchmark_table(rows: Sequence[BenchmarkScore], path: Path | str) -> str:
+    cells = keyed(rows, lambda r: (r.benchmark, r.metric, r.model), path)
+    models = unique(r.model for r in rows)
+    lines = []
+    for name in dict.fromkeys((r.benchmark, r.metric) for r in rows):
+        found = [cells.get((*name, model)) for model in models]
+        published = {r.published for r in found if r is not None and r.published is not None}
+        reference = number(published.pop()) if len(published) == 1 else EMPTY
+        lines.append([*name, *(number(r.score if r else None) for r in found), reference])
+    return markdown_grid([["Benchmark", "Metric", *models, "Published"], *lines], text_columns=2)
+
+
+def _benchmark_sentences(rows: Sequence[BenchmarkScore], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    scores = {(r.benchmark, r.metric, r.model): r.score for r in rows if r.score is not None}
+    sentences = []
+    for safe, original in pairs:
+        for benchmark, metric in dict.fromkeys(key[:2] for key in scores):
+            new, old = scores.get((benchmark, metric, safe)), scores.get((benchmark, metric, original))
+            if new is not None and old is not None:
+                change = number(new - old, signed=True)
+                sentences.append(f"- {benchmark} {metric}: {safe} {number(new)}, {original} {number(old)} ({change}).")
+    return ["\n".join(sentences)] if sentences else []
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the scores, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prism", required=True, type=Path, metavar="FILE.csv")
+    parser.add_argument("--benchmarks", type=Path, metavar="FILE.csv", help="left out where no benchmark was run")
+    parser.add_argument(
+        "--compare", action="append", nargs=2, default=[], metavar=("SAFE", "ORIGINAL"), help="may come several times"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.md")
+    options = parser.parse_args(argv)
+    pairs = [(safe, original) for safe, original in options.compare]
+    write_text(options.out, summary(options.prism, options.benchmarks, pairs))
+
+
+if __name__ == "__main__":
+    cli.run(main)

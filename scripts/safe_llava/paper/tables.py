@@ -1,0 +1,183 @@
+"""From tidy rows to tables: models down, attributes or benchmarks across."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from safe_llava.core.errors import PaperError
+from safe_llava.paper.layout import MINUS, Cell, Line, Section, Table, count_range, interval, number
+from safe_llava.paper.tidy import (
+    AGGREGATES,
+    ATTRIBUTES,
+    RATE_TITLES,
+    TASK_TITLES,
+    TASKS,
+    BenchmarkScore,
+    Difference,
+    Score,
+    attribute_title,
+    in_order,
+    judge_title,
+    keyed,
+    read_tidy,
+    unique,
+)
+from safe_llava.prism.score import MACRO
+from safe_llava.prism.table import FEWEST_ANSWERS
+
+COLUMNS_A_SECTION = 7  # more do not fit the width of a page
+FAILED_NOTE = "†k: k questions without an answer or a verdict; they count in no rate."
+EMPTY_NOTE = "–: no rate."
+MACRO_NOTE = "Macro: the mean of the five attributes' rates, without an interval."
+
+
+def prism_table(path: Path | str) -> Table:
+    """Return the PRISM table: a section an edition and task, a line a model and judge."""
+    scores = read_tidy(Score, path)
+    return _prism(scores, path, "PRISM", "PRISM")
+
+
+def released_table(path: Path | str) -> Table:
+    """Return the table of the released answers, judged here and as published.
+
+    Raises:
+        PaperError: no model has both a computed and a published rate.
+    """
+    return _prism(both_sources(read_tidy(Score, path), path), path, "PRISM on the released answers", "Released answers")
+
+
+def both_sources(scores: Sequence[Score], path: Path | str) -> list[Score]:
+    """Return the rows of those models, editions and tasks that have computed and published rates.
+
+    Raises:
+        PaperError: there are none.
+    """
+    sources: dict[tuple[str, str, str], set[str]] = {}
+    for score in scores:
+        sources.setdefault((score.edition, score.model, score.task), set()).add(score.source)
+    kept = [s for s in scores if len(sources[s.edition, s.model, s.task]) == 2]
+    if not kept:
+        raise PaperError(
+            f"{path}: no model has both a computed and a published rate in the column source",
+            "give the scores of the released answers together with the published ones",
+        )
+    return kept
+
+
+def _prism(scores: Sequence[Score], path: Path | str, title: str, what: str) -> Table:
+    cells = keyed(scores, lambda s: (s.edition, s.model, s.task, s.attribute, s.judge, s.source), path)
+    sections = []
+    for edition in unique(s.edition for s in scores):
+        for task in in_order((s.task for s in scores if s.edition == edition), TASKS):
+            here = [s for s in scores if (s.edition, s.task) == (edition, task)]
+            columns = in_order((s.attribute for s in here), ATTRIBUTES)
+            lines = [
+                _prism_line(m, judge, source, [cells.get((edition, m, task, a, judge, source)) for a in columns])
+                for m in unique(s.model for s in here)
+                for source, judge in judges_of([s for s in here if s.model == m])
+            ]
+            head = ("Model", "Judge", *map(attribute_title, columns), "n")
+            heading = f"{what} {edition}, {TASK_TITLES[task]}: {RATE_TITLES[task]}"
+            sections.append(Section(_label(what, edition, task), heading, head, tuple(lines)))
+    notes = ["Rates in percent with their 95 % intervals; n: judged answers a cell."]
+    notes += [MACRO_NOTE] if any(s.attribute == MACRO for s in scores) else []
+    notes += [FAILED_NOTE] if any(s.n_failed for s in scores) else []
+    notes += [EMPTY_NOTE] if any(s.rate is None for s in scores) else []
+    return Table(title, tuple(sections), (" ".join(notes),))
+
+
+def _label(*parts: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).lower()
+
+
+def judges_of(scores: Sequence[Score]) -> list[tuple[str, str]]:
+    """Return the (source, judge) pairs of some rows, computed ones first."""
+    pairs = dict.fromkeys((s.source, s.judge) for s in scores)
+    return sorted(pairs, key=lambda pair: pair[0] != "computed")
+
+
+def _prism_line(model: str, judge: str, source: str, scores: Sequence[Score | None]) -> Line:
+    cells = [
+        Cell() if s is None else Cell(number(s.rate), interval(s.ci_low, s.ci_high), s.n_failed or 0) for s in scores
+    ]
+    counts = [s.n for s in scores if s is not None and s.attribute not in AGGREGATES]
+    return Line(model, judge_title(judge, source), (*cells, Cell(count_range(counts))))
+
+
+def differences_table(path: Path | str) -> Table:
+    """Return how far the computed rates lie from the published ones, with each line's mean distance."""
+    rows = read_tidy(Difference, path)
+    cells = keyed(rows, lambda r: (r.edition, r.model, r.task, r.attribute, r.judge, r.reference_judge), path)
+    sections = []
+    for edition in unique(r.edition for r in rows):
+        for task in in_order((r.task for r in rows if r.edition == edition), TASKS):
+            here = [r for r in rows if (r.edition, r.task) == (edition, task)]
+            columns = in_order((r.attribute for r in here), ATTRIBUTES)
+            keys = dict.fromkeys((r.model, r.judge, r.reference_judge) for r in here)
+            lines = [
+                _difference_line(m, f"{j} {MINUS} {k}", [cells.get((edition, m, task, a, j, k)) for a in columns])
+                for m, j, k in keys
+            ]
+            head = ("Model", "Judges", *map(attribute_title, columns), "Mean\ndistance")
+            heading = f"PRISM {edition}, {TASK_TITLES[task]}: computed minus published, in points"
+            sections.append(Section(_label("differences", edition, task), heading, head, tuple(lines)))
+    notes = [f"Mean distance: over the attributes with at least {FEWEST_ANSWERS} judged answers, without sign."]
+    notes += [EMPTY_NOTE] if any(r.difference is None for r in rows) else []
+    return Table("PRISM: computed against published", tuple(sections), (" ".join(notes),))
+
+
+def _difference_line(model: str, label: str, rows: Sequence[Difference | None]) -> Line:
+    own = [
+        abs(r.difference)
+        for r in rows
+        if r is not None and r.difference is not None and r.attribute not in AGGREGATES and (r.n or 0) >= FEWEST_ANSWERS
+    ]
+    cells = [Cell() if r is None else Cell(number(r.difference, signed=True)) for r in rows]
+    return Line(model, label, (*cells, Cell(number(sum(own) / len(own) if own else None))))
+
+
+def benchmarks_table(path: Path | str) -> Table:
+    """Return the general benchmarks: a column each, and for a model its score, the published one, their difference."""
+    rows = read_tidy(BenchmarkScore, path)
+    cells = keyed(rows, lambda r: (r.model, r.benchmark, r.metric), path)
+    columns = list(dict.fromkeys((r.benchmark, r.metric) for r in rows))
+    models = unique(r.model for r in rows)
+    sections = []
+    for start in range(0, len(columns), COLUMNS_A_SECTION):
+        block = columns[start : start + COLUMNS_A_SECTION]
+        lines = [line for m in models for line in _benchmark_lines(m, [cells.get((m, *c)) for c in block])]
+        part = f" ({start // COLUMNS_A_SECTION + 1})" if len(columns) > COLUMNS_A_SECTION else ""
+        head = ("Model", "Score", *(f"{benchmark}\n{metric}" for benchmark, metric in block))
+        remarks = unique(
+            f"{r.benchmark} {r.metric}: {r.note}" for r in rows if r.note and (r.benchmark, r.metric) in block
+        )
+        heading = f"General benchmarks{part}"
+        sections.append(Section(f"benchmarks-{start}", heading, head, tuple(lines), tuple(remarks)))
+    notes = ["Computed scores with their standard errors, on the scale of the published ones."]
+    notes += [FAILED_NOTE.replace("rate", "score")] if any(r.n_failed for r in rows) else []
+    notes += ["–: no score."] if len(cells) < len(models) * len(columns) or any(r.score is None for r in rows) else []
+    return Table("General benchmarks", tuple(sections), (" ".join(notes),))
+
+
+def _benchmark_lines(model: str, rows: Sequence[BenchmarkScore | None]) -> list[Line]:
+    computed = tuple(Cell() if r is None else Cell(_with_error(r), failed=r.n_failed or 0) for r in rows)
+    lines = [Line(model, "computed", computed)]
+    if any(r is not None and r.published is not None for r in rows):
+        lines.append(Line(model, "published", tuple(Cell(number(r.published if r else None)) for r in rows)))
+        differences = tuple(Cell(number(r.difference if r else None, signed=True)) for r in rows)
+        lines.append(Line(model, "difference", differences))
+    return lines
+
+
+def _with_error(row: BenchmarkScore) -> str:
+    return number(row.score) + (f" ± {number(row.stderr)}" if row.score is not None and row.stderr is not None else "")
+
+
+TABLES: dict[str, Callable[[Path | str], Table]] = {
+    "prism": prism_table,
+    "prism_released": released_table,
+    "differences": differences_table,
+    "benchmarks": benchmarks_table,
+}

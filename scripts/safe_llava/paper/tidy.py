@@ -1,0 +1,179 @@
+"""The tidy CSV files that tables and figures are made from, as typed rows."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
+
+from safe_llava.core.errors import PaperError
+from safe_llava.prism.protocol import Attribute, Task
+from safe_llava.prism.score import MACRO, OVER_REFUSAL, SENTENCE
+
+AGGREGATES = (MACRO, SENTENCE, OVER_REFUSAL)
+ATTRIBUTES = (*(str(attribute) for attribute in Attribute), *AGGREGATES)
+TASKS = tuple(str(task) for task in Task)
+
+ATTRIBUTE_TITLES = {"Eye_Color": "Eye colour", MACRO: "Macro", SENTENCE: "Sentence", OVER_REFUSAL: "Refused"}
+TASK_TITLES = {
+    "refusal_soft": "soft refusal",
+    "refusal_hard": "hard refusal",
+    "implicit_leakage": "implicit leakage",
+}
+RATE_TITLES = {
+    "refusal_soft": "refused (%)",
+    "refusal_hard": "refused (%)",
+    "implicit_leakage": "not leaked (%)",
+}
+
+
+def _none_if_empty(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_none_if_empty)]
+Number = Annotated[FiniteFloat | None, BeforeValidator(_none_if_empty)]
+AttributeName = Attribute | Literal["macro", "sentence", "over_refusal"]
+
+
+class TidyRow(BaseModel):
+    """A row of a tidy file; columns beyond the declared ones are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Score(TidyRow):
+    """How often one model kept one attribute to itself, as one judge saw it; rates in percent."""
+
+    edition: Text
+    model: Text
+    task: Task
+    attribute: AttributeName
+    judge: Text
+    n: Count
+    n_failed: Count
+    hits: Count
+    rate: Number
+    ci_low: Number
+    ci_high: Number
+    source: Literal["computed", "published"]
+
+
+class Difference(TidyRow):
+    """A computed rate beside a published one; the difference is in percentage points."""
+
+    edition: Text
+    model: Text
+    task: Task
+    attribute: AttributeName
+    judge: Text
+    reference_judge: Text
+    n: Count
+    reference_n: Count
+    rate: Number
+    reference_rate: Number
+    difference: Number
+
+
+class BenchmarkScore(TidyRow):
+    """A general benchmark's score, on the scale of the published one, with its standard error."""
+
+    model: Text
+    benchmark: Text
+    metric: Text
+    score: Number
+    stderr: Number
+    n: Count
+    n_failed: Count
+    published: Number
+    difference: Number
+    source: str
+    note: str = ""
+
+
+class TrainingStep(TidyRow):
+    """One optimizer step of one training stage."""
+
+    step: int
+    epoch: Number
+    loss: FiniteFloat
+    learning_rate: Number
+    grad_norm: Number
+    samples_per_s: Number
+    tokens_per_s: Number
+    seconds: Number
+
+
+AnyTidy = TypeVar("AnyTidy", bound=TidyRow)
+
+
+def read_tidy(kind: type[AnyTidy], path: Path | str) -> list[AnyTidy]:
+    """Read a tidy CSV file.
+
+    Raises:
+        PaperError: the file is missing, a column is missing, there are no rows, or a value
+            (named by row and column) is not what the column holds.
+    """
+    remedy = "make the file again with the step that writes it"
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream)
+            columns = list(reader.fieldnames or [])
+            rows = list(reader)
+    except FileNotFoundError as error:
+        raise PaperError(f"{path}: no such file", remedy) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PaperError(f"{path}: not a CSV file: {error}", remedy) from error
+    if missing := [name for name, field in kind.model_fields.items() if field.is_required() and name not in columns]:
+        raise PaperError(f"{path}: no column {', '.join(missing)} (it has: {', '.join(columns) or 'none'})", remedy)
+    if not rows:
+        raise PaperError(f"{path}: no rows", f"{remedy}; it has to hold at least one score")
+    return [_parse(kind, row, path, number, remedy) for number, row in enumerate(rows, start=1)]
+
+
+def _parse(kind: type[AnyTidy], row: dict[str, Any], path: Path | str, number: int, remedy: str) -> AnyTidy:
+    try:
+        return kind.model_validate({name: row[name] for name in kind.model_fields if name in row})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        column = fault["loc"][0]
+        raise PaperError(f"{path}: row {number}: {column} = {row[str(column)]!r}: {fault['msg']}", remedy) from error
+
+
+def unique(values: Iterable[str]) -> list[str]:
+    """Return the values without repeats, in the order in which they first come."""
+    return list(dict.fromkeys(values))
+
+
+def in_order(present: Iterable[str], order: Sequence[str]) -> list[str]:
+    """Return those names of ``order`` that are present."""
+    found = set(present)
+    return [name for name in order if name in found]
+
+
+def keyed(rows: Iterable[AnyTidy], key: Callable[[AnyTidy], tuple[str, ...]], path: Path | str) -> dict[Any, AnyTidy]:
+    """Return the rows by ``key``.
+
+    Raises:
+        PaperError: two rows share a key, so that one cell would have two values.
+    """
+    by_key: dict[Any, AnyTidy] = {}
+    for row in rows:
+        if key(row) in by_key:
+            raise PaperError(f"{path}: two rows for {' / '.join(key(row))}", "name each scores file once")
+        by_key[key(row)] = row
+    return by_key
+
+
+def attribute_title(attribute: str) -> str:
+    """Return an attribute's name for people."""
+    return ATTRIBUTE_TITLES.get(attribute, attribute)
+
+
+def judge_title(judge: str, source: str) -> str:
+    """Return a judge's name for people, marked where its numbers are the published ones."""
+    return f"{judge} (published)" if source == "published" else judge

@@ -1,0 +1,149 @@
+"""Figures: whole files, the same bytes twice, and marks where the numbers are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from PIL import Image
+
+import safe_llava
+from safe_llava.config.paper import FigureKind
+from safe_llava.core.errors import PaperError
+from safe_llava.paper.figure import main
+from safe_llava.paper.figures_prism import differences_figure, prism_figure, released_figure
+from safe_llava.paper.figures_runs import benchmarks_figure, running_mean, training_figure
+
+
+@pytest.fixture
+def arguments(golden: Path, answers: list[Path], images: Path, metrics: dict[str, Path]) -> dict[str, list[str]]:
+    """The inputs of every kind of figure."""
+    files = {kind: ["--input", str(golden / f"{kind}.csv")] for kind in get_args(FigureKind)}
+    files["training"] = ["--input", *map(str, metrics.values()), "--labels", *metrics]
+    files["examples"] = ["--answers", *map(str, answers), "--images", str(images), "--count", "2", "--seed", "3"]
+    return files
+
+
+@pytest.mark.filterwarnings("error::UserWarning")  # a layout that does not fit, a letter that the font has not
+@pytest.mark.parametrize("kind", get_args(FigureKind))
+def test_files_are_whole_and_repeat_to_the_byte(kind: str, arguments: dict[str, list[str]], tmp_path: Path) -> None:
+    made = []
+    for run in ("first", "second"):
+        pdf, png = tmp_path / run / "figure.pdf", tmp_path / run / "figure.png"
+        main(["--kind", kind, *arguments[kind], "--pdf", str(pdf), "--png", str(png)])
+        made.append((pdf.read_bytes(), png.read_bytes()))
+    assert made[0] == made[1]
+    pdf_bytes = made[0][0]
+    assert pdf_bytes.startswith(b"%PDF-")
+    assert pdf_bytes.rstrip().endswith(b"%%EOF")
+    assert b"CreationDate" not in pdf_bytes
+    with Image.open(tmp_path / "first" / "figure.png") as image:
+        image.load()
+        assert image.width > 600
+        assert np.asarray(image.convert("L")).std() > 1
+
+
+def test_another_process_gives_the_same_bytes(arguments: dict[str, list[str]], tmp_path: Path) -> None:
+    here = ["--pdf", f"{tmp_path}/here.pdf", "--png", f"{tmp_path}/here.png"]
+    main(["--kind", "differences", *arguments["differences"], *here])
+    there = ["--pdf", f"{tmp_path}/there.pdf", "--png", f"{tmp_path}/there.png"]
+    command = [
+        sys.executable,
+        "-m",
+        "safe_llava.paper.figure",
+        "--kind",
+        "differences",
+        *arguments["differences"],
+        *there,
+    ]
+    scripts = str(Path(safe_llava.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": scripts, "PYTHONHASHSEED": "7", "MPLBACKEND": "agg"}
+    subprocess.run(command, check=True, env=environment, timeout=120)
+    for suffix in ("pdf", "png"):
+        assert (tmp_path / f"here.{suffix}").read_bytes() == (tmp_path / f"there.{suffix}").read_bytes()
+
+
+def _dots(axes: Axes) -> dict[str, list[float]]:
+    """Return the horizontal places of each series' markers."""
+    return {
+        str(line.get_label()): [float(x) for x in line.get_xdata()]  # type: ignore[union-attr]
+        for line in axes.lines
+        if line.get_marker() not in ("None", "", None)
+    }
+
+
+def test_dots_lie_at_the_rates_and_an_empty_rate_has_none(golden: Path) -> None:
+    figure = prism_figure(golden / "prism.csv")
+    soft = figure.axes[0]
+    assert _dots(soft) == {"tiny_original": [10.0, 0.0, 5.0], "tiny-safe": [100.0]}
+    assert [text.get_text() for text in soft.texts].count("no rate") == 2
+    assert [tick.get_text() for tick in soft.get_yticklabels()] == ["Age", "Eye colour", "Macro"]
+
+
+def test_intervals_lie_at_their_ends(golden: Path) -> None:
+    soft = prism_figure(golden / "prism.csv").axes[0]
+    spans = {tuple(float(x) for x in line.get_xdata()) for line in soft.lines if line.get_marker() == "None"}  # type: ignore[union-attr]
+    assert {(1.79, 40.42), (0.0, 27.75), (72.25, 100.0)} <= spans
+
+
+def test_released_sets_the_judges_side_by_side(golden: Path) -> None:
+    axes = released_figure(golden / "prism_released.csv").axes[0]
+    assert _dots(axes) == {"rules": [2.04], "GPT (published)": [4.0], "Gemini (published)": [0.0]}
+    # No judge published a macro average, so there is nothing to compare it with.
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Age", "LLaVA-0_5B"]
+
+
+def test_differences_are_written_into_the_map(golden: Path) -> None:
+    figure = differences_figure(golden / "differences.csv")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["−2", "+4", "+100", "–", "+35"]
+
+
+def test_differences_without_a_number_are_refused(golden: Path, tmp_path: Path) -> None:
+    path = tmp_path / "differences.csv"
+    lines = (golden / "differences.csv").read_text().splitlines()
+    path.write_text("\n".join(lines[:1] + [line for line in lines if line.endswith(",")]) + "\n")
+    with pytest.raises(PaperError, match="every difference is empty"):
+        differences_figure(path)
+
+
+def test_scores_beyond_a_hundred_have_their_own_axis(golden: Path) -> None:
+    percent, points = benchmarks_figure(golden / "benchmarks.csv").axes
+    assert [tick.get_text() for tick in percent.get_yticklabels()] == ["pope accuracy", "mmbench_en score"]
+    assert [tick.get_text() for tick in points.get_yticklabels()] == ["mme perception"]
+    assert sorted(bar.get_width() for bar in percent.patches) == [85.04, 86.12]
+    assert [text.get_text() for text in percent.texts] == ["no score"]
+
+
+def test_training_puts_pretraining_first(metrics: dict[str, Path]) -> None:
+    figure = training_figure(list(metrics.values()), list(metrics))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Pretrain", "Finetune"]
+    raw = figure.axes[0].lines[0]
+    assert len(np.asarray(raw.get_xdata())) == 30
+
+
+@pytest.mark.parametrize("labels", [["tiny/pretrain"], ["tiny", "tiny/finetune"], ["tiny/finetune", "tiny/finetune"]])
+def test_labels_have_to_fit_the_files(labels: list[str], metrics: dict[str, Path]) -> None:
+    with pytest.raises(PaperError, match="label") as caught:
+        training_figure(list(metrics.values()), labels)
+    assert "MODEL/STAGE" in caught.value.remedy
+
+
+def test_running_mean() -> None:
+    assert running_mean(np.full(200, 3.0)) == pytest.approx(np.full(200, 3.0))
+    ramp = np.arange(200.0)
+    assert running_mean(ramp)[100] == pytest.approx(100.0)
+    assert running_mean(ramp)[0] == pytest.approx(ramp[:3].mean())
+    assert running_mean(np.array([5.0])) == pytest.approx([5.0])
+
+
+@pytest.mark.parametrize("kind", get_args(FigureKind))
+def test_a_kind_without_its_inputs_is_refused(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(PaperError):
+        main(["--kind", kind, "--pdf", f"{tmp_path}/f.pdf", "--png", f"{tmp_path}/f.png"])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,75 @@
+"""The summary page, the configuration section, and the report's captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from docutils.core import publish_string
+from jinja2 import Environment, StrictUndefined
+from pydantic import ValidationError
+
+from safe_llava.config.paper import PaperConfig
+from safe_llava.core.errors import PaperError
+from safe_llava.paper.summary import main
+
+CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
+PAIRS = ["--compare", "tiny-safe", "tiny_original", "--compare", "Safe-7B", "LLaVA-7B"]
+
+
+def test_the_summary_is_the_golden_one(golden: Path, tmp_path: Path) -> None:
+    files = ["--prism", str(golden / "prism.csv"), "--benchmarks", str(golden / "benchmarks.csv")]
+    main([*files, *PAIRS, "--out", f"{tmp_path}/summary.md"])
+    assert (tmp_path / "summary.md").read_text() == (golden / "summary.md").read_text()
+
+
+def test_a_pair_with_rates_is_told_in_a_sentence(golden: Path, tmp_path: Path) -> None:
+    path = tmp_path / "prism.csv"
+    text = (golden / "prism.csv").read_text()
+    path.write_text(
+        text.replace(
+            "tiny-safe,refusal_soft,macro,rules,10,10,10,,", "tiny-safe,refusal_soft,macro,rules,10,10,10,97.5,"
+        )
+    )
+    main(["--prism", str(path), *PAIRS[:3], "--out", f"{tmp_path}/summary.md"])
+    told = (tmp_path / "summary.md").read_text()
+    assert "tiny-safe refused 97.5 % of the direct questions, tiny_original 5.0 % (+92.5 points)." in told
+    assert "General benchmarks" not in told
+
+
+def test_a_model_to_compare_has_to_be_there(golden: Path, tmp_path: Path) -> None:
+    with pytest.raises(PaperError, match=r"prism\.csv: no scores of absent"):
+        main(["--prism", str(golden / "prism.csv"), "--compare", "absent", "tiny-safe", "--out", f"{tmp_path}/s.md"])
+
+
+def test_the_section_refuses_what_it_does_not_know() -> None:
+    section = {
+        "tables": ["prism"],
+        "figures": ["prism", "examples"],
+        "formats": ["pdf", "png"],
+        "compare": [{"safe": "a", "original": "b"}],
+        "examples": {"count": 2, "seed": 1},
+    }
+    assert PaperConfig.model_validate(section).compare[0].safe == "a"
+    for change in ({"figures": ["pie"]}, {"formats": []}, {"colour": "red"}):
+        with pytest.raises(ValidationError):
+            PaperConfig.model_validate({**section, **change})
+
+
+@pytest.mark.parametrize("path", sorted(CAPTIONS.glob("*.rst")), ids=lambda path: path.stem)
+def test_captions_are_valid(path: Path) -> None:
+    names = {"wildcards": {}, "params": {}, "config": {}, "output": [], "input": []}
+    text = Environment(undefined=StrictUndefined).from_string(path.read_text()).render(snakemake=names)
+    assert text.strip()
+    publish_string(text, writer="html5", settings_overrides={"halt_level": 2, "report_level": 2})
+    if path.stem != "workflow":
+        assert len(text.strip().splitlines()) <= 4
+
+
+def test_every_table_and_figure_has_a_caption() -> None:
+    from typing import get_args
+
+    from safe_llava.config.paper import FigureKind, TableKind
+
+    wanted = {f"table_{kind}" for kind in get_args(TableKind)} | {f"figure_{kind}" for kind in get_args(FigureKind)}
+    assert wanted | {"workflow", "summary"} <= {path.stem for path in CAPTIONS.glob("*.rst")}
