@@ -1,0 +1,1 @@
+"""The two training stages: what a sample is, what is trained on it, in what order."""

@@ -1,0 +1,273 @@
+"""From a conversation to token ids and labels, as the original LLaVA v1.5 training code gives them.
+
+The labels follow the structure of the conversation: an answer and its end are taught, whatever their text is. The
+original finds them again by counting tokens, and drops a sample where the counts do not add up ("tokenization
+mismatch"); ``Encoded.would_mismatch`` says where it would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from safe_llava.core.errors import TrainError
+from safe_llava.train.chat_templates import CHATML_CHAT_TEMPLATE, PLAIN_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
+from safe_llava.train.tokenizer import EOS, IMAGE_TOKEN
+
+IGNORE_INDEX = -100  # label of a position that is not taught
+IMAGE_TOKEN_INDEX = -200  # stands for the whole image before it is expanded
+HUMAN, GPT = "human", "gpt"
+VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+CHATML_SYSTEM = "You are a helpful assistant."
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a conversation is written down for a language model.
+
+    Attributes:
+        system: what stands before the first turn, with its separator.
+        human, gpt: what opens a turn of each speaker.
+        gap: between the opening and the text of a turn.
+        human_end, gpt_end: what closes a turn; ``gpt_end`` is taught with the answer.
+        gpt_tail: what follows a closed answer and is not taught.
+        close_empty: whether a turn without text is closed (otherwise it is its opening alone).
+        separate_answers: whether an answer is tokenised apart from what stands before it.
+        counts_rounds: whether the original has this template, with its check of round lengths.
+        chat_template: the same in Jinja, for the processor of an exported checkpoint. It writes no ``<s>``: the
+            tokenizer adds it, so tokenise its output with special tokens on.
+    """
+
+    name: str
+    chat_template: str
+    system: str = ""
+    human: str = ""
+    gpt: str = ""
+    gap: str = ""
+    human_end: str = ""
+    gpt_end: str = ""
+    gpt_tail: str = ""
+    close_empty: bool = False
+    separate_answers: bool = False
+    counts_rounds: bool = False
+
+
+PLAIN = Template("plain", PLAIN_CHAT_TEMPLATE, gpt_end="\n")
+V1 = Template(
+    "v1",
+    VICUNA_CHAT_TEMPLATE.replace("SYSTEM_SENTENCE", VICUNA_SYSTEM.replace("'", "\\'")),
+    system=f"{VICUNA_SYSTEM} ",
+    human="USER:",
+    gpt="ASSISTANT:",
+    gap=" ",
+    human_end=" ",
+    gpt_end=EOS,
+    counts_rounds=True,
+)
+# Ours: the original has no ChatML. An answer is a chunk of its own, because generation starts after "assistant\n" and
+# a byte-level tokenizer would otherwise join that newline to an answer that begins with one.
+QWEN_1_5 = Template(
+    "qwen_1_5",
+    CHATML_CHAT_TEMPLATE.replace("SYSTEM_SENTENCE", CHATML_SYSTEM),
+    system=f"<|im_start|>system\n{CHATML_SYSTEM}<|im_end|>\n",
+    human="<|im_start|>user\n",
+    gpt="<|im_start|>assistant\n",
+    human_end="<|im_end|>\n",
+    gpt_end="<|im_end|>",
+    gpt_tail="\n",
+    close_empty=True,
+    separate_answers=True,
+)
+TEMPLATES: dict[str, Template] = {template.name: template for template in (PLAIN, V1, QWEN_1_5)}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of the prompt, taught or not."""
+
+    text: str
+    taught: bool = False
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids and labels of one conversation.
+
+    Attributes:
+        input_ids: ids; before ``expand`` an image is one ``IMAGE_TOKEN_INDEX``.
+        labels: the id where it is taught, ``IGNORE_INDEX`` elsewhere; as long as ``input_ids``.
+        max_length: where the sequence is cut, in tokens, before and after expansion.
+        expanded_length: how long the sequence is after expansion and its cut.
+        would_mismatch: whether the original would have dropped the sample from the loss.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    max_length: int
+    expanded_length: int
+    would_mismatch: bool = False
+
+
+def find_fault(conversation: Any) -> str | None:
+    """Return what is wrong with a conversation, or None: turns of ``from`` and ``value`` that alternate.
+
+    A first turn that is not the human's is allowed, and dropped later.
+    """
+    if not isinstance(conversation, list) or not conversation:
+        return "'conversations' is not a list of turns"
+    for number, turn in enumerate(conversation, start=1):
+        if not isinstance(turn, dict):
+            return f"turn {number} is not an object"
+        if turn.get("from") not in (HUMAN, GPT):
+            return f"turn {number}: 'from' is {turn.get('from')!r}, not {HUMAN!r} or {GPT!r}"
+        if not isinstance(turn.get("value"), str):
+            return f"turn {number}: 'value' is not a text"
+        try:
+            turn["value"].encode()
+        except UnicodeEncodeError:
+            return f"turn {number}: 'value' holds half a surrogate pair, which is no character"
+    for number, (before, turn) in enumerate(pairwise(conversation), start=2):
+        if before["from"] == turn["from"]:
+            return f"turns {number - 1} and {number} are both from {turn['from']!r}"
+    return None
+
+
+def spoken_turns(conversation: Sequence[Mapping[str, str]]) -> Sequence[Mapping[str, str]]:
+    """Return the turns that are trained on: all but a first one that is not the human's."""
+    return conversation[1:] if conversation and conversation[0]["from"] != HUMAN else conversation
+
+
+def encode(
+    conversation: list[dict[str, str]],
+    template: Template,
+    tokenizer: PreTrainedTokenizerFast,
+    has_image: bool,
+    max_length: int,
+    image_tokens: int,
+) -> Encoded:
+    """Tokenise a conversation and mark what is taught; an image is one ``IMAGE_TOKEN_INDEX`` still.
+
+    Args:
+        conversation: turns of ``from`` ("human" or "gpt") and ``value``.
+        template: how the turns are written; "plain" for pretraining.
+        tokenizer: one to which ``<image>`` is no token (``without_image_token``).
+        has_image: whether the sample has an image; only then ``<image>`` is a placeholder.
+        max_length: where to cut, in tokens.
+        image_tokens: how many positions an image will take.
+
+    Raises:
+        TrainError: the turns do not alternate, or a "plain" sample is not one image and its caption.
+    """
+    if fault := find_fault(conversation):
+        raise TrainError(f"a conversation cannot be encoded: {fault}", "mend or remove the sample in the annotations")
+    pieces = _plain_pieces(conversation, has_image) if template is PLAIN else _pieces(conversation, template, has_image)
+    ids, labels = _tokenize(pieces, template, tokenizer, has_image)
+    mismatch = template.counts_rounds and _original_drops(pieces, ids, tokenizer, has_image, max_length)
+    expanded = len(ids) + ids.count(IMAGE_TOKEN_INDEX) * (image_tokens - 1)
+    return Encoded(ids[:max_length], labels[:max_length], max_length, min(expanded, max_length), mismatch)
+
+
+def expand(encoded: Encoded, image_tokens: int, image_token_id: int) -> Encoded:
+    """Give an image its ``image_tokens`` positions of ``image_token_id``, untaught, and cut to ``max_length``.
+
+    The cut may fall into an image: then fewer positions than the image has features are left, and the first of the
+    features belong to them.
+    """
+    ids: list[int] = []
+    labels: list[int] = []
+    for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
+        image = token == IMAGE_TOKEN_INDEX
+        ids.extend([image_token_id] * image_tokens if image else [token])
+        labels.extend([IGNORE_INDEX] * image_tokens if image else [label])
+    cut = encoded.max_length
+    return Encoded(ids[:cut], labels[:cut], cut, min(len(ids), cut), encoded.would_mismatch)
+
+
+def _image_first(text: str) -> str:
+    """Return a turn's text with its image placeholder in front, on a line of its own, once."""
+    if IMAGE_TOKEN not in text:
+        return text
+    return f"{IMAGE_TOKEN}\n{text.replace(IMAGE_TOKEN, '').strip()}".strip()
+
+
+def _plain_pieces(conversation: list[dict[str, str]], has_image: bool) -> list[Piece]:
+    if not has_image or len(conversation) != 2 or IMAGE_TOKEN not in conversation[0]["value"]:
+        raise TrainError(
+            "a sample of the pretrain stage is not one turn with an image and one with its caption",
+            "pretrain on image and caption pairs only; conversations belong to the finetune stage",
+        )
+    return [Piece(IMAGE_TOKEN), Piece(_image_first(conversation[1]["value"]) + PLAIN.gpt_end, taught=True)]
+
+
+def _pieces(conversation: list[dict[str, str]], template: Template, has_image: bool) -> list[Piece]:
+    pieces = [Piece(template.system)]
+    for turn in spoken_turns(conversation):
+        text = _image_first(turn["value"]) if has_image else turn["value"]
+        human = turn["from"] == HUMAN
+        pieces.append(Piece(template.human if human else template.gpt))
+        if not text and not template.close_empty:
+            continue
+        end = template.human_end if human else template.gpt_end
+        # An answer without text teaches nothing, not even to stop.
+        pieces.append(Piece(template.gap + text + end, taught=not human and bool(text)))
+        pieces.append(Piece("" if human else template.gpt_tail))
+    return pieces
+
+
+def _chunks(pieces: list[Piece], separate: bool) -> Iterator[tuple[str, bytes]]:
+    """Yield texts to tokenise on their own, each with one byte a character: taught or not."""
+    groups = [[piece] for piece in pieces] if separate else [pieces]
+    for group in groups:
+        text = "".join(piece.text for piece in group)
+        yield text, b"".join(bytes([piece.taught]) * len(piece.text) for piece in group)
+
+
+def _tokenize(
+    pieces: list[Piece], template: Template, tokenizer: PreTrainedTokenizerFast, has_image: bool
+) -> tuple[list[int], list[int]]:
+    ids: list[int] = list(tokenizer("").input_ids)  # the <s> that legacy Llama puts in front, if the model has one
+    labels = [IGNORE_INDEX] * len(ids)
+    for text, taught in _chunks(pieces, template.separate_answers):
+        begin = 0
+        for number, part in enumerate(text.split(IMAGE_TOKEN) if has_image else [text]):
+            if number:
+                ids.append(IMAGE_TOKEN_INDEX)
+                labels.append(IGNORE_INDEX)
+            tokens = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            ids.extend(tokens.input_ids)
+            # A token belongs where it starts: one that reached into an answer from before it would not be taught.
+            flags = taught[begin : begin + len(part)] or b"\0"
+            labels.extend(
+                token if flags[min(start, len(flags) - 1)] else IGNORE_INDEX
+                for token, (start, _) in zip(tokens.input_ids, tokens.offset_mapping, strict=True)
+            )
+            begin += len(part) + len(IMAGE_TOKEN)
+    return ids, labels
+
+
+def _original_drops(
+    pieces: list[Piece], ids: list[int], tokenizer: PreTrainedTokenizerFast, has_image: bool, max_length: int
+) -> bool:
+    """Say whether the original's count of the tokens of the rounds misses the length of the sequence.
+
+    It cuts the prompt at each ``</s>``, tokenises every round anew, stops at a round that has not exactly one answer
+    in it, and gives a sample up when its count is short of the limit and differs from the tokens that are not padding.
+    """
+    prompt = "".join(piece.text for piece in pieces)
+    counted = 1
+    for round_text in prompt.split(EOS):
+        if round_text.count(f"{V1.human_end}{V1.gpt}{V1.gap}") != 1:
+            break
+        parts = round_text.split(IMAGE_TOKEN) if has_image else [round_text]
+        counted += len(tokenizer("").input_ids) + len(parts) - 1
+        counted += sum(len(tokenizer(part, add_special_tokens=False, verbose=False).input_ids) for part in parts)
+    # Only a prompt without an image is cut while it is tokenised.
+    seen = ids if has_image else ids[:max_length]
+    return counted < max_length and counted != sum(token != tokenizer.pad_token_id for token in seen)

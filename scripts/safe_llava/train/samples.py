@@ -1,0 +1,238 @@
+"""Annotations, and the samples that the two stages train on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from safe_llava.core.errors import DataError, TrainError
+from safe_llava.core.files import read_json, read_jsonl
+from safe_llava.train import conversation as chat
+from safe_llava.train.images import CLIP_MEAN, CLIP_STD, ImageGeometry, load_image, preprocess
+from safe_llava.train.sampler import signed_length
+from safe_llava.train.tokenizer import IMAGE_TOKEN, without_image_token
+
+Stage = Literal["pretrain", "finetune"]
+STAGE_GEOMETRY: dict[Stage, ImageGeometry] = {"pretrain": ImageGeometry.CROP, "finetune": ImageGeometry.PAD}
+STAGE_TEMPLATE: dict[Stage, str] = {"pretrain": chat.PLAIN.name, "finetune": chat.V1.name}
+REMEDY = "fetch the annotations again, or mend the row"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of the annotations: a conversation, with the path of its image below the image folder."""
+
+    id: str
+    image: str | None
+    conversations: list[dict[str, str]]
+
+    @property
+    def words(self) -> int:
+        """The whitespace-separated words of all turns, as written in the annotations."""
+        return sum(len(turn["value"].split()) for turn in self.conversations)
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What the vision tower takes and gives: CLIP ViT-L/14-336 by default.
+
+    Attributes:
+        size: edge of the square it sees, in pixels.
+        tokens: positions that one image takes in the sequence.
+        mean, std: of each channel, on the scale 0 to 1.
+        geometry: how a picture becomes a square; None is the stage's own (pretrain: crop, finetune: pad).
+    """
+
+    size: int = 336
+    tokens: int = 576
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    geometry: ImageGeometry | None = None
+
+
+@dataclass(frozen=True)
+class Features:
+    """One sample, ready for a batch.
+
+    Attributes:
+        input_ids, labels: after the image is expanded and the sequence cut.
+        pixel_values: float32 [3, size, size]; None where no position shows the image.
+        image_span: first position of the image and the one behind its last, or None. Shorter than the image's
+            features where the cut fell into it: its first features belong there.
+        words: whitespace-separated words of the conversation.
+        would_mismatch: whether the original would have dropped the sample from the loss.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    pixel_values: torch.Tensor | None
+    sample_id: str
+    words: int
+    image_span: tuple[int, int] | None = None
+    would_mismatch: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples padded on the right to the longest of them.
+
+    Attributes:
+        input_ids, labels, attention_mask: int64 [B, T]; the mask is 1 on tokens and 0 on padding.
+        image_mask: bool [B, T], true on image positions.
+        pixel_values: float32 [N, 3, H, W], the N images of the batch in the order of its samples; None with none.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    attention_mask: torch.Tensor
+    image_mask: torch.Tensor
+    pixel_values: torch.Tensor | None
+    sample_ids: list[str]
+
+
+def load_annotations(path: Path) -> list[Sample]:
+    """Read and check annotations: a JSON list of samples, or one sample a line in a ``.jsonl`` file.
+
+    Raises:
+        DataError: the file cannot be read, or a row (counted from 1) is not a sample.
+    """
+    rows = read_jsonl(path, REMEDY) if path.suffix == ".jsonl" else read_json(path, REMEDY)
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"{path}: not a list of samples", REMEDY)
+    samples = []
+    for number, row in enumerate(rows, start=1):
+        if fault := _row_fault(row):
+            name = f" (id {row['id']!r})" if isinstance(row, dict) and "id" in row else ""
+            raise DataError(f"{path}: row {number}{name}: {fault}", REMEDY)
+        samples.append(Sample(str(row["id"]), row.get("image"), row["conversations"]))
+    return samples
+
+
+def _row_fault(row: Any) -> str | None:
+    if not isinstance(row, dict):
+        return "not an object"
+    identity, image = row.get("id"), row.get("image")
+    if not isinstance(identity, str | int) or isinstance(identity, bool) or identity == "":
+        return "'id' is neither a text nor a whole number"
+    if image is not None and not (isinstance(image, str) and image):
+        return "'image' is not a path"
+    if image is not None and (PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts):
+        return f"'image' leaves the image folder: {image!r}"
+    return chat.find_fault(row.get("conversations"))
+
+
+class SampleDataset:
+    """The samples of one stage by their index, tokenised and with their pixels.
+
+    Args:
+        samples: from ``load_annotations``.
+        images: the folder that the samples' image paths start from.
+        tokenizer: from ``load_tokenizer``; ``<image>`` may have been added to it.
+        stage: "pretrain" or "finetune": what template and geometry are where nothing else is said.
+        image: what the vision tower takes.
+        image_token_id: what stands at image positions (``add_image_token``).
+        max_length: where an expanded sequence is cut, in tokens.
+        template: name of the template; None is the stage's own ("plain" or "v1").
+        pixels: False leaves the images unopened, for looking at ids and labels alone.
+
+    Raises:
+        TrainError: the template is unknown, or a sample does not suit the stage (it is named).
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        images: Path,
+        tokenizer: PreTrainedTokenizerFast,
+        stage: Stage,
+        *,
+        image_token_id: int,
+        max_length: int,
+        image: ImageFormat | None = None,
+        template: str | None = None,
+        pixels: bool = True,
+    ) -> None:
+        template = template or STAGE_TEMPLATE[stage]
+        if template not in chat.TEMPLATES:
+            raise TrainError(f"no template is called {template!r}", f"choose one of {', '.join(chat.TEMPLATES)}")
+        self.samples, self.images, self.pixels = samples, images, pixels
+        self.tokenizer = without_image_token(tokenizer)
+        self.template = chat.TEMPLATES[template]
+        self.image = image or ImageFormat()
+        self.geometry = self.image.geometry or STAGE_GEOMETRY[stage]
+        self.image_token_id, self.max_length = image_token_id, max_length
+        for sample in samples:
+            self._check(sample)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Features:
+        """Return one sample.
+
+        Raises:
+            TrainError: its image is missing or cannot be decoded; the sample and the path are named.
+        """
+        sample = self.samples[index]
+        shows = sample.image is not None
+        encoded = chat.encode(
+            sample.conversations, self.template, self.tokenizer, shows, self.max_length, self.image.tokens
+        )
+        span = None
+        if chat.IMAGE_TOKEN_INDEX in encoded.input_ids:
+            begin = encoded.input_ids.index(chat.IMAGE_TOKEN_INDEX)
+            span = (begin, min(begin + self.image.tokens, self.max_length))
+        encoded = chat.expand(encoded, self.image.tokens, self.image_token_id)
+        pixel_values = self._pixels(sample) if self.pixels and span is not None else None
+        return Features(
+            encoded.input_ids, encoded.labels, pixel_values, sample.id, sample.words, span, encoded.would_mismatch
+        )
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Signed length of every sample, for ``modality_length_order``."""
+        return [signed_length(sample) for sample in self.samples]
+
+    def _check(self, sample: Sample) -> None:
+        """Refuse before the run what would stop it hours later."""
+        remedy = "mend or remove the sample in the annotations"
+        turns = sample.conversations if self.template is chat.PLAIN else chat.spoken_turns(sample.conversations)
+        pictured = [turn["from"] for turn in turns if IMAGE_TOKEN in turn["value"]]
+        if self.template is chat.PLAIN and (sample.image is None or len(turns) != 2 or pictured != [turns[0]["from"]]):
+            raise TrainError(f"sample {sample.id}: pretraining needs one turn with {IMAGE_TOKEN} and a caption", remedy)
+        if sample.image is not None and len(pictured) > 1:
+            raise TrainError(f"sample {sample.id}: {len(pictured)} turns ask for its one image", remedy)
+
+    def _pixels(self, sample: Sample) -> torch.Tensor:
+        path = self.images / str(sample.image)
+        try:
+            image = load_image(path)
+        except TrainError as error:
+            raise TrainError(f"sample {sample.id}: {error.message}", error.remedy) from error
+        return preprocess(image, self.geometry, self.image.size, self.image.mean, self.image.std)
+
+
+def collate(features: Sequence[Features], pad_id: int) -> Batch:
+    """Pad samples on the right into one batch; a batch of text alone has no ``pixel_values``."""
+    shape = (len(features), max(len(item.input_ids) for item in features))
+    input_ids = torch.full(shape, pad_id, dtype=torch.long)
+    labels = torch.full(shape, chat.IGNORE_INDEX, dtype=torch.long)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    image_mask = torch.zeros(shape, dtype=torch.bool)
+    for row, item in enumerate(features):
+        length = len(item.input_ids)
+        input_ids[row, :length] = torch.tensor(item.input_ids)
+        labels[row, :length] = torch.tensor(item.labels)
+        # By length, not by the pad token: a text may hold that token itself.
+        attention_mask[row, :length] = 1
+        if item.image_span is not None:
+            image_mask[row, slice(*item.image_span)] = True
+    pictures = [item.pixel_values for item in features if item.pixel_values is not None]
+    pixel_values = torch.stack(pictures) if pictures else None
+    return Batch(input_ids, labels, attention_mask, image_mask, pixel_values, [item.sample_id for item in features])

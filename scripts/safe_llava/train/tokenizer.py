@@ -1,0 +1,162 @@
+"""The tokenizer of the original training code, as one that can be saved and loaded anywhere.
+
+The original tokenises with SentencePiece through transformers' slow Llama tokenizer in "legacy" mode: the text is cut
+at the special tokens, and every part between them gets SentencePiece's dummy space in front. transformers 5 builds its
+``LlamaTokenizer`` from the same file in another way and gives other ids (runs of spaces). Here the pieces and scores
+of ``tokenizer.model`` become a byte pair encoding of the ``tokenizers`` library that gives SentencePiece's own ids.
+"""
+
+from __future__ import annotations
+
+import json
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from safe_llava.core.errors import TrainError
+
+IMAGE_TOKEN = "<image>"
+BOS, EOS, UNK = "<s>", "</s>", "<unk>"
+SPACE = "▁"  # SentencePiece's sign for a space
+# What a conversion gets wrong when the model's normalisation is not Llama's: spaces, bytes, compositions.
+PROBES = (
+    *("", "a", " a", "a  b   c      d  ", "\n\n\t a\r\n", "▁▁ <0x0A> e.g.", "---===...  "),
+    "naïve café 你好 🙂 ﬁ ①\u3000\u0301",
+)
+
+
+def load_tokenizer(path: Path, max_length: int) -> PreTrainedTokenizerFast:
+    """Load a model's tokenizer with the semantics that the model was trained with.
+
+    ``tokenizer(text)`` puts ``<s>`` in front as legacy Llama does (nothing for a model without one, such as Qwen);
+    with ``add_special_tokens=False`` it adds no ``<s>``. Nothing is added at the end. Padding is on the right.
+
+    Args:
+        path: a folder with ``tokenizer.model`` (taken first) or ``tokenizer.json``, or one of those files.
+        max_length: ``model_max_length``, in tokens; it is recorded, nothing is cut here.
+
+    Raises:
+        TrainError: no tokenizer is there, it cannot be read, or it is not of Llama's kind.
+    """
+    model = path / "tokenizer.model" if path.is_dir() else path
+    if model.is_file() and model.suffix != ".json":
+        return _from_sentencepiece(model, max_length)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise TrainError(
+            f"{path}: no tokenizer.model and no tokenizer.json there",
+            "name the folder of the language model as it was downloaded, or fetch the model again",
+        )
+    return _from_json(file, max_length)
+
+
+def add_image_token(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return the id of ``<image>``, added as a special token behind the vocabulary where it is not there yet.
+
+    The id stands for an image position in expanded samples and in exported Hugging Face checkpoints.
+    """
+    if IMAGE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, normalized=False, special=True)], special_tokens=True)
+    return int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+
+
+def without_image_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Return a tokenizer to which ``<image>`` is text like any other (the same one where it already is).
+
+    A sample without an image may quote ``<image>``; the original reads letters there, and no image may be looked for.
+    """
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = [token for token in state["added_tokens"] if token["content"] != IMAGE_TOKEN]
+    if len(kept) == len(state["added_tokens"]):
+        return tokenizer
+    state["added_tokens"] = kept
+    plain = copy(tokenizer)  # the library's object is replaced, never changed, so sharing the rest is safe
+    plain._tokenizer = Tokenizer.from_str(json.dumps(state))
+    return plain
+
+
+def _from_json(file: Path, max_length: int) -> PreTrainedTokenizerFast:
+    # Not AutoTokenizer: it rebuilds some tokenizers from their vocabulary instead of reading what the file says.
+    options: dict[str, Any] = {"padding_side": "right", "model_max_length": max_length}
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, local_files_only=True, **options)
+    except Exception as error:  # the library raises bare Exception for a file it cannot parse
+        raise TrainError(f"{file}: not a tokenizer: {error}", "fetch the model again") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise TrainError(
+            f"{file.parent}: the tokenizer names no pad, unk or eos token",
+            "fetch tokenizer_config.json of the model as well",
+        )
+    return tokenizer
+
+
+def _from_sentencepiece(file: Path, max_length: int) -> PreTrainedTokenizerFast:
+    try:
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError, TypeError) as error:
+        raise TrainError(f"{file}: not a SentencePiece model: {error}", "fetch the model again") from error
+    backend = _byte_pair_encoding(pieces)
+    wrong = [text for text in PROBES if backend.encode(text, add_special_tokens=False).ids != pieces.encode(text)]
+    if wrong:
+        raise TrainError(
+            f"{file}: {wrong[0]!r} has other ids outside SentencePiece: this is not a model of Llama's kind",
+            "use a folder that has the model's tokenizer.json and no tokenizer.model",
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNK,
+        pad_token=UNK,
+        padding_side="right",
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _byte_pair_encoding(pieces: sentencepiece.SentencePieceProcessor) -> Tokenizer:
+    names = [pieces.id_to_piece(index) for index in range(pieces.get_piece_size())]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    if missing := [name for name in (BOS, EOS, UNK) if name not in vocabulary]:
+        raise TrainError(
+            f"the SentencePiece model has no piece {missing[0]}", "use the tokenizer of a Llama or Vicuna model"
+        )
+    model = models.BPE(vocabulary, _merges(pieces, names), unk_token=UNK, fuse_unk=True, byte_fallback=True)
+    backend = Tokenizer(model)
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, vocabulary[BOS])]
+    )
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    backend.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in (UNK, BOS, EOS)])
+    return backend
+
+
+def _merges(pieces: sentencepiece.SentencePieceProcessor, names: list[str]) -> list[tuple[str, str]]:
+    """Return every pair of pieces that makes a piece, best score of the made piece first.
+
+    Pieces of one score or with several splits: the longer left part first, which is what SentencePiece's
+    leftmost-first rule comes to (seen on runs of spaces, whose pieces share one score).
+    """
+    apart = (pieces.is_control, pieces.is_unknown, pieces.is_byte, pieces.is_unused)
+    scores = {
+        name: pieces.get_score(index)
+        for index, name in enumerate(names)
+        if not any(is_kind(index) for is_kind in apart)
+    }
+    splits = [
+        (score, name[:cut], name[cut:])
+        for name, score in scores.items()
+        for cut in range(1, len(name))
+        if name[:cut] in scores and name[cut:] in scores
+    ]
+    splits.sort(key=lambda split: (split[0], len(split[1]), len(split[2])), reverse=True)
+    return [(left, right) for _, left, right in splits]
