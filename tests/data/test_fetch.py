@@ -329,6 +329,16 @@ def test_every_source_is_named_in_order(upstream: Upstream, tmp_path: Path) -> N
     assert second.endswith("HTTP 404 Not Found")
 
 
+def test_where_only_mirrors_may_be_asked_the_origin_is_not(upstream: Upstream, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    row = upstream.row()
+    with pytest.raises(DataError, match="not in the mirror") as caught:
+        step.fetch(row, tmp_path / "data" / row.path, [Mirror(str(empty))], QUICK, origin=False)
+    assert row.url not in caught.value.message
+    assert not target(tmp_path).exists()
+
+
 def test_mirrors_of_flags_come_before_those_of_the_environment(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()

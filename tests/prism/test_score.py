@@ -256,6 +256,12 @@ def test_a_model_may_be_published_under_another_name(tmp_path: Path) -> None:
         tabulate(tmp_path, [cell("Age", "rules", 30.0)], known, "--published-as", "m")
 
 
+def test_models_that_were_not_computed_are_left_out(tmp_path: Path) -> None:
+    known = [cell("Age", "GPT", 20.0, "published", model=name) for name in ("m", "another")]
+    tabulate(tmp_path, [cell("Age", "rules", 30.0)], known)
+    assert {(s.model, s.source) for s in read_scores(tmp_path / "t.csv")} == {("m", "published"), ("m", "computed")}
+
+
 def test_editions_that_were_not_computed_are_left_out(tmp_path: Path) -> None:
     known = [cell("Age", "GPT", 20.0, "published", edition="v2"), cell("Age", "GPT", 20.0, "published")]
     tabulate(tmp_path, [cell("Age", "rules", 30.0)], known)

@@ -189,6 +189,7 @@ class DataConfig(Row):
     pins: dict[str, Pin] = Field(
         default={}, description="Size and checksum of each file, by its address without the scheme."
     )
+    mirrors_only: bool = Field(False, description="Never ask a file's origin, only the mirrors: for closed networks.")
     decode: Literal["all", "sample", "none"] = Field(
         "sample", description="Which images the layout check decodes: all, a fixed draw of them, or none."
     )

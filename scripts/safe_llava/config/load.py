@@ -133,14 +133,27 @@ def _check_evaluation(config: Config) -> None:
     for name, edition in prism.editions.items():
         _require(edition.dataset, sets, f"prism.editions.{name}.dataset")
     _require(prism.released_dataset, sets, "prism.released_dataset")
-    for key, rows in (("models", config.models), ("editions", prism.editions), ("judges", prism.judges)):
+    prism_rows: tuple[tuple[str, Mapping[str, Any]], ...] = (
+        ("models", config.models),
+        ("editions", prism.editions),
+        ("judges", prism.judges),
+    )
+    for key, rows in prism_rows:
         for name in getattr(prism.select, key):
             _require(name, rows, f"prism.select.{key}")
     for name, task in benchmarks.tasks.items():
         _require(task.dataset, sets, f"benchmarks.tasks.{name}.dataset")
-    for key, rows in (("models", config.models), ("tasks", benchmarks.tasks)):
-        for name in getattr(benchmarks.select, key):
-            _require(name, rows, f"benchmarks.select.{key}")
+    compared = [name for pair in config.paper.compare for name in (pair.safe, pair.original)]
+    for where, names in (
+        ("benchmarks.select.models", benchmarks.select.models),
+        ("benchmarks.compare", benchmarks.compare or []),
+        ("paper.compare", compared),
+        ("demo", [config.demo.safe, config.demo.original] if config.demo else []),
+    ):
+        for name in names:
+            _require(name, config.models, where)
+    for name in benchmarks.select.tasks:
+        _require(name, benchmarks.tasks, "benchmarks.select.tasks")
 
 
 def _require(name: str, rows: Mapping[str, Any], where: str) -> None:

@@ -95,5 +95,6 @@ class TrainConfig(Row):
     )
     checkpoint_root: str = Field(
         "checkpoints",
-        description="Folder for checkpoints, under `results` unless absolute; no rule owns it, so a failed job never loses it.",
+        description="Folder for checkpoints of running work, under `results` unless absolute; no rule owns it, so a "
+        "failed job never loses it.",
     )

@@ -16,6 +16,10 @@ class SafeLlavaError(Exception):
         self.message = message
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[type[SafeLlavaError], tuple[str, str]]:
+        # Pickled as BaseException would, it could not be made again in the process that waits for it.
+        return type(self), (self.message, self.remedy)
+
     def __str__(self) -> str:
         return f"{self.message}\n  remedy: {self.remedy}"
 

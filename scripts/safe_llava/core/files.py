@@ -33,7 +33,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             os.fsync(stream.fileno())
         # mkstemp makes files that only their owner can read; results are shared on a cluster.
         temporary.chmod(0o644)
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -28,7 +28,9 @@ from safe_llava.data.transfer import Patience
 logger = logging.getLogger(__name__)
 
 
-def fetch(row: ResolvedFile, target: Path, mirrors: Sequence[Mirror], patience: Patience) -> Receipt:
+def fetch(
+    row: ResolvedFile, target: Path, mirrors: Sequence[Mirror], patience: Patience, origin: bool = True
+) -> Receipt:
     """Make sure that ``target`` is the file that ``row`` describes, and return its receipt.
 
     Raises:
@@ -42,7 +44,7 @@ def fetch(row: ResolvedFile, target: Path, mirrors: Sequence[Mirror], patience: 
             return receipt
         part = target.with_name(target.name + ".part")
         tried: list[tuple[str, SourceError]] = []
-        for source in sources.candidates(row.url, row.mirrors, mirrors):
+        for source in sources.candidates(row.url, row.mirrors, mirrors, origin):
             try:
                 receipt = _obtain(source, row, part, patience)
             except SourceError as error:
@@ -141,6 +143,7 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
         help=f"folder or address laid out as <host>/<path>, asked before the origin; may be given several "
         f"times; {sources.MIRRORS_VARIABLE} adds to them, separated by commas or blanks",
     )
+    parser.add_argument("--mirrors-only", action="store_true", help="never ask the origin")
     parser.add_argument("--connect-timeout", type=float, default=10.0, help="seconds to wait for a connection")
     parser.add_argument("--retries", type=int, default=4, help="further tries that bring no new bytes")
 
@@ -162,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     row = read_row(args.row)
     if args.out.absolute() != (args.root / row.path).absolute():
         raise DataError(f"--out {args.out} is not {args.root / row.path}", f"give the path that {args.row} names")
-    receipt = fetch(row, args.out, sources.mirrors(args.mirror), patience_of(args))
+    receipt = fetch(row, args.out, sources.mirrors(args.mirror), patience_of(args), origin=not args.mirrors_only)
     if not receipt.checked:
         logger.warning("%s: unpinned; sha256 %s as seen", row.path, receipt.sha256)
     if args.receipt:

@@ -47,7 +47,9 @@ class Listed:
     sha256: str = "unknown"
 
 
-def fetch(row: ResolvedSnapshot, target: Path, mirrors: Sequence[Mirror], patience: Patience) -> dict[str, Any]:
+def fetch(
+    row: ResolvedSnapshot, target: Path, mirrors: Sequence[Mirror], patience: Patience, origin: bool = True
+) -> dict[str, Any]:
     """Make sure that ``target`` holds the repository that ``row`` describes, and return its receipt.
 
     Raises:
@@ -68,7 +70,7 @@ def fetch(row: ResolvedSnapshot, target: Path, mirrors: Sequence[Mirror], patien
                 f"`huggingface.co/{row.prefix}/resolve/{row.revision}/`",
             )
         tried: list[tuple[str, SourceError]] = []
-        for source in [*mirrors, None]:
+        for source in [*mirrors, *([None] if origin else [])]:
             try:
                 commit, listed = _gather(source, row, staging, patience)
                 receipt = _receipt(row, commit, sources.shown(_name(source)), _verify(row, listed, staging))
@@ -267,7 +269,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         row = ResolvedSnapshot.model_validate(read_json(args.row))
     except ValidationError as error:
         raise DataError(f"{args.row}: {error}", "let the workflow write the row again") from error
-    receipt = fetch(row, args.root / row.path, sources.mirrors(args.mirror), patience_of(args))
+    mirrors = sources.mirrors(args.mirror)
+    receipt = fetch(row, args.root / row.path, mirrors, patience_of(args), origin=not args.mirrors_only)
     write_json(args.out, {key: value for key, value in receipt.items() if key not in ("fetched", "source")})
     return None
 

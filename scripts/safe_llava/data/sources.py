@@ -86,12 +86,13 @@ def mirrors(flags: Iterable[str], environment: Mapping[str, str] = os.environ) -
     return result
 
 
-def candidates(url: str, copies: Iterable[str], roots: Iterable[Mirror]) -> Iterator[Path | str]:
-    """Yield where to ask for a file: each mirror, the row's own list of copies, then the origin."""
+def candidates(url: str, copies: Iterable[str], roots: Iterable[Mirror], origin: bool = True) -> Iterator[Path | str]:
+    """Yield where to ask for a file: each mirror, then, unless only mirrors may be asked, its copies and its origin."""
     for root in roots:
         yield root.locate(url)
-    yield from copies
-    yield url
+    if origin:
+        yield from copies
+        yield url
 
 
 def shown(source: Path | str) -> str:

@@ -37,8 +37,12 @@ AGGREGATE_GAP = 0.35
 
 
 def prism_figure(path: Path | str) -> Figure:
-    """Return dots with 95 % intervals: a row of panels a task, a column an edition and judge, a colour a model."""
+    """Return dots with 95 % intervals: a row of panels a task, a column an edition and judge, a colour a model.
+
+    Published rates have figures of their own: where anything was computed, they are left out here.
+    """
     scores = read_tidy(Score, path)
+    scores = [s for s in scores if s.source == "computed"] or scores
     cells = keyed(scores, lambda s: (s.edition, s.source, s.judge, s.task, s.model, s.attribute), path)
     tasks = in_order((s.task for s in scores), TASKS)
     columns = [

@@ -243,8 +243,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_answers(rows, {task: getattr(args, f"out_{task}") for task in Task})
     if args.record is not None:
         counts = {task: dict(Counter(row["status"] for row in rows[task])) for task in Task}
-        facts = {"model_sha256": digest, "row": row.model_dump(mode="json"), "counts": counts}
-        write_json(args.record, record(engine=[one.describe() for one in engines], **facts))
+        described = [one.describe() for one in engines]  # none where every answer was there already
+        facts = record(model_sha256=digest, row=row.model_dump(mode="json"), counts=counts, engine=described)
+        write_json(args.record, facts)
 
 
 if __name__ == "__main__":

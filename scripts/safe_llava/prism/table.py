@@ -148,7 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     """Read scores files, write the table and the differences, log the mean distances."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scores", type=Path, nargs="+", required=True)
-    parser.add_argument("--published", type=Path, help="published scores; those of other editions are left out")
+    parser.add_argument(
+        "--published", type=Path, help="published scores; those of other editions and models are left out"
+    )
     parser.add_argument("--published-as", action="append", default=[], metavar="MODEL=NAME", help="may be repeated")
     parser.add_argument("--editions", nargs="+", help="by default those of the scores files")
     parser.add_argument("--out", type=Path, required=True)
@@ -158,7 +160,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     files = [(path, read_scores(path)) for path in options.scores]
     editions = set(options.editions or (score.edition for _, rows in files for score in rows))
     if options.published:
-        files.append((options.published, read_scores(options.published)))
+        # What was published of models that are not in the table has nothing to stand beside.
+        names = {aliases.get(score.model, score.model) for _, rows in files for score in rows}
+        published = [score for score in read_scores(options.published) if score.model in names]
+        files.append((options.published, published))
     kept = [(path, [score for score in rows if score.edition in editions]) for path, rows in files]
     scores = combine(kept)
     rows = differences(scores, aliases)

@@ -1,0 +1,1 @@
+"""Stage benchmarks: the general benchmarks through lmms-eval."""

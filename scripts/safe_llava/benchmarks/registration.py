@@ -1,0 +1,14 @@
+"""What lmms-eval's plug-in mechanism (entry points of the group ``lmms_eval.models``) is told about our model.
+
+The entry point is ``safe_llava = "safe_llava.benchmarks.registration:manifest"``; with it installed,
+``lmms-eval --model safe_llava --model_args pretrained=DIR,row=ROW.json`` asks the same engine as the workflow.
+"""
+
+from __future__ import annotations
+
+from lmms_eval.models.registry_v2 import ModelManifest
+
+
+def manifest() -> ModelManifest:
+    """Return the manifest of the model plug-in; nothing heavy is imported."""
+    return ModelManifest(model_id="safe_llava", simple_class_path="safe_llava.benchmarks.plugin.SafeLlava")

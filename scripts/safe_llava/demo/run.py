@@ -1,0 +1,117 @@
+"""`make demo`: the whole workflow in small, on a machine without GPU, keys or internet.
+
+    python -m safe_llava.demo.run [--results results/demo] [--cores N] [-- SNAKEMAKE ARGUMENTS]
+
+Makes the miniature upstream, serves it on this machine, and runs the same Snakefile and the same
+rules as for the paper with `config/demo.yaml` laid over the paper's configuration. It may be killed
+at any moment and run again: it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from safe_llava.core import cli
+from safe_llava.core.errors import SafeLlavaError
+from safe_llava.core.files import file_digest
+from safe_llava.demo.server import UpstreamServer
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFIG = ROOT / "config" / "demo.yaml"
+SEED = 42
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Run the whole workflow in small.")
+    parser.add_argument("--results", default="results/demo", help="folder of everything that the demo makes")
+    parser.add_argument("--cores", default="all", help="cores to use")
+    parser.add_argument("snakemake", nargs="*", help="further arguments for Snakemake, after `--`")
+    return parser.parse_args(argv)
+
+
+def environment(address: str) -> dict[str, str]:
+    """Return the environment of every step: one thread each, the miniature upstream as the only mirror."""
+    return {
+        **os.environ,
+        "SAFE_LLAVA_MIRRORS": address,
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # A driver without a usable card must not change what the demo runs on.
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def snakemake(results: str, cores: str, *arguments: str) -> list[str]:
+    """Return the command line of Snakemake for the demo."""
+    return [
+        *(sys.executable, "-m", "snakemake", "--cores", cores),
+        # The demo's own lock is let go of when its process dies; Snakemake's would have to be removed by hand.
+        "--nolock",
+        *("--config", f"results={results}", f"data={{root: {results}/data}}"),
+        *("--configfile", str(CONFIG), f"{results}/upstream/pins.yaml"),
+        *arguments,
+    ]
+
+
+def write_report(results: str, env: dict[str, str]) -> Path:
+    """Make Snakemake's report, unless the one that is there was made from these very tables and figures."""
+    report, stamp = Path(results) / "report.html", Path(results) / ".report.stamp"
+    shown = sorted([*Path(results, "tables").glob("*.csv"), *Path(results, "figures").glob("*.png")])
+    state = "\n".join(f"{path} {file_digest(path)}" for path in shown)
+    if not (report.is_file() and stamp.is_file() and stamp.read_text() == state):
+        command = snakemake(results, "1", "--quiet", "all", "--report", str(report))
+        subprocess.run(command, check=True, env=env, cwd=ROOT)
+        stamp.write_text(state)
+    return report
+
+
+def summarise(results: str, report: Path) -> None:
+    """Print what the demo found, and where to look."""
+    with Path(results, "tables", "demo.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    print("\nWhat the demo found (every line is asserted):")
+    for row in rows:
+        print("  " + "  ".join(f"{key}: {value}" for key, value in row.items() if value))
+    print(f"\nTables:  {results}/tables\nFigures: {results}/figures\nReport:  {report}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; return Snakemake's exit status."""
+    arguments = parse_arguments(argv)
+    os.chdir(ROOT)
+    results = arguments.results.rstrip("/")
+    Path(results).mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(Path(results) / ".demo.lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SafeLlavaError(
+            f"{results}: another demo is running there", "wait for it, or name another --results"
+        ) from error
+    upstream = Path(results) / "upstream"
+    build = ["-m", "safe_llava.demo.upstream", "--out", str(upstream), "--seed", str(SEED)]
+    with contextlib.ExitStack() as stack:
+        stack.callback(lock.release)
+        subprocess.run([sys.executable, *build], check=True)
+        server = stack.enter_context(UpstreamServer(upstream))
+        env = environment(server.address)
+        code = subprocess.run(
+            snakemake(results, arguments.cores, *arguments.snakemake), env=env, check=False
+        ).returncode
+        if code == 0 and not arguments.snakemake:
+            summarise(results, write_report(results, env))
+    return code
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,83 @@
+"""What goes into an engine and what comes out of it; nothing here knows any back end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import PIL.Image
+
+from safe_llava.core.errors import EngineError
+
+ImageSource = Path | PIL.Image.Image
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question: its images (most often one, none for text alone) come before its text.
+
+    Attributes:
+        key: what the reply is known by; no two requests of a call share one.
+        text: the question as it is written, without any template.
+        images: files, or pictures in memory.
+        max_new_tokens: the budget of the answer.
+    """
+
+    key: str
+    text: str
+    images: tuple[ImageSource, ...]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of one request; every request gets exactly one.
+
+    Attributes:
+        text: the answer without special tokens and outer white space; None where it failed. An empty
+            string is an answer: the model ended at once.
+        reason: why it failed.
+        n_tokens: generated tokens, the end token not counted, before any cut.
+        truncated: the budget ran out before the answer ended.
+        prompt: what the model was given, its template around the question, each image one placeholder.
+    """
+
+    key: str
+    text: str | None
+    status: Literal["ok", "failed"]
+    reason: str | None = None
+    n_tokens: int | None = None
+    truncated: bool | None = None
+    prompt: str = ""
+
+
+def failed(key: str, reason: str, prompt: str = "") -> Reply:
+    """Return the reply of a request that could not be answered."""
+    return Reply(key=key, text=None, status="failed", reason=reason, prompt=prompt)
+
+
+class Engine(Protocol):
+    """Anything that answers requests."""
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
+        """Answer every request, in whatever order is fastest, each reply as soon as it is there."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return what is worth keeping beside a result: back end, device, precision."""
+        ...
+
+
+def check_keys(requests: Iterable[Request]) -> None:
+    """Refuse requests that their replies could not be told apart by.
+
+    Raises:
+        EngineError: two requests share a key.
+    """
+    seen: set[str] = set()
+    for request in requests:
+        if request.key in seen:
+            raise EngineError(f"two requests share the key {request.key}", "give every request a key of its own")
+        seen.add(request.key)

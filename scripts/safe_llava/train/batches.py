@@ -1,0 +1,123 @@
+"""A process's share of every step as tensors, decoded ahead by worker processes or kept in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from safe_llava.core.errors import SafeLlavaError
+from safe_llava.train.conversation import IGNORE_INDEX
+from safe_llava.train.loss import count_labelled
+from safe_llava.train.samples import Features, SampleDataset, collate
+from safe_llava.train.schedule import Plan, Slot
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass needs, but for the weights of its tokens.
+
+    Attributes:
+        tensors: arguments of ``LossModel.forward`` without ``weights``.
+        groups: int64 [B], each sample's reference group within the step; -1 for a filler.
+        labelled: int64 [B], predicted tokens of each sample.
+        tokens: positions that are no padding.
+        would_mismatch: samples that the original would have dropped, repetitions left out.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    groups: torch.Tensor
+    labelled: torch.Tensor
+    sample_ids: list[str]
+    tokens: int
+    would_mismatch: int
+
+
+def make_micro_batch(
+    features: list[Features], groups: list[int], pad_id: int, image_size: int, would_mismatch: int = 0
+) -> MicroBatch:
+    """Pad samples into a micro-batch; without any, a filler that no process gets a gradient from."""
+    filler = not features
+    if filler:
+        features, groups = [Features([pad_id] * 2, [IGNORE_INDEX] * 2, None, "", 0)], [-1]
+    batch = collate(features, pad_id)
+    pixels, rows = batch.pixel_values, batch.image_mask.any(dim=1).nonzero().flatten()
+    if pixels is None:
+        # Every process runs the tower and the projector, so that collectives match; no position takes this one.
+        pixels, rows = torch.zeros(1, 3, image_size, image_size), torch.zeros(1, dtype=torch.long)
+    tensors = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "labels": batch.labels,
+        "pixel_values": pixels,
+        "image_rows": rows,
+    }
+    return MicroBatch(
+        tensors,
+        torch.tensor(groups),
+        count_labelled(batch.labels),
+        batch.sample_ids,
+        0 if filler else int(batch.attention_mask.sum()),
+        would_mismatch,
+    )
+
+
+class StepDataset(Dataset[list[MicroBatch] | SafeLlavaError]):
+    """One process's micro-batches by the number of the step.
+
+    A fault comes back as a value: raised in a worker process it would lose its type and its remedy.
+
+    Args:
+        cache_bytes: how much of decoded samples to keep in memory; 0 keeps none.
+    """
+
+    def __init__(self, dataset: SampleDataset, plan: Plan, rank: int, cache_bytes: int) -> None:
+        self._dataset, self._plan, self._rank = dataset, plan, rank
+        self._pad_id = int(dataset.tokenizer.pad_token_id)
+        self._cache: dict[int, Features] = {}
+        self._free = cache_bytes
+
+    def __getitem__(self, step: int) -> list[MicroBatch] | SafeLlavaError:
+        try:
+            return [self._micro_batch(slots) for slots in self._plan.share(step, self._rank)]
+        except SafeLlavaError as error:
+            return error
+
+    def _micro_batch(self, slots: list[Slot]) -> MicroBatch:
+        features = [self._features(slot.index) for slot in slots]
+        mismatched = sum(item.would_mismatch and not slot.repeated for item, slot in zip(features, slots, strict=True))
+        groups = [slot.group for slot in slots]
+        return make_micro_batch(features, groups, self._pad_id, self._dataset.image.size, mismatched)
+
+    def _features(self, index: int) -> Features:
+        if (kept := self._cache.get(index)) is not None:
+            return kept
+        features = self._dataset[index]
+        pixels = features.pixel_values
+        size = 64 * len(features.input_ids) + (0 if pixels is None else pixels.nbytes)
+        if size <= self._free:
+            self._free -= size
+            self._cache[index] = features
+        return features
+
+
+def steps_from(data: StepDataset, first: int, total: int, workers: int) -> Iterator[list[MicroBatch]]:
+    """Yield the micro-batches of step ``first``, ``first + 1``, … up to ``total``.
+
+    Raises:
+        SafeLlavaError: a sample cannot be made; it is named.
+    """
+    loader = DataLoader(
+        data,
+        sampler=range(first, total),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        pin_memory=False,
+    )
+    for item in loader:
+        if isinstance(item, SafeLlavaError):
+            raise item
+        yield item

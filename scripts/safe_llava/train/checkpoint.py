@@ -1,0 +1,162 @@
+"""Checkpoints of a running stage: written beside and renamed, verified before they are trusted.
+
+``step-00000200/`` holds one ``rank-00000.pt`` a process (tensors and plain values only, read back with
+``weights_only``) and ``manifest.json`` with the step, the fingerprint of the run and the sha256 of every share.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from safe_llava.core.errors import TrainError
+from safe_llava.core.files import file_digest, write_json
+from safe_llava.train.engine import Processes
+
+LOG = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
+METRICS = "metrics.csv"
+LOCK = ".lock"
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return what differs between two fingerprints, as "key: old, now new"."""
+    found = []
+    for key in sorted(saved.keys() | now.keys()):
+        old, new = saved.get(key, "absent"), now.get(key, "absent")
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {old}, now {new}")
+    return found
+
+
+class CheckpointFolder:
+    """The checkpoints of one run, shared by its processes.
+
+    Args:
+        folder: made if absent; one run at a time may use it.
+        fingerprint: JSON values that must be the same when the run goes on.
+        keep: how many checkpoints to keep.
+
+    Raises:
+        TrainError: another process trains here.
+    """
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], processes: Processes, keep: int) -> None:
+        self.folder, self._fingerprint, self._processes, self._keep = folder, fingerprint, processes, keep
+        self._lock: TextIO | None = None
+        if processes.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / LOCK).open("w")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise TrainError(
+                    f"{folder}: another process trains here", "wait for it or stop it, then start again"
+                ) from error
+            for left_over in folder.glob(".step-*"):
+                shutil.rmtree(left_over)
+        torch.distributed.barrier()
+
+    @property
+    def metrics(self) -> Path:
+        """Where the run writes its metrics as it goes."""
+        return self.folder / METRICS
+
+    def save(self, step: int, share: dict[str, Any], facts: Mapping[str, Any]) -> None:
+        """Save the state after ``step`` steps; all processes call it, each with its own share.
+
+        Args:
+            facts: JSON values of the whole run that ``load`` gives back.
+        """
+        name = f"step-{step:08d}"
+        partial, target = self.folder / f".{name}", self.folder / name
+        if self._processes.first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+        torch.distributed.barrier()
+        file = partial / self._share_name()
+        with file.open("wb") as stream:
+            torch.save(share, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        digests: list[Any] = [None] * self._processes.world_size
+        torch.distributed.all_gather_object(digests, (file.name, file_digest(file)))
+        if self._processes.first:
+            manifest = {"step": step, "fingerprint": self._fingerprint, "facts": facts, "files": dict(digests)}
+            write_json(partial / MANIFEST, manifest)
+            if target.exists():
+                shutil.rmtree(target)
+            partial.replace(target)
+            for old in self._found()[self._keep :]:
+                shutil.rmtree(old)
+        torch.distributed.barrier()
+
+    def load(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+        """Return step, this process's share and the facts of the newest whole checkpoint, or None.
+
+        A broken checkpoint is passed over with a warning for the one before it.
+
+        Raises:
+            TrainError: the run that wrote the checkpoint differs from this one.
+        """
+        for candidate in self._found():
+            manifest = self._verify(candidate)
+            sound: list[bool] = [False] * self._processes.world_size
+            torch.distributed.all_gather_object(sound, manifest is not None)
+            if manifest is None or not all(sound):
+                LOG.warning("%s is broken; going on from the checkpoint before it", candidate)
+                continue
+            self._check_fingerprint(candidate, manifest)
+            share = torch.load(candidate / self._share_name(), map_location="cpu", weights_only=True)
+            return int(manifest["step"]), share, manifest["facts"]
+        return None
+
+    def release(self) -> None:
+        """Let another run use the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def remove(self) -> None:
+        """Remove what the run wrote here, and the folder if nothing else is in it; the first process calls it."""
+        for checkpoint in self._found():
+            shutil.rmtree(checkpoint)
+        for name in (METRICS, LOCK):
+            (self.folder / name).unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _found(self) -> list[Path]:
+        """Checkpoints, newest first."""
+        return sorted(self.folder.glob("step-*"), reverse=True)
+
+    def _share_name(self) -> str:
+        return f"rank-{self._processes.rank:05d}.pt"
+
+    def _verify(self, checkpoint: Path) -> dict[str, Any] | None:
+        """Return the manifest if it can be read and this process's share is what it says."""
+        try:
+            manifest: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+            differs = differences(manifest["fingerprint"], self._fingerprint)
+            digest = manifest["files"].get(self._share_name())
+            # A run with other processes has no share for this one: that is a difference, not a fault.
+            whole = bool(differs) or digest == file_digest(checkpoint / self._share_name())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            return None
+        return manifest if whole else None
+
+    def _check_fingerprint(self, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
+        if differs := differences(manifest["fingerprint"], self._fingerprint):
+            raise TrainError(
+                f"{checkpoint} was written by another run: " + "; ".join(differs),
+                f"restore what differs, or delete {self.folder} to train from the beginning",
+            )

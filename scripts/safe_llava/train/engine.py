@@ -1,0 +1,224 @@
+"""DeepSpeed under the training loop: start the processes' group, take a step, gather the weights."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import nn
+
+from safe_llava.config.train import Stage, TrainedModel
+from safe_llava.core.errors import TrainError
+from safe_llava.train.loss import LossModel
+from safe_llava.train.model import parameter_groups
+
+RENDEZVOUS = "SAFE_LLAVA_RENDEZVOUS"  # a file the processes meet at, set by the launcher
+ENVIRONMENT = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+LARGEST_BUCKET = 200_000_000  # elements; 800 MB of fp32
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among the others: its rank, their number, and the device it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+
+def join_processes(accelerator: str, threads: int) -> Processes:
+    """Join the group that the launcher (or torchrun) describes in the environment; alone without one.
+
+    Args:
+        accelerator: "gpu" or "cpu".
+        threads: of torch on the CPU; the number changes the order of sums, so it is not left to the machine.
+
+    Raises:
+        TrainError: GPUs are asked for and there are none, or fewer than processes.
+    """
+    rank, world_size, local_rank = (int(os.environ.get(name, value)) for name, value in ENVIRONMENT.items())
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank))
+    gpu = accelerator == "gpu"
+    if gpu and local_rank >= torch.cuda.device_count():
+        raise TrainError(
+            f"process {local_rank} of this machine has no GPU: torch sees {torch.cuda.device_count()}",
+            "start as many processes as there are GPUs, or set accelerator to cpu in the train.models row",
+        )
+    if not gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    # Its logger prints the whole configuration, and a line a step, at INFO.
+    os.environ.setdefault("DS_LOG_LEVEL", "warning")
+    torch.set_num_threads(threads)
+    device = torch.device("cuda", local_rank) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    if not torch.distributed.is_initialized():
+        _meet("nccl" if gpu else "gloo", rank, world_size)
+    return Processes(rank, world_size, device)
+
+
+def _meet(backend: str, rank: int, world_size: int) -> None:
+    meeting: dict[str, Any] = {"store": torch.distributed.HashStore()} if world_size == 1 else {}
+    if file := os.environ.get(RENDEZVOUS):
+        meeting = {"store": torch.distributed.FileStore(file, world_size)}
+    torch.distributed.init_process_group(
+        backend, rank=rank, world_size=world_size, timeout=timedelta(minutes=30), **meeting
+    )
+
+
+def deepspeed_config(
+    row: TrainedModel, stage: Stage, micro_batch: int, micro_batches: int, size: int
+) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for a stage.
+
+    Args:
+        micro_batch: samples of one forward pass.
+        micro_batches: forward passes of one process in one optimizer step.
+        size: elements that are trained: no bucket is larger, as each is allocated whole.
+    """
+    bucket = min(LARGEST_BUCKET, max(size, 1))
+    zero: dict[str, Any] = {"stage": stage.zero_stage, "contiguous_gradients": True, "overlap_comm": False}
+    zero |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+    if stage.zero_stage == 3:
+        zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_param_persistence_threshold": 100_000}
+        zero |= {"stage3_max_live_parameters": 1_000_000_000, "stage3_max_reuse_distance": 1_000_000_000}
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": micro_batches,
+        "gradient_clipping": stage.max_grad_norm,
+        "bf16": {"enabled": row.precision == "bf16"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 1 << 40,
+    }
+
+
+class Engine:
+    """A model under DeepSpeed that takes one optimizer step at a time.
+
+    Args:
+        model: a ``LossModel`` with its trainable parameters marked, on the CPU.
+        micro_batches: forward passes of this process in a step; equal for all processes.
+
+    Raises:
+        TrainError: bf16 without ZeRO, which would keep no fp32 weights.
+    """
+
+    def __init__(
+        self,
+        model: LossModel,
+        row: TrainedModel,
+        stage: Stage,
+        micro_batch: int,
+        micro_batches: int,
+        processes: Processes,
+    ) -> None:
+        if row.precision == "bf16" and stage.zero_stage == 0:
+            raise TrainError("zero_stage 0 keeps no fp32 master weights in bf16", "set zero_stage to 1, 2 or 3")
+        import deepspeed
+
+        if processes.device.type == "cpu":
+            # DeepSpeed would try a compiler at every start, and build a shared-memory kernel where it finds one.
+            deepspeed.ops.__compatible_ops__ = {}
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        # DeepSpeed calls torch functions that torch has renamed.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
+        groups = parameter_groups(model, row, stage)
+        size = sum(value.numel() for group in groups for value in group["params"])
+        optimizer = torch.optim.AdamW(groups, betas=stage.adam_betas, eps=stage.adam_epsilon)
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config=deepspeed_config(row, stage, micro_batch, micro_batches, size),
+        )
+        self.model, self.zero_stage, self.processes = model, stage.zero_stage, processes
+        self._scale = processes.world_size * micro_batches
+        self._groups = optimizer.param_groups
+
+    def forward_backward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Add one micro-batch's gradient; return each sample's part of the step's loss, ``[B]``."""
+        batch = {name: value.to(self.processes.device, non_blocking=True) for name, value in batch.items()}
+        loss, parts_B = self.engine(**batch)
+        # DeepSpeed takes the mean over processes and micro-batches; the weights already make it a sum.
+        self.engine.backward(loss * self._scale)
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()  # counts the micro-batch; the weights stay
+        return parts_B
+
+    def update(self, factor: float) -> float:
+        """Take the optimizer step at ``factor`` of the peak learning rates; return the gradient's norm."""
+        for group in self._groups:
+            group["lr"] = group["peak"] * factor
+        norm = self._plain_norm() if self.zero_stage == 0 else None
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm() if norm is None else norm)
+
+    def _plain_norm(self) -> torch.Tensor:
+        """Norm of the reduced gradients; without ZeRO, DeepSpeed clips to it but does not tell it."""
+        gradients = [value.grad for _, value in self._trained() if value.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def learning_rate(self, factor: float) -> float:
+        """Return the learning rate of the first group."""
+        return float(self._groups[0]["peak"]) * factor
+
+    def gather(self, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        """Return whole parameters of the LLaVA model whose names begin with one of ``names``.
+
+        All processes call it; the first gets copies on the CPU, the others nothing.
+        """
+        import deepspeed
+
+        gathered = {}
+        for name, value in self.model.llava.named_parameters():
+            if not name.startswith(names):
+                continue
+            with deepspeed.zero.GatheredParameters([value], enabled=self.zero_stage == 3):
+                if self.processes.first:
+                    gathered[name] = value.detach().to("cpu", copy=True)
+        return gathered
+
+    def state(self) -> dict[str, Any]:
+        """Return this process's share of the training state: plain values and tensors only."""
+        optimizer = {key: value for key, value in self.optimizer.state_dict().items() if _is_plain(value)}
+        share: dict[str, Any] = {"optimizer": optimizer}
+        if self.zero_stage < 3:
+            share["model"] = {name: value.detach() for name, value in self._trained()}
+        return share
+
+    def load_state(self, share: dict[str, Any]) -> None:
+        """Go on from what ``state`` returned in a process of the same rank."""
+        with torch.no_grad():
+            for name, value in self._trained() if self.zero_stage < 3 else ():
+                value.copy_(share["model"][name])
+        if self.zero_stage == 0:
+            self.optimizer.load_state_dict(share["optimizer"])
+        else:
+            # What is no plain value (the loss scaler) is as the running optimizer has it.
+            shares: list[Any] = [None] * self.processes.world_size
+            shares[self.processes.rank] = {**self.optimizer.state_dict(), **share["optimizer"]}
+            self.optimizer.load_state_dict(shares, load_from_fp32_weights=True)
+        self._groups = getattr(self.optimizer, "optimizer", self.optimizer).param_groups
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+
+
+def _is_plain(value: Any) -> bool:
+    """Say whether torch's ``weights_only`` reader takes the value back."""
+    if isinstance(value, dict):
+        return all(_is_plain(key) and _is_plain(member) for key, member in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(member) for member in value)
+    return value is None or type(value) in (bool, int, float, str) or isinstance(value, torch.Tensor)

@@ -1,0 +1,205 @@
+"""The training loop: forward, backward, step, save; the same steps whether or not it was interrupted."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+
+from safe_llava.config.train import Checkpoints, Stage
+from safe_llava.core.errors import TrainError
+from safe_llava.core.progress import Progress
+from safe_llava.train.batches import MicroBatch, StepDataset, steps_from
+from safe_llava.train.checkpoint import CheckpointFolder
+from safe_llava.train.engine import Engine, Processes
+from safe_llava.train.loss import sample_weights
+from safe_llava.train.metrics import MetricsLog, StepMetrics
+from safe_llava.train.schedule import Plan, learning_rate_factor
+
+LOG = logging.getLogger(__name__)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Remembers a signal to stop until the next step boundary."""
+
+    def __init__(self) -> None:
+        self.received = False
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        self.received = True
+
+    @staticmethod
+    def release() -> None:
+        """Let the signals end the process again."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@dataclass
+class Totals:
+    """Sums over all processes of one step."""
+
+    loss: float
+    tokens: int
+    would_mismatch: int
+    stop: bool
+    save: bool
+
+
+@dataclass
+class Loop:
+    """Everything that a stage's training steps need.
+
+    Attributes:
+        seed: of the random numbers of a step (LoRA's dropout), together with the step and the rank.
+        would_mismatch: samples of the first epoch that the original would have dropped.
+    """
+
+    engine: Engine
+    plan: Plan
+    stage: Stage
+    checkpoints: Checkpoints
+    folder: CheckpointFolder
+    processes: Processes
+    seed: int
+    workers: int
+    label: str
+    stop: StopRequest = field(default_factory=StopRequest)
+    would_mismatch: int = 0
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    def run(self, data: StepDataset) -> tuple[bool, list[StepMetrics]]:
+        """Train to the end or to a signal; return whether it is the end, and the steps (first process only).
+
+        Raises:
+            TrainError: a loss or a gradient is not finite, or a sample cannot be made. Nothing is saved.
+        """
+        first = self._resume()
+        log = MetricsLog(self.folder.metrics, first) if self.processes.first else None
+        seconds = log.steps[-1].seconds if log and log.steps else 0.0
+        progress = Progress(self.plan.total_steps - first, self.label, "steps") if self.processes.first else None
+        start = last = time.monotonic()
+        steps: Iterator[list[MicroBatch]] = steps_from(data, first, self.plan.total_steps, self.workers)
+        saved = first
+        for step, micro_batches in enumerate(steps, start=first):
+            totals, norm, factor = self._step(step, micro_batches)
+            now = time.monotonic()
+            if log and progress:
+                log.add(self._metrics(step, totals, norm, factor, now - last, seconds + now - start))
+                progress.update(note=f"loss {totals.loss:.4f}")
+            last = now
+            if totals.save or totals.stop or (step + 1) % self.checkpoints.every_steps == 0:
+                self._save(saved := step + 1)
+            if totals.stop and step + 1 < self.plan.total_steps:
+                LOG.info("stopped by a signal after step %d; the state is saved", step + 1)
+                return False, []
+        if saved < self.plan.total_steps:
+            self._save(self.plan.total_steps)
+        if log and progress:
+            log.close()
+            progress.close()
+        return True, log.steps if log else []
+
+    def _resume(self) -> int:
+        loaded = self.folder.load()
+        if loaded is None:
+            return 0
+        step, share, facts = loaded
+        self.engine.load_state(share)
+        self.would_mismatch = facts["would_mismatch"]
+        if self.processes.first:
+            LOG.info("going on after step %d of %d", step, self.plan.total_steps)
+        return step
+
+    def _save(self, step: int) -> None:
+        self.folder.save(step, self.engine.state(), {"would_mismatch": self.would_mismatch})
+        self._saved_at = time.monotonic()
+
+    def _step(self, step: int, micro_batches: list[MicroBatch]) -> tuple[Totals, float, float]:
+        """Take one optimizer step; return its sums, the gradient norm and the learning rate's factor."""
+        # From the step alone, so that a run that goes on draws what an uninterrupted one does.
+        torch.manual_seed((self.seed * 1_000_003 + step) * self.processes.world_size + self.processes.rank)
+        tokens_G = self._labelled_tokens(micro_batches)
+        parts = [
+            self.engine.forward_backward({**item.tensors, "weights": sample_weights(item.groups, tokens_G)})
+            for item in micro_batches
+        ]
+        totals = self._reduce(micro_batches, parts)
+        if not math.isfinite(totals.loss):
+            raise self._not_finite("the loss", step, micro_batches, parts)
+        factor = learning_rate_factor(step, self.plan.total_steps, self.stage.warmup_ratio)
+        norm = self.engine.update(factor)
+        if not math.isfinite(norm):
+            raise self._not_finite("the gradient", step, micro_batches, None)
+        if step < self.plan.steps_per_epoch:
+            self.would_mismatch += totals.would_mismatch
+        return totals, norm, factor
+
+    def _labelled_tokens(self, micro_batches: list[MicroBatch]) -> torch.Tensor:
+        """Labelled tokens of each reference group of the step, over all processes where groups are cut."""
+        tokens_G = torch.zeros(self.plan.groups_per_step, dtype=torch.long)
+        for item in micro_batches:
+            mine = item.groups >= 0
+            tokens_G.index_add_(0, item.groups[mine], item.labelled[mine])
+        if self.plan.groups_are_cut:
+            tokens_G = self._sum(tokens_G)
+        return tokens_G
+
+    def _reduce(self, micro_batches: list[MicroBatch], parts: list[torch.Tensor]) -> Totals:
+        overdue = time.monotonic() - self._saved_at > 60 * self.checkpoints.every_minutes
+        values = [
+            float(torch.cat(parts).sum(dtype=torch.float64)),
+            sum(item.tokens for item in micro_batches),
+            sum(item.would_mismatch for item in micro_batches),
+            self.stop.received,
+            self.processes.first and overdue,
+        ]
+        loss, tokens, mismatched, stop, save = self._sum(torch.tensor(values, dtype=torch.float64)).tolist()
+        return Totals(loss, int(tokens), int(mismatched), stop > 0, save > 0)
+
+    def _sum(self, values: torch.Tensor) -> torch.Tensor:
+        moved = values.to(self.processes.device)
+        torch.distributed.all_reduce(moved)
+        return moved.to("cpu")
+
+    def _metrics(
+        self, step: int, totals: Totals, norm: float, factor: float, took: float, seconds: float
+    ) -> StepMetrics:
+        return StepMetrics(
+            step=step + 1,
+            epoch=round((step + 1) / self.plan.steps_per_epoch, 6),
+            loss=totals.loss,
+            learning_rate=self.engine.learning_rate(factor),
+            grad_norm=norm,
+            samples_per_s=round(self.stage.global_batch / took, 3),
+            tokens_per_s=round(totals.tokens / took, 1),
+            seconds=round(seconds, 3),
+        )
+
+    def _not_finite(
+        self, what: str, step: int, micro_batches: list[MicroBatch], parts: list[torch.Tensor] | None
+    ) -> TrainError:
+        """Name the samples: those whose loss is not finite, or all of the step where only the gradient is not."""
+        names = [
+            name
+            for number, item in enumerate(micro_batches)
+            for row, name in enumerate(item.sample_ids)
+            if name and (parts is None or not bool(parts[number][row].isfinite()))
+        ]
+        everyone: list[Any] = [None] * self.processes.world_size
+        torch.distributed.all_gather_object(everyone, names)
+        listed = ", ".join(name for names in everyone for name in names)
+        return TrainError(
+            f"{what} of step {step + 1} is not finite; samples: {listed}",
+            "look at these samples with safe_llava.train.inspect; lower the learning rate if they are sound",
+        )

@@ -1,0 +1,244 @@
+"""Build the model that a stage trains: a language model, a frozen vision tower and a projector between them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from safe_llava.config.train import Stage, TrainedModel
+from safe_llava.core.errors import TrainError
+from safe_llava.core.imports import light_transformers
+from safe_llava.train.images import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, ImageGeometry
+from safe_llava.train.samples import ImageFormat
+
+LOG = logging.getLogger(__name__)
+PROJECTOR = "model.multi_modal_projector."
+LANGUAGE_MODEL = ("model.language_model.", "lm_head.")
+TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}  # whole model: its vision half
+
+
+@dataclass(frozen=True)
+class Tower:
+    """What a vision tower's folder says about it.
+
+    Attributes:
+        class_tokens: positions before the patches (CLIP: 1, SigLIP: 0).
+        tokens: positions that one image takes in a sequence.
+    """
+
+    path: Path
+    config: Any
+    class_tokens: int
+    tokens: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def image_format(self, geometry: str) -> ImageFormat:
+        """Return how pictures reach this tower under a stage's geometry ("pad", "crop" or "resize")."""
+        return ImageFormat(self.config.image_size, self.tokens, self.mean, self.std, ImageGeometry(geometry))
+
+
+def _load_config(path: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainError(f"{path}: no configuration that transformers knows: {error}", "fetch it again") from error
+
+
+def read_tower(path: Path, row: TrainedModel) -> Tower:
+    """Read what the folder of a CLIP or SigLIP tower says, without its weights.
+
+    Raises:
+        TrainError: another kind of tower, or a class token is to be dropped that the tower does not have.
+    """
+    config = _load_config(path)
+    kind = config.model_type
+    config = config.vision_config if kind in TOWERS else config
+    kind = TOWERS.get(kind, kind)
+    if kind not in TOWERS.values():
+        raise TrainError(f"{path}: {kind} is no known vision tower", "name a CLIP or SigLIP model in the row")
+    clip = kind == TOWERS["clip"]
+    if row.vision_feature_select == "patch" and not clip:
+        raise TrainError(
+            "vision_feature_select `patch` drops a class token, and SigLIP has none", "set it to `full` in the row"
+        )
+    patches = (config.image_size // config.patch_size) ** 2
+    tokens = patches + (int(clip) if row.vision_feature_select == "full" else 0)
+    file = path / "preprocessor_config.json"
+    pixels = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    mean = tuple(pixels.get("image_mean", CLIP_MEAN if clip else SIGLIP_MEAN))
+    std = tuple(pixels.get("image_std", CLIP_STD if clip else SIGLIP_STD))
+    return Tower(path, config, int(clip), tokens, mean, std)
+
+
+def build_model(
+    row: TrainedModel, language_model: Path, tower: Tower, projector: Path | None, image_token_id: int
+) -> nn.Module:
+    """Return a ``LlavaForConditionalGeneration`` with all its weights on the CPU.
+
+    The vocabulary is the language model's own; ``image_token_id`` may lie behind it (see ``LossModel``).
+
+    Args:
+        projector: weights that ``save_projector`` wrote; None makes new ones from the row's seed, with
+            torch's default of a linear layer as in the original.
+
+    Raises:
+        TrainError: a folder lacks weights, or the projector does not fit.
+    """
+    light_transformers()
+    from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # one a process and a part; the training has its own
+
+    dtype = torch.bfloat16 if row.precision == "bf16" else torch.float32
+    config = _llava_config(row, _load_config(language_model), tower, image_token_id)
+    with torch.device("meta"):
+        llava = LlavaForConditionalGeneration(config)
+    words = _load(AutoModelForCausalLM, language_model, dtype)
+    llava.model.language_model, llava.lm_head = words.model, words.lm_head
+    llava.model.vision_tower = _load(type(llava.model.vision_tower), tower.path, dtype, config=tower.config)
+    llava.model.multi_modal_projector = _new_projector(config, row).to(dtype)
+    if projector is not None:
+        _load_projector(llava.model.multi_modal_projector, projector)
+    if meta := [name for name, value in llava.named_parameters() if value.is_meta]:
+        raise TrainError(f"{language_model}, {tower.path}: no weights for {meta[0]}", "fetch the models again")
+    return llava
+
+
+def _llava_config(row: TrainedModel, text: Any, tower: Tower, image_token_id: int) -> Any:
+    from transformers import LlavaConfig
+
+    return LlavaConfig(
+        vision_config=tower.config,
+        text_config=text,
+        image_token_index=image_token_id,
+        image_seq_length=tower.tokens,
+        projector_hidden_act="gelu" if row.projector == "mlp2x_gelu" else "linear",
+        vision_feature_layer=row.vision_feature_layer,
+        vision_feature_select_strategy="default" if row.vision_feature_select == "patch" else "full",
+        tie_word_embeddings=text.tie_word_embeddings,
+    )
+
+
+def _load(model_class: Any, path: Path, dtype: torch.dtype, **options: Any) -> Any:
+    """Load weights; .bin files go through transformers' loader, which reads tensors only."""
+    try:
+        model, report = model_class.from_pretrained(
+            path, dtype=dtype, local_files_only=True, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TrainError(f"{path}: the weights cannot be read: {error}", "fetch the model again") from error
+    if missing := sorted(report["missing_keys"]):
+        raise TrainError(f"{path}: no weights for {missing[0]} ({len(missing)} missing)", "fetch the model again")
+    return model
+
+
+def _new_projector(config: Any, row: TrainedModel) -> nn.Module:
+    from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(row.seed)
+        projector = LlavaMultiModalProjector(config)
+    if row.projector == "linear":
+        # Hugging Face's class has two layers: the second stays the identity.
+        with torch.no_grad():
+            nn.init.eye_(projector.linear_2.weight)
+            nn.init.zeros_(projector.linear_2.bias)
+    return projector
+
+
+def _load_projector(projector: nn.Module, file: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    remedy = "give the projector that the pretrain stage of this row wrote"
+    try:
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise TrainError(f"{file}: the projector cannot be read: {error}", remedy) from error
+    expected = {name: tuple(value.shape) for name, value in projector.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if expected != found:
+        raise TrainError(f"{file}: the projector has {found}, not {expected}", remedy)
+    projector.load_state_dict(weights)
+
+
+def set_trainable(llava: Any, row: TrainedModel, stage: Stage) -> None:
+    """Freeze everything but what the stage trains; put LoRA adapters in where the row asks for them."""
+    lora = row.lora is not None and "language_model" in stage.trainable
+    prefixes: list[str] = [PROJECTOR] if "projector" in stage.trainable else []
+    if "language_model" in stage.trainable and not lora:
+        prefixes += LANGUAGE_MODEL
+    for name, parameter in llava.named_parameters():
+        identity = row.projector == "linear" and name.startswith(f"{PROJECTOR}linear_2.")
+        parameter.requires_grad_(name.startswith(tuple(prefixes)) and not identity if prefixes else False)
+    if lora:
+        add_lora(llava, row)
+    if not any(parameter.requires_grad for parameter in llava.parameters()):
+        raise TrainError("the stage trains nothing", "name `projector` or `language_model` under `trainable`")
+    if stage.gradient_checkpointing:
+        llava.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    llava.train()
+    llava.model.vision_tower.eval()
+
+
+def add_lora(llava: Any, row: TrainedModel) -> None:
+    """Put adapters on every linear layer of the language model, the head left out, as the original does."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    assert row.lora is not None
+    language_model = llava.model.language_model
+    targets = sorted(name for name, module in language_model.named_modules() if isinstance(module, nn.Linear))
+    config = LoraConfig(
+        r=row.lora.rank, lora_alpha=row.lora.alpha, lora_dropout=row.lora.dropout, target_modules=targets
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(row.seed)
+        # Straight into the layers, without a wrapper around the model.
+        inject_adapter_in_model(config, language_model)
+
+
+def merge_lora(state: dict[str, torch.Tensor], row: TrainedModel) -> dict[str, torch.Tensor]:
+    """Return a state dict with its adapters added to the weights they belong to, under the plain names."""
+    if row.lora is None or not any(".lora_A." in name for name in state):
+        return state
+    merged = {}
+    for name, value in state.items():
+        if ".lora_" in name:
+            continue
+        plain = name.replace(".base_layer.", ".")
+        stem = plain.removesuffix(".weight")
+        if (down := state.get(f"{stem}.lora_A.default.weight")) is not None:
+            update = state[f"{stem}.lora_B.default.weight"].float() @ down.float()
+            value = (value.float() + update * (row.lora.alpha / row.lora.rank)).to(value.dtype)
+        merged[plain] = value
+    return merged
+
+
+def parameter_groups(model: nn.Module, row: TrainedModel, stage: Stage) -> list[dict[str, Any]]:
+    """Return AdamW's groups, each with its ``peak`` learning rate: biases and norms do not decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in _trainable(model):
+        peak = stage.learning_rate
+        if row.lora is not None and "language_model" in stage.trainable and PROJECTOR in name:
+            peak = row.lora.projector_learning_rate
+        decay = stage.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((peak, decay), []).append(parameter)
+    return [
+        {"params": members, "lr": peak, "peak": peak, "weight_decay": decay}
+        for (peak, decay), members in groups.items()
+    ]
+
+
+def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, value) for name, value in model.named_parameters() if value.requires_grad)

@@ -1,0 +1,158 @@
+"""The table of all scores, and the configured rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from safe_llava.benchmarks import table
+from safe_llava.config.benchmarks import BenchmarksConfig, BenchmarkTask
+from safe_llava.core.errors import BenchmarkError
+from safe_llava.paper.tidy import BenchmarkScore, read_tidy
+
+
+def write(folder: Path, model: str, **changes: Any) -> Path:
+    metrics = {
+        "pope_accuracy": {"score": 81.234, "stderr": 1.5},
+        "pope_f1_mean": {"score": 83.0, "stderr": None},
+        "pope_yes_ratio": {"score": 50.0, "stderr": None},
+    }
+    result = {"model": model, "benchmark": "pope", "metrics": metrics, "n": 12, "n_failed": 0, "limit": None}
+    path = folder / f"{model}.json"
+    path.write_text(json.dumps({**result, **changes}), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def published(tmp_path: Path, pope_row: BenchmarkTask) -> Path:
+    path = tmp_path / "published.yaml"
+    path.write_text(yaml.safe_dump({"benchmarks": {"tasks": {"pope": pope_row.model_dump(mode="json")}}}))
+    return path
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with out.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def run(out: Path, published: Path, *results: Path, more: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    table.main(["--results", *map(str, results), "--published", str(published), "--out", str(out), *more])
+    return rows(out)
+
+
+def test_the_own_metric_comes_first(tmp_path: Path, published: Path) -> None:
+    found = run(tmp_path / "t.csv", published, write(tmp_path, "a"))
+    assert [row["metric"] for row in found] == ["pope_f1_mean", "pope_accuracy"]
+    assert found[0] == {
+        "model": "a",
+        "benchmark": "pope",
+        "metric": "pope_f1_mean",
+        "score": "83.00",
+        "stderr": "",
+        "n": "12",
+        "n_failed": "0",
+        "published": "85.9",
+        "difference": "-2.90",
+        "source": "computed",
+        "note": "A note.",
+    }
+    assert (found[1]["score"], found[1]["stderr"], found[1]["published"]) == ("81.23", "1.50", "")
+
+
+def test_the_paper_stage_reads_the_table(tmp_path: Path, published: Path) -> None:
+    run(tmp_path / "t.csv", published, write(tmp_path, "a"), write(tmp_path, "b"))
+    assert [row.score for row in read_tidy(BenchmarkScore, tmp_path / "t.csv")] == [83.0, 81.23] * 2
+
+
+def test_only_some_models_stand_beside_the_published(tmp_path: Path, published: Path) -> None:
+    results = write(tmp_path, "a"), write(tmp_path, "b")
+    found = run(tmp_path / "t.csv", published, *results, more=("--compare", "b"))
+    assert [row["published"] for row in found if row["metric"] == "pope_f1_mean"] == ["", "85.9"]
+    found = run(tmp_path / "t.csv", published, *results, more=("--compare",))
+    assert {row["published"] for row in found} == {""}
+
+
+def test_what_is_not_comparable_has_no_difference(tmp_path: Path, published: Path) -> None:
+    found = run(tmp_path / "t.csv", published, write(tmp_path, "a", limit=10))
+    assert (found[0]["published"], found[0]["difference"]) == ("85.9", "")
+    assert found[0]["note"] == "The first 10 questions only. A note."
+    content = yaml.safe_load(published.read_text())["benchmarks"]["tasks"]
+    content["pope"]["comparable"] = False
+    published.write_text(json.dumps(content))
+    found = run(tmp_path / "t.csv", published, write(tmp_path, "a"))
+    assert (found[0]["published"], found[0]["difference"]) == ("85.9", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"benchmark": "other"}, "no row for benchmark `other`"),
+        ({"metrics": {"pope_accuracy": {"score": 1.0}}}, "a on pope: no metric `pope_f1_mean`"),
+        ({"metrics": {"pope_f1_mean": {"score": "NaN"}}}, r"a\.json: metrics\.pope_f1_mean\.score"),
+        ({"n": None}, r"a\.json: n"),
+    ],
+)
+def test_wrong_results_are_named(tmp_path: Path, published: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(BenchmarkError, match=words):
+        run(tmp_path / "t.csv", published, write(tmp_path, "a", **changes))
+    assert not (tmp_path / "t.csv").exists()
+
+
+def test_a_result_named_twice(tmp_path: Path, published: Path) -> None:
+    path = write(tmp_path, "a")
+    with pytest.raises(BenchmarkError, match="two results of a on pope"):
+        run(tmp_path / "t.csv", published, path, path)
+
+
+def test_published_file_of_something_else(tmp_path: Path, published: Path) -> None:
+    published.write_text("- a\n")
+    with pytest.raises(BenchmarkError, match="no mapping"):
+        run(tmp_path / "t.csv", published, write(tmp_path, "a"))
+    published.write_text("pope: {description: d}\n")
+    with pytest.raises(BenchmarkError, match=r"published\.yaml: pope\.lmms_task"):
+        run(tmp_path / "t.csv", published, write(tmp_path, "a"))
+
+
+def test_the_configured_rows(root: Path) -> None:
+    rows = yaml.safe_load((root / "config" / "benchmarks.yaml").read_text(encoding="utf-8"))["benchmarks"]
+    config = BenchmarksConfig.model_validate({"select": {"models": [], "tasks": []}, **rows})
+    assert config.tasks["pope"].published == {"pope_f1_mean": 85.9}
+    assert config.tasks["mme"].scale == 1
+    assert {name for name, task in config.tasks.items() if task.judged} == {
+        "mmbench",
+        "mmbench-cn",
+        "llava-bench",
+        "mmvet",
+    }
+    published = {task.lmms_task: task.published.get(task.metric) for task in config.tasks.values()}
+    # LLaVA's evaluation guide, LLaVA-1.5-7B.
+    assert published == {
+        "vqav2_val": 78.5,
+        "vqav2_test": None,
+        "gqa": 62.0,
+        "vizwiz_vqa_val": 50.0,
+        "scienceqa_img": 66.8,
+        "textvqa_val": 58.2,
+        "pope": 85.9,
+        "mme": 1510.7,
+        "mmbench_en_dev": 64.3,
+        "mmbench_en_dev_static": 64.3,
+        "mmbench_cn_dev": 58.3,
+        "seedbench": 58.6,
+        "llava_in_the_wild": 65.4,
+        "mmvet": 31.1,
+        "qbench_dev": None,
+    }
+
+
+def test_every_configured_task_is_one_of_lmms_eval(root: Path) -> None:
+    from safe_llava.benchmarks.evaluate import task_folder
+
+    rows = yaml.safe_load((root / "config" / "benchmarks.yaml").read_text(encoding="utf-8"))["benchmarks"]["tasks"]
+    for row in rows.values():
+        assert task_folder(row["lmms_task"]).is_dir()

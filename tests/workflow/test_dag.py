@@ -1,0 +1,109 @@
+"""The DAG of every configuration: which rules, how many jobs of each, and that the demo runs the paper's own rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from safe_llava.config.load import load
+from safe_llava.config.schema import Config
+from workflow.conftest import Run, job_counts
+
+FILES = ("config", "datasets", "data.lock", "models", "train", "prism", "benchmarks")
+DEMO = ("--configfile", "config/demo.yaml")
+# Answers of real models cannot be drawn; test_released.py runs these two on the real ones.
+NOT_IN_DEMO = {"prism_released", "prism_released_table"}
+ONLY_IN_DEMO = {"demo_check"}
+FRESH = ("--config", "results=/nonexistent/results")
+
+
+@pytest.fixture(scope="module")
+def paper(root: Path) -> Config:
+    return load([root / "config" / f"{name}.yaml" for name in FILES])
+
+
+@pytest.fixture(scope="module")
+def paper_counts(snakemake: Run) -> dict[str, int]:
+    done = snakemake("-n", *FRESH)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return job_counts(done.stdout + done.stderr)
+
+
+@pytest.fixture(scope="module")
+def demo_counts(snakemake: Run) -> dict[str, int]:
+    done = snakemake("-n", *DEMO, *FRESH)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return job_counts(done.stdout + done.stderr)
+
+
+def test_paper_jobs_are_what_its_rows_ask_for(paper_counts: dict[str, int], paper: Config) -> None:
+    models, released = len(paper.prism.select.models), len(paper.prism.released_models)
+    trained, tasks = len(paper.train.select.models), len(paper.benchmarks.select.tasks)
+    editions, judges = len(paper.prism.select.editions), len(paper.prism.select.judges)
+    expected = {
+        "train_config": trained,
+        "train_pretrain": trained,
+        "train_finetune": trained,
+        "prism_answers": models * editions,
+        "prism_released": released * 3,
+        "prism_judge": models * editions * judges * 3 + released * 3,
+        "prism_score": models * editions * judges + released,
+        "prism_table": 1,
+        "prism_released_table": 1,
+        "benchmarks_run": len(paper.benchmarks.select.models) * tasks,
+        "benchmarks_table": 1,
+        "paper_figure": len(paper.paper.figures),
+    }
+    assert {name: paper_counts[name] for name in expected} == expected
+    assert paper_counts["total"] == sum(count for name, count in paper_counts.items() if name != "total")
+
+
+def test_demo_jobs(demo_counts: dict[str, int]) -> None:
+    assert demo_counts["train_pretrain"] == demo_counts["train_finetune"] == 2
+    assert demo_counts["prism_answers"] == 4
+    assert demo_counts["benchmarks_run"] == 2
+    assert demo_counts["demo_check"] == 1
+
+
+def test_demo_runs_the_rules_of_the_paper(paper_counts: dict[str, int], demo_counts: dict[str, int]) -> None:
+    assert set(demo_counts) - set(paper_counts) == ONLY_IN_DEMO
+    assert set(paper_counts) - set(demo_counts) == NOT_IN_DEMO
+
+
+@pytest.mark.parametrize("stage", ["data", "train", "prism", "benchmarks", "paper"])
+def test_a_milestone_makes_its_stage_and_no_later_one(snakemake: Run, stage: str) -> None:
+    done = snakemake("-n", stage, *FRESH)
+    assert done.returncode == 0, done.stderr
+    stages = {name.split("_")[0] for name in job_counts(done.stdout + done.stderr)} - {"total"}
+    later = {"data": ["train", "prism", "benchmarks", "paper"], "train": ["prism", "benchmarks", "paper"]}
+    later |= {"prism": ["benchmarks", "paper"], "benchmarks": ["prism", "paper"], "paper": []}
+    assert stage in stages
+    assert stages.isdisjoint(later[stage])
+
+
+def test_one_file_asks_for_what_it_needs(snakemake: Run, paper: Config) -> None:
+    table = f"{paper.results}/tables/prism.csv"
+    counts = job_counts(snakemake("-n", table, "--forceall").stdout)
+    assert counts["prism_table"] == 1
+    assert "benchmarks_run" not in counts
+    assert "prism_released" not in counts
+
+
+def test_the_cluster_profile_is_found_and_keeps_its_executor(snakemake: Run) -> None:
+    done = snakemake("-n", "--profile", "slurm", *FRESH)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert "profile slurm" in said.lower()
+    assert "slurm_account=unknown" in said
+
+
+def test_the_default_profile_leaves_the_cluster_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from yte import process_yaml
+
+    text = (root / "workflow/profiles/default/config.yaml").read_text()
+    monkeypatch.setattr("sys.argv", ["snakemake", "prism"])
+    assert process_yaml(text, require_use_yte=True)["cores"] == "all"
+    monkeypatch.setattr("sys.argv", ["snakemake", "--profile", "slurm"])
+    settings = process_yaml(text, require_use_yte=True)
+    assert not {"cores", "jobs", "executor", "default-resources"} & set(settings)
