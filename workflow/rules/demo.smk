@@ -17,7 +17,7 @@ rule demo_check:
     container:
         cfg.images.paper
     params:
-        truth=cfg.demo.truth,
+        truth=f"{R}/{cfg.demo.truth}",
         safe=cfg.demo.safe,
         original=cfg.demo.original,
         benchmark=cfg.demo.benchmark,
