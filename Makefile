@@ -19,7 +19,8 @@ demo: env ## the whole workflow in small: no GPU, no keys, no internet; results 
 
 test: env ## every test, the demo end to end among them
 	@$(BIN)/python -m safe_llava.demo.run
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -q -n 2 -m "not demo"
+	@$(BIN)/python -m pytest -q -m demo
 
 lint: env ## style, types, rule files
 	$(BIN)/ruff check scripts tests

@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from safe_llava.demo.run import only_one
+
 pytestmark = pytest.mark.demo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +131,14 @@ def test_a_second_run_does_nothing(finished: Path) -> None:
     assert done.returncode == 0
     assert "Nothing to be done" in done.stdout + done.stderr
     after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-    assert {path for path in after if before.get(path) != after[path]} <= {finished / ".demo.lock"}
+    assert {path for path in after if before.get(path) != after[path]} == set()
+
+
+def test_two_demos_in_one_folder_are_refused(finished: Path) -> None:
+    with only_one(finished):
+        done = subprocess.run(demo(), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "another demo is running there" in done.stderr
 
 
 def survivors(results: str) -> list[str]:

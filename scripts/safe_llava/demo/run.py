@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from safe_llava.core import cli
 from safe_llava.core.errors import SafeLlavaError
@@ -63,6 +62,22 @@ def snakemake(results: str, cores: str, *arguments: str) -> list[str]:
     ]
 
 
+@contextlib.contextmanager
+def only_one(results: Path) -> Iterator[int]:
+    """Hold the lock of a results folder, and yield its descriptor.
+
+    Whoever inherits the descriptor keeps the lock: where this process alone is killed, Snakemake works
+    on, and another demo must not begin beside it.
+    """
+    with (results / ".demo.lock").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            remedy = "wait for it, or name another --results"
+            raise SafeLlavaError(f"{results}: another demo is running there", remedy) from error
+        yield stream.fileno()
+
+
 def write_report(results: str, env: dict[str, str]) -> Path:
     """Make Snakemake's report, unless the one that is there was made from these very tables and figures."""
     report, stamp = Path(results) / "report.html", Path(results) / ".report.stamp"
@@ -91,23 +106,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.chdir(ROOT)
     results = arguments.results.rstrip("/")
     Path(results).mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(Path(results) / ".demo.lock")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise SafeLlavaError(
-            f"{results}: another demo is running there", "wait for it, or name another --results"
-        ) from error
     upstream = Path(results) / "upstream"
     build = ["-m", "safe_llava.demo.upstream", "--out", str(upstream), "--seed", str(SEED)]
-    with contextlib.ExitStack() as stack:
-        stack.callback(lock.release)
-        subprocess.run([sys.executable, *build], check=True)
-        server = stack.enter_context(UpstreamServer(upstream))
-        env = environment(server.address)
-        code = subprocess.run(
-            snakemake(results, arguments.cores, *arguments.snakemake), env=env, check=False
-        ).returncode
+    with only_one(Path(results)) as lock:
+        subprocess.run([sys.executable, *build], check=True, pass_fds=[lock])
+        with UpstreamServer(upstream) as server:
+            env = environment(server.address)
+            command = snakemake(results, arguments.cores, *arguments.snakemake)
+            code = subprocess.run(command, env=env, check=False, pass_fds=[lock]).returncode
         if code == 0 and not arguments.snakemake:
             summarise(results, write_report(results, env))
     return code
