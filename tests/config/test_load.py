@@ -75,6 +75,12 @@ def test_unknown_key_is_refused_with_file_and_suggestion(raw: dict[str, Any], tm
         (("train", "select", "models"), ["base-llava-v1.5"], "did you mean"),
         (("benchmarks", "select", "tasks"), ["popo"], "`pope`"),
         (("prism", "editions", "v1", "dataset"), "prism-v3", "`prism-v1`"),
+        (
+            ("models", "Qwen25", "new_tokens_by_edition"),
+            {"v22": {"refusal_soft": 1, "refusal_hard": 1, "implicit_leakage": 1}},
+            "`v2`",
+        ),
+        (("demo",), {"truth": "t", "safe": "LLaVA", "original": "LLaVA", "benchmark": "popo"}, "`pope`"),
     ],
 )
 def test_name_of_no_row_is_refused_with_the_nearest(
@@ -88,6 +94,56 @@ def test_name_of_no_row_is_refused_with_the_nearest(
         parse(raw)
     assert ".".join(path) in caught.value.message
     assert words in caught.value.remedy
+
+
+@pytest.mark.parametrize("stage", ["prism", "benchmarks"])
+@pytest.mark.parametrize(("name", "family"), [("LLaVA-Onevision-0_5B", "llava_qwen"), ("InternVLC3", "internvl")])
+def test_model_without_adapter_cannot_be_selected(raw: dict[str, Any], stage: str, name: str, family: str) -> None:
+    raw[stage]["select"]["models"].append(name)
+    with pytest.raises(ConfigError, match="has no adapter yet") as caught:
+        parse(raw)
+    for word in (f"{stage}.select.models", f"`{name}`", f"`{family}`"):
+        assert word in caught.value.message
+
+
+@pytest.mark.parametrize(("name", "words"), [("mmvet", "read by a judge"), ("vqav2-test", "only a server")])
+def test_benchmark_that_others_score_cannot_be_selected(raw: dict[str, Any], name: str, words: str) -> None:
+    raw["benchmarks"]["select"]["tasks"].append(name)
+    with pytest.raises(ConfigError, match=words) as caught:
+        parse(raw)
+    assert f"benchmarks.select.tasks: `{name}`" in caught.value.message
+
+
+def test_every_other_row_can_be_selected(raw: dict[str, Any]) -> None:
+    without = {"LLaVA-Onevision-0_5B", "InternVLC2_5", "InternVLC3"}
+    elsewhere = {"vqav2-test", "mmbench", "mmbench-cn", "llava-bench", "mmvet"}
+    for stage in ("prism", "benchmarks"):
+        raw[stage]["select"]["models"] = sorted(set(raw["models"]) - without)
+    raw["benchmarks"]["select"]["tasks"] = sorted(set(raw["benchmarks"]["tasks"]) - elsewhere)
+    config = parse(raw)
+    assert "Gemma" in config.prism.select.models
+    assert "mmbench-static" in config.benchmarks.select.tasks
+
+
+def test_rows_keep_what_was_published_about_answering(files: list[Path]) -> None:
+    models = load(files).models
+    qwen = models["Qwen25"]
+    assert (qwen.budget("v1").implicit_leakage, qwen.budget("v2").implicit_leakage) == (200, 100)
+    assert models["LLaVA"].budget("v2") == models["LLaVA"].new_tokens
+    assert {name for name, row in models.items() if row.weights and row.cut_at_newline} == set()
+    decoding = {name: row.published_decoding for name, row in models.items() if row.published_decoding}
+    assert decoding == {
+        "LLaVA": "greedy",
+        "LLaVA-Next": "greedy",
+        "LLaVA-Onevision": "greedy",
+        "LLaVA-Onevision-0_5B": "checkpoint",
+        "Gemma": "checkpoint",
+        "Qwen25": "checkpoint",
+        "InternVLC2_5": "sampled",
+        "InternVLC3": "sampled",
+        "safe-llava-v1.5-0.5b": "checkpoint",
+        "llava-v1.5-0.5b": "checkpoint",
+    }
 
 
 def test_wrong_type_names_key_and_value(raw: dict[str, Any]) -> None:

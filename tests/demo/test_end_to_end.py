@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from safe_llava.demo.run import only_one
+from safe_llava.demo.run import only_one, snakemake
+from workflow.conftest import job_counts
 
 pytestmark = pytest.mark.demo
 
@@ -141,6 +142,46 @@ def test_two_demos_in_one_folder_are_refused(finished: Path) -> None:
     assert "another demo is running there" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "data: {retries: 7, connect_timeout_s: 11, decode: none}",
+        "mirrors: [results/demo/upstream]",
+        "train: {models: {demo-original: {checkpoints: {every_steps: 7}, description: other words}}}",
+        "benchmarks: {tasks: {pope: {note: other words, description: other words}}}",
+        "models: {demo-safe: {description: other words, published_as: Another}}",
+    ],
+)
+def test_what_changes_no_number_trains_and_answers_nothing_again(finished: Path, tmp_path: Path, change: str) -> None:
+    file = tmp_path / "change.yaml"
+    file.write_text(change + "\n")
+    command = snakemake(RESULTS, "1", str(file), "-n")
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    jobs = set(job_counts(done.stdout + done.stderr))
+    assert not jobs & {"train_pretrain", "train_finetune", "prism_answers", "benchmarks_run"}, jobs
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ("train: {models: {demo-safe: {finetune: {learning_rate: 1.0e-4}}}}", {"train_finetune", "prism_answers"}),
+        ("train: {models: {demo-safe: {pretrain: {epochs: 2}}}}", {"train_pretrain", "train_finetune"}),
+        ("models: {demo-safe: {cut_at_newline: false}}", {"prism_answers"}),
+    ],
+)
+def test_what_changes_a_number_is_made_again(finished: Path, tmp_path: Path, change: str, again: set[str]) -> None:
+    file = tmp_path / "change.yaml"
+    file.write_text(change + "\n")
+    command = snakemake(RESULTS, "1", str(file), "-n")
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    counts = job_counts(done.stdout + done.stderr)
+    assert again <= set(counts)
+    if "learning_rate" in change:
+        assert "train_pretrain" not in counts
+        assert counts["train_finetune"] == 1
+
+
 def survivors(results: str) -> list[str]:
     """Command lines of processes that still work below a results folder."""
     found = []
@@ -155,8 +196,8 @@ def survivors(results: str) -> list[str]:
     return found
 
 
-def kill_inside_the_work(results: str, seconds: float) -> None:
-    """Start the demo, and kill its whole process group while it is at work."""
+def kill_inside_the_work(results: str, seconds: float) -> bool:
+    """Start the demo and kill its whole process group; False if it had ended before that."""
     with subprocess.Popen(
         demo(results),
         cwd=ROOT,
@@ -166,12 +207,14 @@ def kill_inside_the_work(results: str, seconds: float) -> None:
         start_new_session=True,
     ) as process:
         time.sleep(seconds)
-        assert process.poll() is None, f"the demo had ended before {seconds:.1f} s: nothing was killed"
+        if process.poll() is not None:
+            assert process.returncode == 0, "the demo failed by itself"
+            return False
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     for _ in range(50):
         if not survivors(results):
-            return
+            return True
         time.sleep(0.2)
     pytest.fail(f"processes outlived the kill: {survivors(results)}")
 
@@ -182,8 +225,12 @@ def test_killed_and_run_again_it_ends_with_the_same_tables(finished: Path) -> No
     print(f"seed {seed} (SAFE_LLAVA_KILL_SEED), kills after {', '.join(f'{m:.1f} s' for m in moments)}")
     results = "results/demo-killed"
     subprocess.run(["rm", "-rf", results], cwd=ROOT, check=True)
+    kills = 0
     for moment in moments:
-        kill_inside_the_work(results, moment)
+        if not kill_inside_the_work(results, moment):
+            break
+        kills += 1
+    assert kills >= 2, f"seed {seed}: the demo ended after {kills} kills; a faster machine needs earlier ones"
     done = subprocess.run(demo(results), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"seed {seed}\n" + done.stdout[-4000:] + done.stderr[-4000:]
     tables = sorted((finished / "tables").iterdir())

@@ -11,7 +11,7 @@ import torch
 
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import EngineError
-from safe_llava.engine.base import Reply, Request
+from safe_llava.engine.base import ENGINE_VERSION, Reply, Request, device_type, precision
 from safe_llava.engine.transformers_engine import TransformersEngine, choose_device
 
 QUESTIONS = [
@@ -29,6 +29,31 @@ GOLDEN_PROMPT = (
 @pytest.fixture
 def engine(tiny_llava: Path, row: EvaluatedModel) -> TransformersEngine:
     return TransformersEngine(tiny_llava, row, device="cpu", threads=1)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "device", "kind", "dtype"),
+    [
+        ("cpu", "auto", "cpu", "float32"),
+        ("gpu", "cpu", "cpu", "float32"),
+        ("gpu", "auto", "cuda", "float16"),
+        ("cpu", "cuda:1", "cuda", "float16"),
+    ],
+)
+def test_device_and_precision_are_known_beforehand(
+    row: EvaluatedModel, accelerator: str, device: str, kind: str, dtype: str
+) -> None:
+    changed = row.model_copy(update={"accelerator": accelerator, "dtype": "float16"})
+    assert device_type(changed, device) == kind
+    assert precision(changed, kind) == dtype
+
+
+def test_what_was_known_beforehand_is_what_is_used(engine: TransformersEngine, row: EvaluatedModel) -> None:
+    described = engine.describe()
+    kind = device_type(row, "cpu")
+    assert (described["device"], described["dtype"]) == (kind, precision(row, kind))
+    assert (described["decoding"], described["version"]) == ("greedy", ENGINE_VERSION)
+    assert next(engine.model.parameters()).dtype == torch.float32
 
 
 def asked(pictures: list[Path], budget: int = 8) -> list[Request]:

@@ -104,7 +104,7 @@ def verdicts(released_answers: Path, tmp_path_factory: pytest.TempPathFactory) -
     """The verdicts of ``rules`` on every released answer, made by the steps themselves."""
     folder = tmp_path_factory.mktemp("released")
     config = folder / "rules.json"
-    config.write_text(json.dumps({"name": "rules", "kind": "rules"}), encoding="utf-8")
+    config.write_text(json.dumps({"description": "d", "kind": "rules"}), encoding="utf-8")
     paths = []
     for path in sorted(released_answers.glob("*/*_Answer.jsonl")):
         model, task = path.parent.name, path.name.removesuffix("_Answer.jsonl")
@@ -112,7 +112,7 @@ def verdicts(released_answers: Path, tmp_path_factory: pytest.TempPathFactory) -
         answers, out = folder / model / f"{task}.jsonl", folder / model / f"{task}.verdicts.jsonl"
         where = ["--edition", "v1", "--model", model, "--task", task, "--out", str(answers)]
         released.main(["--answers", str(path), "--reference-answers", *references, *where])
-        judge.main(["--answers", str(answers), "--judge-config", str(config), "--out", str(out)])
+        judge.main(["--answers", str(answers), "--judge-config", str(config), "--judge", "rules", "--out", str(out)])
         paths.append(out)
     return paths
 

@@ -58,6 +58,7 @@ class Place:
             "train": "t",
             "family": "llava",
             "new_tokens": {"refusal_soft": 6, "refusal_hard": 7, "implicit_leakage": 9},
+            "published_decoding": "sampled",
         }
         self.edition: dict[str, Any] = {
             "name": "v2",
@@ -139,6 +140,8 @@ def test_rows_stand_in_the_order_of_the_questions(place: Place, engine: FakeEngi
     assert all(len(read_answers(path)) for path in place.out.values())
     record = json.loads((place.folder / "record.json").read_text(encoding="utf-8"))
     assert record["counts"]["implicit_leakage"] == {"ok": 6}
+    assert record["decoding"] == {"published": "sampled", "used": "greedy"}
+    assert record["engine_version"] == answers.ENGINE_VERSION
 
 
 def test_a_rerun_does_not_even_load_the_model(place: Place, engine: FakeEngine, monkeypatch: Any) -> None:
@@ -160,6 +163,7 @@ def test_a_failed_answer_is_a_row_and_is_asked_again(
     assert (row["status"], row["text"], row["reason"]) == ("failed", None, "1.jpg: unreadable image")
     assert len(place.rows("refusal_soft")) == 4
     assert "5 of 12 questions have no answer" in caplog.text
+    assert "snakemake … -R prism_answers" in caplog.text
     engine.asked.clear()
     image.write_bytes(content)
     answers.main(place.argv())
@@ -167,11 +171,35 @@ def test_a_failed_answer_is_a_row_and_is_asked_again(
     assert {row["status"] for task in TASKS for row in place.rows(task)} == {"ok"}
 
 
-@pytest.mark.parametrize("change", ["budget", "prompt", "model", "image", "settings"])
-def test_what_an_answer_depends_on_is_asked_again(place: Place, engine: FakeEngine, change: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ("budget", 4),
+        ("edition", 12),
+        ("prompt", 1),
+        ("model", 12),
+        ("image", 5),
+        ("settings", 12),
+        ("engine", 12),
+        ("device", 12),
+        ("dtype", 12),
+    ],
+)
+def test_what_an_answer_depends_on_is_asked_again(
+    place: Place, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, change: str, again: int
+) -> None:
     answers.main(place.argv())
     engine.asked.clear()
-    if change == "budget":
+    more: list[str] = []
+    if change == "engine":
+        monkeypatch.setattr(answers, "ENGINE_VERSION", answers.ENGINE_VERSION + 1)
+    elif change == "device":
+        more = ["--device", "cpu"]
+    elif change == "dtype":
+        place.row["dtype"] = "float16"
+    elif change == "edition":
+        place.row["new_tokens_by_edition"] = {"v2": dict.fromkeys(TASKS, 3)}
+    elif change == "budget":
         place.row["new_tokens"]["refusal_soft"] = 60  # type: ignore[index]
     elif change == "prompt":
         place.questions("small", "refusal_hard", [("Age/small/1.jpg", "say how old !")])
@@ -181,8 +209,27 @@ def test_what_an_answer_depends_on_is_asked_again(place: Place, engine: FakeEngi
         PIL.Image.new("RGB", (5, 5)).save(place.folder / "data" / "small" / "Age" / "small" / "1.jpg")
     else:
         place.row["system"] = "be kind"
+    answers.main([*place.argv(), *more])
+    assert len(engine.asked) == again
+
+
+def test_what_an_answer_does_not_depend_on_is_not(place: Place, engine: FakeEngine) -> None:
+    answers.main([*place.argv(), "--device", "cpu"])
+    engine.asked.clear()
+    place.row |= {"dtype": "float16", "accelerator": "cpu", "batch_size": 2, "published_decoding": "greedy"}
+    place.row["new_tokens_by_edition"] = {"v1": dict.fromkeys(TASKS, 3)}
+    answers.main([*place.argv(), "--device", "auto"])
+    assert engine.asked == []
+
+
+def test_an_edition_may_have_a_budget_of_its_own(place: Place, engine: FakeEngine) -> None:
+    place.row["new_tokens_by_edition"] = {"v2": {"refusal_soft": 3, "refusal_hard": 4, "implicit_leakage": 5}}
     answers.main(place.argv())
-    assert len(engine.asked) == {"budget": 4, "prompt": 1, "model": 12, "image": 5, "settings": 12}[change]
+    assert {request.max_new_tokens for request in engine.asked} == {3, 4, 5}
+    place.edition["name"] = "v1"
+    engine.asked.clear()
+    answers.main(place.argv())
+    assert {request.max_new_tokens for request in engine.asked} == {6, 7, 9}
 
 
 def test_a_killed_run_goes_on(place: Place, engine: FakeEngine) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.prism import judge
 from safe_llava.prism.judge_openai import parse_leakage, parse_refusal
@@ -89,7 +91,7 @@ def answer(number: int, text: str | None, task: str = "refusal_soft", attribute:
 def run(tmp_path: Path, config: dict[str, Any], *answers: dict[str, Any]) -> list[Verdict]:
     path, row, out = tmp_path / "answers.jsonl", tmp_path / "judge.json", tmp_path / "verdicts.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in answers), encoding="utf-8")
-    row.write_text(json.dumps(config), encoding="utf-8")
+    row.write_text(json.dumps({"description": "d"} | config), encoding="utf-8")
     judge.main(["--answers", str(path), "--judge-config", str(row), "--judge", "j", "--out", str(out)])
     return read_verdicts([out])
 
@@ -119,7 +121,7 @@ def test_rules_judge_refusals(tmp_path: Path) -> None:
 
 def test_rules_judge_descriptions(tmp_path: Path) -> None:
     rows = [answer(1, "A slim boy.", "implicit_leakage"), answer(2, "I'm sorry, I can't help.", "implicit_leakage")]
-    verdicts = run(tmp_path, {"name": "rules", "kind": "rules"}, *rows)
+    verdicts = run(tmp_path, {"kind": "rules"}, *rows)
     assert [(v.leaked, v.description_refused, v.refused) for v in verdicts] == [
         ((Attribute.AGE, Attribute.GENDER, Attribute.WEIGHT), False, None),
         ((), True, None),
@@ -132,6 +134,7 @@ def test_rules_judge_descriptions(tmp_path: Path) -> None:
         ({"kind": "oracle"}, "kind"),
         ({"kind": "openai"}, "names its `model`"),
         ({"kind": "rules", "temprature": 1}, "temprature"),
+        ({"kind": "openai", "model": "m", "timeout_s": 0}, "timeout_s"),
     ],
 )
 def test_a_wrong_judge_row_is_named(tmp_path: Path, config: dict[str, Any], fault: str) -> None:
@@ -139,12 +142,11 @@ def test_a_wrong_judge_row_is_named(tmp_path: Path, config: dict[str, Any], faul
         run(tmp_path, config, answer(1, "Old."))
 
 
-def test_a_judge_needs_a_name(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(json.dumps(answer(1, "Old.")), encoding="utf-8")
-    (tmp_path / "j.json").write_text('{"kind": "rules"}', encoding="utf-8")
-    arguments = ["--answers", str(tmp_path / "a.jsonl"), "--judge-config", str(tmp_path / "j.json")]
-    with pytest.raises(PrismError, match="no name"):
-        judge.main([*arguments, "--out", str(tmp_path / "v.jsonl")])
+def test_every_setting_of_a_row_reaches_the_endpoint() -> None:
+    row = {"model": "big", "leakage_model": "small", "base_url": "http://127.0.0.1:1/v1", "temperature": 0.5}
+    row |= {"key_env": KEY_ENV, "retries": 3, "timeout_s": 7.5}
+    found = judge.endpoint_of(Judge.model_validate({"description": "d", "kind": "openai", **row}))
+    assert asdict(found) == row
 
 
 def test_the_endpoint_judges_each_prompt_once(endpoint: Endpoint, tmp_path: Path) -> None:

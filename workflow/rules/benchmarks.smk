@@ -4,7 +4,7 @@
 rule benchmarks_run:
     input:
         model=lambda wildcards: model_ready(wildcards.model),
-        dataset=lambda wildcards: receipts(cfg.benchmarks.tasks[wildcards.benchmark].dataset),
+        dataset=lambda wildcards: standing(receipts(cfg.benchmarks.tasks[wildcards.benchmark].dataset)),
     output:
         results=f"{R}/benchmarks/{{model}}/{{benchmark}}/results.json",
         samples=f"{R}/benchmarks/{{model}}/{{benchmark}}/samples.jsonl",
@@ -20,8 +20,19 @@ rule benchmarks_run:
         runtime=720,
     params:
         folder=lambda wildcards: model_folder(wildcards.model),
-        row=lambda wildcards: row_json(cfg.models[wildcards.model], description=wildcards.model),
-        task=lambda wildcards: row_json(cfg.benchmarks.tasks[wildcards.benchmark]),
+        row=lambda wildcards: model_row(wildcards.model, published_decoding=None, new_tokens_by_edition={}),
+        # What stands beside the score in the table is no reason to ask again.
+        task=lambda wildcards: row_json(
+            cfg.benchmarks.tasks[wildcards.benchmark],
+            description=wildcards.benchmark,
+            note="",
+            comparable=True,
+            published=dict.fromkeys(cfg.benchmarks.tasks[wildcards.benchmark].published, 0.0),
+        ),
+        origins=lambda wildcards: [
+            *model_origins(wildcards.model),
+            *origins(cfg.benchmarks.tasks[wildcards.benchmark].dataset),
+        ],
         limit=([] if cfg.benchmarks.limit is None else [f"--limit={cfg.benchmarks.limit}"]),
         root=D,
     shell:

@@ -41,9 +41,12 @@ rule data_snapshot:
         row=lambda wildcards: row_json(SNAPSHOTS[wildcards.snapshot]),
         mirrors=[f"--mirror={mirror}" for mirror in cfg.mirrors] + ["--mirrors-only"] * cfg.data.mirrors_only,
         root=D,
+        timeout=cfg.data.connect_timeout_s,
+        retries=cfg.data.retries,
     shell:
         "python -m safe_llava.data.snapshot --row <(printf %s {params.row:q}) --root {params.root:q} "
-        "{params.mirrors:q} --out {output.receipt:q} > {log:q} 2>&1"
+        "{params.mirrors:q} --connect-timeout {params.timeout} --retries {params.retries} "
+        "--out {output.receipt:q} > {log:q} 2>&1"
 
 
 rule data_unpack:

@@ -2,7 +2,7 @@
 # Checkpoints of a running stage lie outside every rule's outputs, so that a failed job never loses them.
 
 
-# The resolved row lies beside the result, and training depends on its content alone.
+# The resolved row lies beside the result. Training does not wait on its every word, but on its recipe.
 rule train_config:
     output:
         row=f"{R}/train/{{trained}}/config.json",
@@ -11,20 +11,15 @@ rule train_config:
     container:
         cfg.images.train
     params:
-        # A new wording of the description is no reason to train again.
-        row=lambda wildcards: cfg.train.models[wildcards.trained]
-        .model_copy(update={"description": wildcards.trained})
-        .model_dump_json(indent=2),
+        row=lambda wildcards: cfg.train.models[wildcards.trained].model_dump_json(indent=2),
     shell:
         "printf '%s\\n' {params.row:q} > {output.row:q} 2> {log:q}"
 
 
 rule train_pretrain:
     input:
-        row=rules.train_config.output.row,
-        layout=lambda wildcards: layout(cfg.train.models[wildcards.trained].pretrain.annotations),
-        language_model=lambda wildcards: receipts(cfg.train.models[wildcards.trained].language_model),
-        vision_tower=lambda wildcards: receipts(cfg.train.models[wildcards.trained].vision_tower),
+        row=ancient(rules.train_config.output.row),
+        needed=lambda wildcards: training_inputs(wildcards.trained, "pretrain"),
     output:
         projector=f"{R}/train/{{trained}}/pretrain/projector.safetensors",
         metrics=f"{R}/train/{{trained}}/pretrain/metrics.csv",
@@ -38,17 +33,18 @@ rule train_pretrain:
     threads: lambda wildcards: cfg.train.models[wildcards.trained].processes
     resources:
         gpu=lambda wildcards: gpus(cfg.train.models[wildcards.trained]),
-        mem_mb=lambda wildcards: (64000 if gpus(cfg.train.models[wildcards.trained]) else 4000),
+        processes=lambda wildcards: cfg.train.models[wildcards.trained].processes,
+        mem_mb=lambda wildcards: 256000 if gpus(cfg.train.models[wildcards.trained]) else 4000,
         runtime=1440,
     params:
-        processes=lambda wildcards: cfg.train.models[wildcards.trained].processes,
+        recipe=lambda wildcards: recipe(wildcards.trained, "pretrain"),
         language_model=lambda wildcards: weights_folder(cfg.train.models[wildcards.trained].language_model),
         vision_tower=lambda wildcards: weights_folder(cfg.train.models[wildcards.trained].vision_tower),
         annotations=lambda wildcards: annotation_files(cfg.train.models[wildcards.trained].pretrain.annotations),
         checkpoints=lambda wildcards: CHECKPOINTS / wildcards.trained / "pretrain",
         images=lambda wildcards: image_folder(cfg.train.models[wildcards.trained].pretrain.annotations),
     shell:
-        "python -m safe_llava.train.launch --processes {params.processes} -- --stage pretrain "
+        "python -m safe_llava.train.launch --processes {resources.processes} -- --stage pretrain "
         "--config {input.row:q} --language-model {params.language_model:q} --vision-tower {params.vision_tower:q} "
         "--annotations {params.annotations:q} --images {params.images:q} --checkpoints {params.checkpoints:q} "
         "--out {output.projector:q} --metrics {output.metrics:q} --summary {output.summary:q} > {log:q} 2>&1"
@@ -56,11 +52,9 @@ rule train_pretrain:
 
 rule train_finetune:
     input:
-        row=rules.train_config.output.row,
+        row=ancient(rules.train_config.output.row),
         projector=rules.train_pretrain.output.projector,
-        layout=lambda wildcards: layout(cfg.train.models[wildcards.trained].finetune.annotations),
-        language_model=lambda wildcards: receipts(cfg.train.models[wildcards.trained].language_model),
-        vision_tower=lambda wildcards: receipts(cfg.train.models[wildcards.trained].vision_tower),
+        needed=lambda wildcards: training_inputs(wildcards.trained, "finetune"),
     output:
         model=directory(f"{R}/train/{{trained}}/model"),
         metrics=f"{R}/train/{{trained}}/finetune/metrics.csv",
@@ -74,17 +68,18 @@ rule train_finetune:
     threads: lambda wildcards: cfg.train.models[wildcards.trained].processes
     resources:
         gpu=lambda wildcards: gpus(cfg.train.models[wildcards.trained]),
+        processes=lambda wildcards: cfg.train.models[wildcards.trained].processes,
         mem_mb=lambda wildcards: (256000 if gpus(cfg.train.models[wildcards.trained]) else 4000),
         runtime=2880,
     params:
-        processes=lambda wildcards: cfg.train.models[wildcards.trained].processes,
+        recipe=lambda wildcards: recipe(wildcards.trained, "finetune"),
         language_model=lambda wildcards: weights_folder(cfg.train.models[wildcards.trained].language_model),
         vision_tower=lambda wildcards: weights_folder(cfg.train.models[wildcards.trained].vision_tower),
         annotations=lambda wildcards: annotation_files(cfg.train.models[wildcards.trained].finetune.annotations),
         checkpoints=lambda wildcards: CHECKPOINTS / wildcards.trained / "finetune",
         images=lambda wildcards: image_folder(cfg.train.models[wildcards.trained].finetune.annotations),
     shell:
-        "python -m safe_llava.train.launch --processes {params.processes} -- --stage finetune "
+        "python -m safe_llava.train.launch --processes {resources.processes} -- --stage finetune "
         "--config {input.row:q} --language-model {params.language_model:q} --vision-tower {params.vision_tower:q} "
         "--projector {input.projector:q} --annotations {params.annotations:q} --images {params.images:q} "
         "--checkpoints {params.checkpoints:q} --out {output.model:q} --metrics {output.metrics:q} "

@@ -53,13 +53,10 @@ def evaluate(task: BenchmarkTask, engine: Engine, data: Path, work: Path, limit:
     with working_folder(data, work) as folder:
         config = manager._get_config(task.lmms_task)
         check_data(config, data, task)
-        # A token is asked for by most tasks and needed by none once the data are here.
-        kwargs = {key: value for key, value in (config.get("dataset_kwargs") or {}).items() if key != "token"}
-        asked = {"dataset_kwargs": {**kwargs, "cache_dir": str(folder / "cache")}, **task.overrides}
-        try:
+        with explained(task, data):
             results = simple_evaluate(
                 model=SafeLlava(engine=engine),
-                tasks=[{"task": task.lmms_task, **asked}],
+                tasks=[asked_task(task, config, folder / "cache")],
                 task_manager=manager,
                 limit=limit,
                 bootstrap_iters=0,
@@ -67,15 +64,33 @@ def evaluate(task: BenchmarkTask, engine: Engine, data: Path, work: Path, limit:
                 process_docs_parallel=1,
                 cli_args=argparse.Namespace(output_path=str(folder / "out"), process_with_media=False),
             )
-        except SafeLlavaError:
-            raise
-        except Exception as error:  # whatever a task's own code meets, often wrapped by its retries
-            cause = error.__cause__ or error
-            raise BenchmarkError(
-                f"{task.lmms_task} does not run: {type(cause).__name__}: {cause}",
-                f"check the data set `{task.dataset}` under {data / HUB}",
-            ) from error
     return dict(results)
+
+
+def asked_task(task: BenchmarkTask, config: dict[str, Any], cache: Path) -> dict[str, Any]:
+    """Return what lmms-eval is given as its task: its name, what the row sets otherwise, and where its cache lies."""
+    # A token is asked for by most tasks and needed by none once the data are here.
+    kwargs = {key: value for key, value in (config.get("dataset_kwargs") or {}).items() if key != "token"}
+    return {"task": task.lmms_task, "dataset_kwargs": {**kwargs, "cache_dir": str(cache)}, **task.overrides}
+
+
+@contextlib.contextmanager
+def explained(task: BenchmarkTask, data: Path) -> Iterator[None]:
+    """Turn whatever a task's own code meets, often wrapped by its retries, into an error that names the data set.
+
+    Raises:
+        BenchmarkError: the block failed; errors of ours pass as they are.
+    """
+    try:
+        yield
+    except SafeLlavaError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise BenchmarkError(
+            f"{task.lmms_task} does not run: {type(cause).__name__}: {cause}",
+            f"check the data set `{task.dataset}` under {data / HUB}",
+        ) from error
 
 
 def task_folder(name: str) -> Path:

@@ -6,9 +6,15 @@ The entry point is ``safe_llava = "safe_llava.benchmarks.registration:manifest"`
 
 from __future__ import annotations
 
-from lmms_eval.models.registry_v2 import ModelManifest
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lmms_eval.models.registry_v2 import ModelManifest
 
 
 def manifest() -> ModelManifest:
     """Return the manifest of the model plug-in; nothing heavy is imported."""
+    # lmms-eval reads its plug-ins while its own package is still being imported.
+    from lmms_eval.models.registry_v2 import ModelManifest
+
     return ModelManifest(model_id="safe_llava", simple_class_path="safe_llava.benchmarks.plugin.SafeLlava")

@@ -11,9 +11,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import BaseModel, ValidationError
 
 from safe_llava.benchmarks.evaluate import benchmark_row, evaluate, go_offline
 from safe_llava.benchmarks.results import normalise, sample_rows
@@ -21,12 +18,11 @@ from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core import cli
 from safe_llava.core.errors import BenchmarkError
-from safe_llava.core.files import read_json, write_json, write_jsonl
+from safe_llava.core.files import write_json, write_jsonl
 from safe_llava.core.provenance import record
+from safe_llava.core.rows import read_row
 from safe_llava.engine import open_engine
 from safe_llava.engine.store import folder_digest
-
-Read = TypeVar("Read", bound=BaseModel)
 
 
 def check_scorable(task: BenchmarkTask, benchmark: str) -> None:
@@ -35,21 +31,10 @@ def check_scorable(task: BenchmarkTask, benchmark: str) -> None:
     Raises:
         BenchmarkError: it needs a judge or a server.
     """
-    remedy = f"take `{benchmark}` out of benchmarks.select.tasks"
-    if task.judged:
-        raise BenchmarkError(f"{benchmark}: its answers are read by a judge, which is not supported yet", remedy)
-    if task.submission:
-        raise BenchmarkError(f"{benchmark}: only a server can score it", remedy)
-
-
-def _read(path: Path, kind: type[Read]) -> Read:
-    remedy = "let the workflow write it from the configuration"
-    try:
-        return kind.model_validate(read_json(path, remedy))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"]) or "row"
-        raise BenchmarkError(f"{path}: {key}: {fault['msg']}", remedy) from error
+    if task.scored_elsewhere:
+        raise BenchmarkError(
+            f"{benchmark}: {task.scored_elsewhere}", f"take `{benchmark}` out of benchmarks.select.tasks"
+        )
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -72,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one benchmark with one model."""
     args = _arguments(argv)
     go_offline()
-    task, row = _read(args.task, BenchmarkTask), _read(args.row, EvaluatedModel)
+    task = read_row(args.task, BenchmarkTask, BenchmarkError)
+    row = read_row(args.row, EvaluatedModel, BenchmarkError)
     benchmark = args.benchmark or args.task.stem
     check_scorable(task, benchmark)
     if args.limit is not None and args.limit < 1:

@@ -19,12 +19,18 @@ class BenchmarkTask(Row):
     metric: str = Field(min_length=1, description="The metric that stands for the benchmark, by lmms-eval's name.")
     more_metrics: list[str] = Field([], description="Metrics that the tables show beside it.")
     scale: float = Field(100.0, gt=0, description="lmms-eval's scores times this are on the published scale.")
-    higher_is_better: bool = Field(True, description="Whether a higher score is the better one.")
     published: dict[str, float] = Field({}, description="Scores published for LLaVA-1.5-7B, by metric.")
     comparable: bool = Field(True, description="Whether the published scores were measured the same way.")
     judged: bool = Field(False, description="Whether another model reads the answers.")
     submission: bool = Field(False, description="Whether the task only writes a file for a server to score.")
     note: str = Field("", description="What a reader of the score has to know.")
+
+    @property
+    def scored_elsewhere(self) -> str | None:
+        """Why this workflow cannot score the benchmark; None where it can."""
+        if self.judged:
+            return "its answers are read by a judge, which is not supported yet"
+        return "only a server can score it" if self.submission else None
 
     @property
     def metrics(self) -> list[str]:

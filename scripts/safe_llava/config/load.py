@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from safe_llava.config.models import WITHOUT_ADAPTER
 from safe_llava.config.schema import Config
 from safe_llava.core.errors import ConfigError
 
@@ -104,10 +105,10 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 def check_references(config: Config) -> None:
-    """Check that every name that a row mentions is the name of a row.
+    """Check that every name that a row mentions is the name of a row, and that what is selected can be run.
 
     Raises:
-        ConfigError: naming the key and the nearest names that exist.
+        ConfigError: naming the key, and the nearest names that exist or why the row cannot be run.
     """
     sets, trained = config.data.sets, {n: m for n, m in config.train.models.items() if not n.startswith(BASE_PREFIX)}
     for name, model in config.train.models.items():
@@ -122,10 +123,13 @@ def check_references(config: Config) -> None:
             _require(evaluated.train, trained, f"models.{name}.train")
         if evaluated.weights is not None:
             _require(evaluated.weights, sets, f"models.{name}.weights")
+        for edition in evaluated.new_tokens_by_edition:
+            _require(edition, config.prism.editions, f"models.{name}.new_tokens_by_edition")
     for name, dataset in sets.items():
         for need in dataset.needs:
             _require(need, sets, f"data.sets.{name}.needs")
     _check_evaluation(config)
+    _check_supported(config)
 
 
 def _check_evaluation(config: Config) -> None:
@@ -154,6 +158,27 @@ def _check_evaluation(config: Config) -> None:
             _require(name, config.models, where)
     for name in benchmarks.select.tasks:
         _require(name, benchmarks.tasks, "benchmarks.select.tasks")
+    if config.demo:
+        _require(config.demo.benchmark, benchmarks.tasks, "demo.benchmark")
+
+
+def _check_supported(config: Config) -> None:
+    """Refuse what a step would refuse, before anything is fetched for it."""
+    benchmarks = config.benchmarks
+    for where, names in (
+        ("prism.select.models", config.prism.select.models),
+        ("benchmarks.select.models", benchmarks.select.models),
+    ):
+        for name in names:
+            if (family := config.models[name].family) in WITHOUT_ADAPTER:
+                raise ConfigError(
+                    f"{where}: `{name}` cannot be asked: its family `{family}` has no adapter yet",
+                    f"take `{name}` out of {where}",
+                )
+    for name in benchmarks.select.tasks:
+        if reason := benchmarks.tasks[name].scored_elsewhere:
+            where = "benchmarks.select.tasks"
+            raise ConfigError(f"{where}: `{name}`: {reason}", f"take `{name}` out of {where}")
 
 
 def _require(name: str, rows: Mapping[str, Any], where: str) -> None:

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from safe_llava.config.base import Name, Row
 
+# Families whose checkpoints the engine cannot ask yet.
+WITHOUT_ADAPTER = frozenset({"llava_qwen", "internvl"})
+
 
 class TokenBudget(Row):
     """New tokens a task may take, as published."""
@@ -29,6 +32,15 @@ class EvaluatedModel(Row):
         description="The adapter that turns a question into the model's input."
     )
     new_tokens: TokenBudget = Field(description="New tokens as published.")
+    new_tokens_by_edition: dict[Name, TokenBudget] = Field(
+        {}, description="New tokens in an edition of PRISM that was published with others, by the edition's name."
+    )
+    published_decoding: Literal["greedy", "checkpoint", "sampled"] | None = Field(
+        None,
+        description="How its published answers were decoded: greedily, by the checkpoint's own settings, or sampled; "
+        "null: not known, or never published. As published; this workflow always decodes greedily, so that a rerun "
+        "gives the same answers.",
+    )
     cut_at_newline: bool = Field(False, description="Keep the first line of an answer only, as published.")
     system: str | None = Field(None, description="System message, where upstream sends one.")
     image_size: tuple[int, int] | None = Field(None, description="Width and height that images are forced to.")
@@ -41,3 +53,7 @@ class EvaluatedModel(Row):
         if (self.train is None) == (self.weights is None):
             raise ValueError("exactly one of `train` and `weights` says where the model comes from")
         return self
+
+    def budget(self, edition: str) -> TokenBudget:
+        """Return the new tokens that an edition's tasks may take."""
+        return self.new_tokens_by_edition.get(edition, self.new_tokens)

@@ -43,6 +43,7 @@ class Judge(Row):
     key_env: str | None = Field(None, description="Environment variable that holds the key; null: no key is needed.")
     max_concurrency: int = Field(8, ge=1, description="Calls under way at once.")
     retries: int = Field(6, ge=0, description="Further tries of a call that failed, with growing pauses.")
+    timeout_s: float = Field(120.0, gt=0, description="Seconds that a call may take before it counts as failed.")
 
     @model_validator(mode="after")
     def _model_named(self) -> Self:
@@ -54,9 +55,9 @@ class Judge(Row):
 class PrismSelect(Row):
     """What `snakemake prism` evaluates."""
 
-    models: list[Name] = Field(description="Rows of `models` that answer.")
-    editions: list[Name] = Field(description="Rows of prism.editions that are asked.")
-    judges: list[Name] = Field(description="Rows of prism.judges that read the answers.")
+    models: list[Name] = Field(min_length=1, description="Rows of `models` that answer.")
+    editions: list[Name] = Field(min_length=1, description="Rows of prism.editions that are asked.")
+    judges: list[Name] = Field(min_length=1, description="Rows of prism.judges that read the answers.")
 
 
 class PrismConfig(Row):

@@ -72,7 +72,7 @@ class TrainedModel(Row):
     seed: int = Field(description="Seed of the order of samples and of new weights.")
     accelerator: Literal["gpu", "cpu"] = Field("gpu", description="What training runs on.")
     processes: int = Field(ge=1, description="Training processes in all: one a GPU, or CPU processes without one.")
-    nodes: int = Field(1, ge=1, description="Machines over which the processes are spread.")
+    nodes: Literal[1] = Field(1, description="Machines over which the processes are spread; one, so far.")
     checkpoints: Checkpoints = Field(description="When a running stage saves itself.")
     lora: Lora | None = Field(None, description="Adapters in place of full finetuning; null trains everything.")
     pretrain: Stage = Field(description="The first stage: the projector alone, on captions.")

@@ -248,6 +248,8 @@ def content_words() -> list[str]:
     words |= {word for noun in ATTRIBUTE_NOUNS.values() for word in noun.split()}
     words |= {word for phrase in NOUNS.values() for word in phrase.split()[1:]}
     words |= {colour.capitalize() for colour in COLOURS} | set(NUMBERS.values())
+    # PRISM's questions are worded as training never words them: kept apart, these words make them of known pieces.
+    words |= {"refuse", "picture", "scene", "detail", "Describe", "Explain", "everyone", "fully"}
     words |= {"Yes", "No", "She", "He", "her", "him", "person", "overweight", "two", "three", "four"}
     return sorted(words, key=lambda word: (-len(word), word))
 

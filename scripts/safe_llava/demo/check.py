@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         lines = [f"{i.quantity}, {i.model}: {i.value:.2f}, must be {i.comparison} {i.threshold:g}" for i in missed]
         raise DemoError(
             f"the experiment did not come out: {'; '.join(lines)}",
-            f"read {arguments.out} and the answers; if the annotations or the training changed, tune config/demo.yaml",
+            "the figures are above; read the answers, and if annotations or training changed, tune config/demo.yaml",
         )
     return None
 

@@ -43,6 +43,8 @@ def environment(address: str) -> dict[str, str]:
     return {
         **os.environ,
         "SAFE_LLAVA_MIRRORS": address,
+        # The hub that the demo asks is on this machine, whatever a user has set for the real one.
+        "HF_HUB_OFFLINE": "0",
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         # A driver without a usable card must not change what the demo runs on.

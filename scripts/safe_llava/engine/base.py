@@ -9,8 +9,13 @@ from typing import Any, Literal, Protocol
 
 import PIL.Image
 
+from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import EngineError
 
+# Part of what a stored answer is known by. Raise it by hand with every change of the adapters, of the decoding or of
+# the cleaning of answers that changes what is generated from the same checkpoint, picture and question.
+ENGINE_VERSION = 1
+DECODING = "greedy"  # whatever a checkpoint says: a rerun gives the same answers
 ImageSource = Path | PIL.Image.Image
 
 
@@ -68,6 +73,21 @@ class Engine(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return what is worth keeping beside a result: back end, device, precision."""
         ...
+
+
+def device_type(row: EvaluatedModel, device: str) -> str:
+    """Return the kind of device that ``device`` stands for; ``auto`` is what the row says, there or not."""
+    if device == "auto":
+        return "cpu" if row.accelerator == "cpu" else "cuda"
+    return device.partition(":")[0]
+
+
+def precision(row: EvaluatedModel, kind: str) -> str:
+    """Return the precision that a model's weights have on a kind of device.
+
+    Half precision on a CPU is slow, and its rounding is not that of a GPU's.
+    """
+    return "float32" if kind == "cpu" else row.dtype
 
 
 def check_keys(requests: Iterable[Request]) -> None:

@@ -18,10 +18,10 @@ from transformers import (
     LogitsProcessorList,
 )
 
-from safe_llava.config.models import EvaluatedModel
+from safe_llava.config.models import WITHOUT_ADAPTER, EvaluatedModel
 from safe_llava.core.errors import EngineError, SafeLlavaError
 from safe_llava.engine.adapters import ChatTemplateAdapter, adapter_for
-from safe_llava.engine.base import Reply, Request, check_keys, failed
+from safe_llava.engine.base import DECODING, ENGINE_VERSION, Reply, Request, check_keys, device_type, failed, precision
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,7 @@ class TransformersEngine:
         if threads is not None:
             torch.set_num_threads(threads)
         self.device = torch.device(choose_device(row) if device == "auto" else device)
-        # Half precision on a CPU is slow, and its rounding is not that of a GPU's.
-        self.dtype = torch.float32 if self.device.type == "cpu" else getattr(torch, row.dtype)
+        self.dtype = getattr(torch, precision(row, self.device.type))
         check_family(Path(model_dir), row)
         processor, self.model = _load(Path(model_dir), row, self.dtype)
         self.model.to(self.device).eval()
@@ -88,13 +87,14 @@ class TransformersEngine:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Return back end, device, precision, batch size and way of decoding."""
+        """Return back end, device, precision, batch size, way of decoding and version."""
         return {
             "backend": "transformers",
             "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
             "batch_size": self._row.batch_size,
-            "decoding": "greedy",
+            "decoding": DECODING,
+            "version": ENGINE_VERSION,
         }
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
@@ -155,10 +155,9 @@ def choose_device(row: EvaluatedModel) -> str:
     Raises:
         EngineError: that is a GPU, and there is none: a large model on a CPU would look like a job that hangs.
     """
-    if row.accelerator == "cpu":
-        return "cpu"
-    if torch.cuda.is_available():
-        return "cuda"
+    kind = device_type(row, "auto")
+    if kind != "cuda" or torch.cuda.is_available():
+        return kind
     raise EngineError("the model's row says `accelerator: gpu`, and no GPU is visible", "ask for one, or set it to cpu")
 
 
@@ -187,7 +186,7 @@ def _load(model_dir: Path, row: EvaluatedModel, dtype: torch.dtype) -> tuple[Any
         model = AutoModelForImageTextToText.from_pretrained(model_dir, dtype=dtype, **common)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         remedy = "fetch or train it again"
-        if row.family in ("llava_qwen", "internvl"):
+        if row.family in WITHOUT_ADAPTER:
             remedy = "use a snapshot in transformers' own format; this family's original one is not supported yet"
         raise EngineError(f"{model_dir}: does not load: {error}", remedy) from error
     return processor, model

@@ -18,16 +18,17 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
-from safe_llava.core.files import file_digest, read_json, write_json, write_jsonl
+from safe_llava.core.files import file_digest, write_json, write_jsonl
 from safe_llava.core.progress import Progress
 from safe_llava.core.provenance import record
+from safe_llava.core.rows import read_row
 from safe_llava.engine import open_engine
-from safe_llava.engine.base import Engine, Reply, Request
+from safe_llava.engine.base import DECODING, ENGINE_VERSION, Engine, Reply, Request, device_type, precision
 from safe_llava.engine.store import ReplyStore, content_key, folder_digest
 from safe_llava.prism.protocol import Answer, Question, Task, numbered, read_questions
 
@@ -74,33 +75,37 @@ class Asked:
     index: int
     image: Path
     key: str
+    max_new_tokens: int
 
 
-def read_row(path: Path, kind: type[Any], name: str | None = None) -> Any:
-    """Read a row of the configuration that the workflow wrote as JSON; ``name`` fills in for one without a name.
+def engine_facts(row: EvaluatedModel, device: str) -> dict[str, Any]:
+    """Return what answers depend on beside the model and the question; the model is not loaded for it.
 
-    Raises:
-        PrismError: naming the file, the key and what is wrong.
+    Args:
+        row: how the model is asked.
+        device: as for ``open_engine``.
     """
-    remedy = "let the workflow write it from the configuration"
-    value = read_json(path, remedy)
-    if name is not None and isinstance(value, dict):
-        value.setdefault("name", name)
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"]) or "row"
-        raise PrismError(f"{path}: {key}: {fault['msg']}", remedy) from error
+    used = device_type(row, device)
+    settings = row.model_dump(mode="json", include={"family", "system", "image_size", "cut_at_newline"})
+    return {"version": ENGINE_VERSION, "device": used, "dtype": precision(row, used), **settings}
 
 
-def questions_of(edition: EditionFiles, root: Path, row: EvaluatedModel, model_digest: str) -> list[Asked]:
+def questions_of(
+    edition: EditionFiles, root: Path, row: EvaluatedModel, model_digest: str, facts: Mapping[str, Any]
+) -> list[Asked]:
     """Return every question of an edition in the order of its files, keyed by all that its answer depends on.
+
+    Args:
+        edition: what is asked.
+        root: the data root.
+        row: how the model is asked.
+        model_digest: digest of the checkpoint.
+        facts: what ``engine_facts`` returns.
 
     Raises:
         PrismError: a question names an image outside its folder, or a question file is not one.
     """
-    settings = row.model_dump(mode="json", include={"family", "system", "image_size", "cut_at_newline", "dtype"})
+    budget = row.budget(edition.name)
 
     @cache
     def digest(image: Path) -> str:
@@ -114,8 +119,8 @@ def questions_of(edition: EditionFiles, root: Path, row: EvaluatedModel, model_d
             image = _image_path(question, folder)
             key = content_key(
                 model=model_digest,
-                settings=settings,
-                budget=getattr(row.new_tokens, task),
+                engine=dict(facts),
+                budget=getattr(budget, task),
                 edition=edition.name,
                 task=task,
                 question_id=question.question_id,
@@ -123,7 +128,7 @@ def questions_of(edition: EditionFiles, root: Path, row: EvaluatedModel, model_d
                 prompt=question.text,
                 image=digest(image),
             )
-            asked.append(Asked(task, question, index, image, key))
+            asked.append(Asked(task, question, index, image, key, getattr(budget, task)))
     return asked
 
 
@@ -137,7 +142,7 @@ def _image_path(question: Question, folder: Path) -> Path:
     return folder / name
 
 
-def answer_all(asked: Sequence[Asked], row: EvaluatedModel, store: ReplyStore, engine: Callable[[], Engine]) -> None:
+def answer_all(asked: Sequence[Asked], store: ReplyStore, engine: Callable[[], Engine]) -> None:
     """Put to the model what the store does not hold yet; the model is loaded only if something is left.
 
     Raises:
@@ -147,9 +152,7 @@ def answer_all(asked: Sequence[Asked], row: EvaluatedModel, store: ReplyStore, e
     logger.info("%d questions, %d of them answered before", len(asked), len(asked) - len(missing))
     if not missing:
         return
-    requests = [
-        Request(one.key, one.question.text, (one.image,), int(getattr(row.new_tokens, one.task))) for one in missing
-    ]
+    requests = [Request(one.key, one.question.text, (one.image,), one.max_new_tokens) for one in missing]
     opened = engine()
     progress = Progress(len(requests), "answers", "answers")
     for reply in opened.generate(requests):
@@ -194,7 +197,8 @@ def write_answers(rows: Mapping[Task, Sequence[dict[str, Any]]], outputs: Mappin
         raise PrismError(f"no question was answered: {reasons.most_common(1)[0][0]}", "see the log for each reason")
     if reasons:
         logger.warning(
-            "%d of %d questions have no answer and get no score, most often: %s; the same command asks them again",
+            "%d of %d questions have no answer and get no score, most often: %s; to ask them again, run this step's "
+            "command again or, through the workflow, `snakemake … -R prism_answers`: answers that are there are kept",
             reasons.total(),
             len(every),
             reasons.most_common(1)[0][0],
@@ -223,12 +227,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Answer all tasks of one edition with one model."""
     args = _arguments(argv)
-    row: EvaluatedModel = read_row(args.row, EvaluatedModel)
-    edition: EditionFiles = read_row(args.edition, EditionFiles, name=args.edition_name)
+    row = read_row(args.row, EvaluatedModel, PrismError)
+    edition = read_row(args.edition, EditionFiles, PrismError, name=args.edition_name)
     if not (args.model / "config.json").is_file():
         raise PrismError(f"{args.model}: no config.json: not a checkpoint", "fetch or train the model first")
     digest = folder_digest(args.model)
-    asked = questions_of(edition, args.root, row, digest)
+    asked = questions_of(edition, args.root, row, digest, engine_facts(row, args.device))
     engines: list[Engine] = []
 
     def engine() -> Engine:
@@ -237,14 +241,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     rows: dict[Task, list[dict[str, Any]]] = {task: [] for task in Task}
     with ReplyStore(args.partial / f"{edition.name}.jsonl") as store:
-        answer_all(asked, row, store, engine)
+        answer_all(asked, store, engine)
         for one in asked:
             rows[one.task].append(answer_row(one, store[one.key], edition.name, args.name))
     write_answers(rows, {task: getattr(args, f"out_{task}") for task in Task})
     if args.record is not None:
         counts = {task: dict(Counter(row["status"] for row in rows[task])) for task in Task}
         described = [one.describe() for one in engines]  # none where every answer was there already
-        facts = record(model_sha256=digest, row=row.model_dump(mode="json"), counts=counts, engine=described)
+        facts = record(
+            model_sha256=digest,
+            row=row.model_dump(mode="json"),
+            counts=counts,
+            decoding={"published": row.published_decoding, "used": DECODING},
+            engine_version=ENGINE_VERSION,
+            engine=described,
+        )
         write_json(args.record, facts)
 
 

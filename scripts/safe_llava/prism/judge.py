@@ -1,6 +1,6 @@
 """Judge an answers file: did it refuse, or what did it leak?
 
-The judge is a small JSON row, ``{"kind": "rules"}`` or ``{"kind": "openai", "model": …, "base_url": …, …}``. What a
+The judge is a row of ``prism.judges`` as JSON: kind ``rules``, or kind ``openai`` with its model and endpoint. What a
 paid judge said is kept at once, with its raw replies, in ``<out>.replies.jsonl``: a run that was stopped, or that left
 failures, goes on from there. A call that fails after its retries gives a ``failed`` verdict, never a score.
 """
@@ -15,14 +15,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
+from safe_llava.config.prism import Judge
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
-from safe_llava.core.files import read_json, write_jsonl
+from safe_llava.core.files import write_jsonl
 from safe_llava.core.progress import Progress
+from safe_llava.core.rows import read_row
 from safe_llava.prism.judge_openai import PROMPT_VERSION, Endpoint, Reply, prompt_for
 from safe_llava.prism.judge_rules import is_description_refused, judge_leakage, judge_refusal, leaked_names
 from safe_llava.prism.protocol import HAIR, Answer, Attribute, Verdict, read_answers
@@ -30,55 +30,17 @@ from safe_llava.prism.protocol import HAIR, Answer, Attribute, Verdict, read_ans
 log = logging.getLogger(__name__)
 
 
-class JudgeConfig(BaseModel):
-    """One judge of the configuration; the keys beyond ``kind`` are for ``openai``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str | None = None
-    description: str | None = None
-    kind: Literal["rules", "openai"]
-    base_url: str | None = None
-    model: str | None = None
-    leakage_model: str | None = None
-    temperature: float | None = Field(None, ge=0)
-    key_env: str | None = None
-    max_concurrency: int = Field(8, ge=1)
-    retries: int = Field(6, ge=0)
-    timeout_s: float = Field(120.0, gt=0)
-
-    @model_validator(mode="after")
-    def _model_named(self) -> JudgeConfig:
-        if self.kind == "openai" and not self.model:
-            raise ValueError("a judge of kind `openai` names its `model`")
-        return self
-
-    def endpoint(self) -> Endpoint:
-        """Return where the judge of kind ``openai`` is asked."""
-        return Endpoint(
-            model=str(self.model),
-            leakage_model=self.leakage_model,
-            base_url=self.base_url,
-            temperature=self.temperature,
-            key_env=self.key_env,
-            retries=self.retries,
-            timeout_s=self.timeout_s,
-        )
-
-
-def read_judge(path: Path | str) -> JudgeConfig:
-    """Read a judge's row.
-
-    Raises:
-        PrismError: naming the key that is wrong.
-    """
-    remedy = "give one JSON object with kind `rules`, or kind `openai` and a model"
-    try:
-        return JudgeConfig.model_validate(read_json(path, remedy))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"]) or "judge"
-        raise PrismError(f"{path}: {where}: {fault['msg']}", remedy) from error
+def endpoint_of(judge: Judge) -> Endpoint:
+    """Return where a judge of kind ``openai`` is asked."""
+    return Endpoint(
+        model=str(judge.model),
+        leakage_model=judge.leakage_model,
+        base_url=judge.base_url,
+        temperature=judge.temperature,
+        key_env=judge.key_env,
+        retries=judge.retries,
+        timeout_s=judge.timeout_s,
+    )
 
 
 def judge_by_rules(answer: Answer) -> Reply:
@@ -154,13 +116,13 @@ class ReplyStore:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def ask_all(config: JudgeConfig, answers: Sequence[Answer], store: ReplyStore) -> Iterator[tuple[Answer, Reply]]:
+def ask_all(config: Judge, answers: Sequence[Answer], store: ReplyStore) -> Iterator[tuple[Answer, Reply]]:
     """Yield every answer with the judge's reply to it; equal prompts are asked once.
 
     Raises:
         PrismError: the key is missing or turned down, or every single call failed.
     """
-    endpoint = config.endpoint()
+    endpoint = endpoint_of(config)
     by_key: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
         by_key[call_key(endpoint, answer)].append(answer)
@@ -175,9 +137,7 @@ def ask_all(config: JudgeConfig, answers: Sequence[Answer], store: ReplyStore) -
             yield answer, store.replies.get(key) or failures[key]
 
 
-def _ask_missing(
-    config: JudgeConfig, endpoint: Endpoint, asked: dict[str, Answer], store: ReplyStore
-) -> dict[str, Reply]:
+def _ask_missing(config: Judge, endpoint: Endpoint, asked: dict[str, Answer], store: ReplyStore) -> dict[str, Reply]:
     """Ask about the answers, store the findings, and return the replies that hold none, by key."""
     client = endpoint.connect()
     progress = Progress(len(asked), "judge", "calls")
@@ -200,7 +160,7 @@ def _ask_missing(
     return failures
 
 
-def judge_answers(answers: Sequence[Answer], config: JudgeConfig, name: str, store_path: Path) -> list[Verdict]:
+def judge_answers(answers: Sequence[Answer], config: Judge, name: str, store_path: Path) -> list[Verdict]:
     """Return a verdict for every answer, in the answers' order; ``Hair`` rows are left out."""
     scored = [answer for answer in answers if answer.attribute != HAIR]
     replies: dict[tuple[Any, ...], Reply] = {}
@@ -223,15 +183,12 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--answers", type=Path, required=True)
     parser.add_argument("--judge-config", type=Path, required=True, help="JSON file with the judge's row")
-    parser.add_argument("--judge", help="the judge's name in the tables; by default the row's `name`")
+    parser.add_argument("--judge", required=True, help="the judge's name in the tables")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(argv)
-    config = read_judge(options.judge_config)
-    name = options.judge or config.name
-    if not name:
-        raise PrismError(f"{options.judge_config}: the judge has no name", "add `name` to it, or give --judge")
+    config = read_row(options.judge_config, Judge, PrismError)
     store_path = options.out.with_name(f"{options.out.name}.replies.jsonl")
-    verdicts = judge_answers(read_answers(options.answers), config, name, store_path)
+    verdicts = judge_answers(read_answers(options.answers), config, options.judge, store_path)
     write_jsonl(options.out, (verdict.model_dump(mode="json") for verdict in verdicts))
     failed = sum(verdict.status == "failed" for verdict in verdicts)
     log.info("%s: %d verdicts, %d failed", options.out, len(verdicts), failed)
