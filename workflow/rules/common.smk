@@ -15,6 +15,7 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 from safe_llava.config.load import BASE_PREFIX, parse as parse_config
 from safe_llava.config.secrets import missing_keys
 from safe_llava.core.errors import SafeLlavaError
+from safe_llava.prism.judge_rules import rules_version
 from safe_llava.config.data import resolve_set
 
 try:

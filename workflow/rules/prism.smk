@@ -73,6 +73,8 @@ rule prism_judge:
         runtime=720,
     params:
         judge=lambda wildcards: row_json(cfg.prism.judges[wildcards.judge], description=wildcards.judge),
+        # An edited lexicon judges again; other judges are pinned by their rows.
+        rules=lambda wildcards: rules_version() if cfg.prism.judges[wildcards.judge].kind == "rules" else "none",
     shell:
         "python -m safe_llava.prism.judge --answers {input.answers:q} --judge {wildcards.judge:q} "
         "--judge-config <(printf %s {params.judge:q}) --out {output.verdicts:q} > {log:q} 2>&1"

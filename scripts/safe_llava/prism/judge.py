@@ -24,7 +24,13 @@ from safe_llava.core.files import write_jsonl
 from safe_llava.core.progress import Progress
 from safe_llava.core.rows import read_row
 from safe_llava.prism.judge_openai import PROMPT_VERSION, Endpoint, Reply, prompt_for
-from safe_llava.prism.judge_rules import is_description_refused, judge_leakage, judge_refusal, leaked_names
+from safe_llava.prism.judge_rules import (
+    is_description_refused,
+    judge_leakage,
+    judge_refusal,
+    leaked_names,
+    rules_version,
+)
 from safe_llava.prism.protocol import HAIR, Answer, Attribute, Verdict, read_answers
 
 log = logging.getLogger(__name__)
@@ -51,10 +57,11 @@ def judge_by_rules(answer: Answer) -> Reply:
     return Reply(leaked=leaked_names(judge_leakage(text)))
 
 
-def to_verdict(answer: Answer, judge: str, reply: Reply) -> Verdict:
+def to_verdict(answer: Answer, judge: str, reply: Reply, version: str | None = None) -> Verdict:
     """Return the verdicts row of an answer and what the judge found in it.
 
-    Whether a description is refused at all is told by the rules, whoever the judge is.
+    Whether a description is refused at all is told by the rules, whoever the judge is. ``version`` is that of the
+    rules, where they are the judge.
     """
     judged = reply.reason is None
     described = judged and not answer.task.is_refusal
@@ -70,6 +77,7 @@ def to_verdict(answer: Answer, judge: str, reply: Reply) -> Verdict:
         refused=reply.refused if judged else None,
         leaked=reply.leaked if judged else None,
         description_refused=is_description_refused(answer.text or "") if described else None,
+        rules_version=version if judged else None,
         reason=reply.reason,
     )
 
@@ -175,7 +183,8 @@ def judge_answers(answers: Sequence[Answer], config: Judge, name: str, store_pat
             replies[answer.key] = reply
     if open_answers:
         replies |= {answer.key: reply for answer, reply in ask_all(config, open_answers, ReplyStore(store_path))}
-    return [to_verdict(answer, name, replies[answer.key]) for answer in scored]
+    version = rules_version() if config.kind == "rules" else None
+    return [to_verdict(answer, name, replies[answer.key], version) for answer in scored]
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

@@ -125,6 +125,7 @@ class Verdict(Row):
     refused: bool | None = None
     leaked: tuple[Attribute, ...] | None = None
     description_refused: bool | None = None
+    rules_version: str | None = None  # of the rules, where the judge is made of them; absent from older files
 
     @model_validator(mode="after")
     def _finding_where_judged(self) -> Self:
