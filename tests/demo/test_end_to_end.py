@@ -145,9 +145,7 @@ def test_two_demos_in_one_folder_are_refused(finished: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "data: {retries: 7, connect_timeout_s: 11, decode: none}",
-        "mirrors: [results/demo/upstream]",
-        "train: {models: {demo-original: {checkpoints: {every_steps: 7}, description: other words}}}",
+        "train: {models: {demo-original: {processes: 1, description: other words}}}",
         "benchmarks: {tasks: {pope: {note: other words, description: other words}}}",
         "models: {demo-safe: {description: other words, published_as: Another}}",
     ],
@@ -177,9 +175,7 @@ def test_what_changes_a_number_is_made_again(finished: Path, tmp_path: Path, cha
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     counts = job_counts(done.stdout + done.stderr)
     assert again <= set(counts)
-    if "learning_rate" in change:
-        assert "train_pretrain" not in counts
-        assert counts["train_finetune"] == 1
+    assert counts.get("train_finetune", 0) <= 1, "the other model has nothing to do with it"
 
 
 def survivors(results: str) -> list[str]:

@@ -4,7 +4,7 @@
 rule benchmarks_run:
     input:
         model=lambda wildcards: model_ready(wildcards.model),
-        dataset=lambda wildcards: standing(receipts(cfg.benchmarks.tasks[wildcards.benchmark].dataset)),
+        dataset=lambda wildcards: receipts(cfg.benchmarks.tasks[wildcards.benchmark].dataset),
     output:
         results=f"{R}/benchmarks/{{model}}/{{benchmark}}/results.json",
         samples=f"{R}/benchmarks/{{model}}/{{benchmark}}/samples.jsonl",
@@ -29,10 +29,6 @@ rule benchmarks_run:
             comparable=True,
             published=dict.fromkeys(cfg.benchmarks.tasks[wildcards.benchmark].published, 0.0),
         ),
-        origins=lambda wildcards: [
-            *model_origins(wildcards.model),
-            *origins(cfg.benchmarks.tasks[wildcards.benchmark].dataset),
-        ],
         limit=([] if cfg.benchmarks.limit is None else [f"--limit={cfg.benchmarks.limit}"]),
         root=D,
     shell:

@@ -83,20 +83,6 @@ def receipts(name):
     return [f"{R}/data/unpacked/{path}.json" if path in ARCHIVES else fetched(path) for path in paths]
 
 
-# What has to be there, but is no reason to train or answer again: a pin that was added, another mirror or a longer
-# time-out run the data stage again, and find the same bytes. What is a reason stands in `origins`.
-def standing(paths):
-    """Mark files so that making them again makes nothing after them again."""
-    return [ancient(path) for path in paths]
-
-
-def origins(*names):
-    """The addresses of data sets, as a parameter of what is made from them: another revision makes it again."""
-    sets = [SETS[name] for name in names]
-    files = [file.url for resolved in sets for file in resolved.files]
-    return files + [one.snapshot.url("") for one in sets if one.snapshot is not None]
-
-
 def annotation_files(name):
     """The annotation or question files of a data set, which name its images."""
     return [f"{D}/{annotations.path}" for annotations in cfg.data.sets[name].annotations]
@@ -126,18 +112,12 @@ def model_folder(name):
 def model_ready(name):
     """The files whose presence says that an evaluated model is there."""
     row = cfg.models[name]
-    return [model_folder(name)] if row.train else standing(receipts(row.weights))
+    return [model_folder(name)] if row.train else receipts(row.weights)
 
 
 def model_row(name, **changes):
     """An evaluated model's row without what is only said about it."""
     return row_json(cfg.models[name], description=name, published_as=None, **changes)
-
-
-def model_origins(name):
-    """The addresses of a downloaded checkpoint; a model that was trained here is an input of its own."""
-    weights = cfg.models[name].weights
-    return origins(weights) if weights else []
 
 
 def data_milestone():
@@ -167,26 +147,17 @@ def released_path(model, task):
     return path
 
 
-# How a stage is run and saved, as opposed to what it computes: none of this is a reason to train again.
-NOT_THE_RECIPE = {"description", "checkpoints", "processes", "nodes", "accelerator"}
-HOW_IT_RUNS = {"zero_stage", "gradient_checkpointing"}
-
-
-def recipe(name, stage):
-    """What one stage of a trained model computes, as a parameter: only a change of this trains it again."""
+def training_row(name):
+    """A trained model's row; other words about it, or another number of processes, are no reason to train again."""
     row = cfg.train.models[name]
-    other = "finetune" if stage == "pretrain" else "pretrain"
-    fields = row.model_dump(mode="json", exclude=NOT_THE_RECIPE | {other}, exclude_defaults=True)
-    fields[stage] = {key: value for key, value in fields[stage].items() if key not in HOW_IT_RUNS}
-    data = origins(fields[stage]["annotations"], row.language_model, row.vision_tower)
-    return json.dumps({"recipe": fields, "data": data}, sort_keys=True)
+    return row.model_copy(update={"description": name, "processes": 1}).model_dump_json(indent=2, exclude_defaults=True)
 
 
 def training_inputs(name, stage):
     """What a stage of training needs to be there."""
     row = cfg.train.models[name]
     annotations = getattr(row, stage).annotations
-    return standing([layout(annotations), *receipts(row.language_model), *receipts(row.vision_tower)])
+    return [layout(annotations), *receipts(row.language_model), *receipts(row.vision_tower)]
 
 
 def gpus(row):

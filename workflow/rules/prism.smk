@@ -5,7 +5,7 @@
 rule prism_answers:
     input:
         model=lambda wildcards: model_ready(wildcards.model),
-        layout=lambda wildcards: ancient(layout(cfg.prism.editions[wildcards.edition].dataset)),
+        layout=lambda wildcards: layout(cfg.prism.editions[wildcards.edition].dataset),
     output:
         refusal_soft=f"{R}/prism/answers/{{edition}}/{{model}}/refusal_soft.jsonl",
         refusal_hard=f"{R}/prism/answers/{{edition}}/{{model}}/refusal_hard.jsonl",
@@ -24,10 +24,6 @@ rule prism_answers:
     params:
         folder=lambda wildcards: model_folder(wildcards.model),
         row=lambda wildcards: model_row(wildcards.model),
-        origins=lambda wildcards: [
-            *model_origins(wildcards.model),
-            *origins(cfg.prism.editions[wildcards.edition].dataset),
-        ],
         edition=lambda wildcards: row_json(cfg.prism.editions[wildcards.edition], description=wildcards.edition),
         partial=lambda wildcards: CHECKPOINTS / "prism" / wildcards.edition / wildcards.model,
         root=D,

@@ -2,7 +2,7 @@
 # Checkpoints of a running stage lie outside every rule's outputs, so that a failed job never loses them.
 
 
-# The resolved row lies beside the result. Training does not wait on its every word, but on its recipe.
+# The resolved row lies beside the result, and what it says decides whether training runs again.
 rule train_config:
     output:
         row=f"{R}/train/{{trained}}/config.json",
@@ -11,14 +11,14 @@ rule train_config:
     container:
         cfg.images.train
     params:
-        row=lambda wildcards: cfg.train.models[wildcards.trained].model_dump_json(indent=2),
+        row=lambda wildcards: training_row(wildcards.trained),
     shell:
         "printf '%s\\n' {params.row:q} > {output.row:q} 2> {log:q}"
 
 
 rule train_pretrain:
     input:
-        row=ancient(rules.train_config.output.row),
+        row=rules.train_config.output.row,
         needed=lambda wildcards: training_inputs(wildcards.trained, "pretrain"),
     output:
         projector=f"{R}/train/{{trained}}/pretrain/projector.safetensors",
@@ -37,7 +37,6 @@ rule train_pretrain:
         mem_mb=lambda wildcards: 256000 if gpus(cfg.train.models[wildcards.trained]) else 4000,
         runtime=1440,
     params:
-        recipe=lambda wildcards: recipe(wildcards.trained, "pretrain"),
         language_model=lambda wildcards: weights_folder(cfg.train.models[wildcards.trained].language_model),
         vision_tower=lambda wildcards: weights_folder(cfg.train.models[wildcards.trained].vision_tower),
         annotations=lambda wildcards: annotation_files(cfg.train.models[wildcards.trained].pretrain.annotations),
@@ -52,7 +51,7 @@ rule train_pretrain:
 
 rule train_finetune:
     input:
-        row=ancient(rules.train_config.output.row),
+        row=rules.train_config.output.row,
         projector=rules.train_pretrain.output.projector,
         needed=lambda wildcards: training_inputs(wildcards.trained, "finetune"),
     output:
@@ -72,7 +71,6 @@ rule train_finetune:
         mem_mb=lambda wildcards: (256000 if gpus(cfg.train.models[wildcards.trained]) else 4000),
         runtime=2880,
     params:
-        recipe=lambda wildcards: recipe(wildcards.trained, "finetune"),
         language_model=lambda wildcards: weights_folder(cfg.train.models[wildcards.trained].language_model),
         vision_tower=lambda wildcards: weights_folder(cfg.train.models[wildcards.trained].vision_tower),
         annotations=lambda wildcards: annotation_files(cfg.train.models[wildcards.trained].finetune.annotations),
