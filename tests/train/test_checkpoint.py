@@ -90,9 +90,11 @@ def test_another_run_is_refused_and_told_what_differs(tmp_path: Path) -> None:
     assert "config.seed: 7, now 8" in caught.value.message
     assert "world_size: 1, now 2" in caught.value.message
     assert str(tmp_path) in caught.value.remedy
+    assert "start it with 1 processes as before" in caught.value.remedy
 
 
-def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
+def test_two_runs_cannot_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safe_llava.train.checkpoint.LOCK_SECONDS", 0.05)
     first = folder_of(tmp_path)
     with pytest.raises(TrainError, match="another process trains here"):
         folder_of(tmp_path)

@@ -61,4 +61,4 @@ def test_training_changes_what_the_stage_trains_and_nothing_else(two_processes: 
     moved = "layers.0.self_attn.q_proj.weight"
     assert not torch.equal(after[f"language_model.model.{moved}"], before[f"model.{moved}"])
     tower = load_file(tiny.tower / "model.safetensors")
-    assert all(torch.equal(after[f"vision_tower.{name}"], value) for name, value in tower.items())
+    assert all(torch.equal(after[f"vision_tower.vision_model.{name}"], value) for name, value in tower.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,14 +91,16 @@ def test_ids_pixels_and_logits_are_the_trainers(exported: Exported, index: int) 
 @pytest.mark.parametrize("size", [(28, 28), (100, 37), (31, 90), (500, 20), (1, 3)])
 @pytest.mark.parametrize("geometry", ["pad", "crop", "resize"])
 def test_pixels_of_every_geometry(tiny: Tiny, geometry: str, size: tuple[int, int], tmp_path: Path) -> None:
-    from safe_llava.train.export import _processor
+    from safe_llava.train.export import Form, _processor
 
-    row = make_row(finetune={"image_geometry": geometry})
+    row = make_row()
     tokenizer = load_tokenizer(tiny.language_model, 64)
     add_image_token(tokenizer)
     tower = read_tower(tiny.tower, row)
     image = Image.effect_noise(size, 80).convert("RGB")
-    found = _processor(row, tower, tokenizer).image_processor(image, return_tensors="pt")["pixel_values"][0]
+    config = SimpleNamespace(vision_feature_select_strategy="default")
+    processor = _processor(Form("v1", geometry), config, tower, tokenizer)
+    found = processor.image_processor(image, return_tensors="pt")["pixel_values"][0]
     expected = preprocess(image, ImageGeometry(geometry), 28, tower.mean, tower.std)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 

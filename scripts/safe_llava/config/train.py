@@ -44,8 +44,15 @@ class Stage(Row):
     adam_betas: tuple[float, float] = Field(description="Decay rates of AdamW's two moments.")
     adam_epsilon: float = Field(gt=0, description="AdamW's epsilon.")
     max_grad_norm: float = Field(gt=0, description="Gradients are clipped to this norm.")
-    zero_stage: Literal[0, 1, 2, 3] = Field(description="What DeepSpeed partitions over the devices.")
-    gradient_checkpointing: bool = Field(description="Recompute activations in the backward pass.")
+    zero_stage: Literal["auto", 0, 1, 2, 3] = Field(
+        description="What DeepSpeed partitions over the devices; auto: the least that fits their memory."
+    )
+    gradient_checkpointing: Literal["auto"] | bool = Field(
+        description="Recompute activations in the backward pass; auto: only if they do not fit."
+    )
+    offload_optimizer: Literal["auto"] | bool = Field(
+        False, description="Keep AdamW's states and fp32 weights in the CPU's memory; auto: only if they do not fit."
+    )
 
 
 class Checkpoints(Row):
@@ -74,6 +81,9 @@ class TrainedModel(Row):
     processes: int = Field(ge=1, description="Training processes in all: one a GPU, or CPU processes without one.")
     nodes: Literal[1] = Field(1, description="Machines over which the processes are spread; one, so far.")
     checkpoints: Checkpoints = Field(description="When a running stage saves itself.")
+    loss_limit: float | None = Field(
+        None, gt=1, description="Stop when a step's loss is above this multiple of its running mean; null: never."
+    )
     lora: Lora | None = Field(None, description="Adapters in place of full finetuning; null trains everything.")
     pretrain: Stage = Field(description="The first stage: the projector alone, on captions.")
     finetune: Stage = Field(description="The second stage: projector and language model, on conversations.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from safe_llava.core.errors import SafeLlavaError
 from safe_llava.train.conversation import IGNORE_INDEX
 from safe_llava.train.loss import count_labelled
+from safe_llava.train.packing import pack
 from safe_llava.train.samples import Features, SampleDataset, collate
 from safe_llava.train.schedule import Plan, Slot
 
@@ -20,11 +21,13 @@ class MicroBatch:
     """What one forward pass needs, but for the weights of its tokens.
 
     Attributes:
-        tensors: arguments of ``LossModel.forward`` without ``weights``.
+        tensors: arguments of ``LossModel.forward``, or of ``PackedLossModel.forward``, without ``weights``.
         groups: int64 [B], each sample's reference group within the step; -1 for a filler.
         labelled: int64 [B], predicted tokens of each sample.
         tokens: positions that are no padding.
         would_mismatch: samples that the original would have dropped, repetitions left out.
+        squares: sum of the samples' squared lengths.
+        images: pictures of the samples.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -33,6 +36,48 @@ class MicroBatch:
     sample_ids: list[str]
     tokens: int
     would_mismatch: int
+    squares: int = 0
+    images: int = 0
+
+    def pin_memory(self) -> MicroBatch:
+        """Return the same in pinned memory, from where copies to a GPU run beside its work."""
+        return replace(self, tensors={name: value.pin_memory() for name, value in self.tensors.items()})
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What ``pack`` needs beside the samples."""
+
+    image_token_id: int
+    image_tokens: int
+    image_size: int
+    pixel_dtype: torch.dtype
+
+    def micro_batch(self, features: list[Features], groups: list[int], would_mismatch: int = 0) -> MicroBatch:
+        """Put samples into one row; without any, a filler that no process gets a gradient from."""
+        filler = not features
+        if filler:
+            features, groups = [Features([0] * 2, [IGNORE_INDEX] * 2, None, "", 0)], [-1]
+        tensors = pack(features, self.image_token_id, self.image_tokens, self.image_size, self.pixel_dtype)
+        taught = tensors["owners"][tensors["targets"] != IGNORE_INDEX]
+        return MicroBatch(
+            tensors,
+            torch.tensor(groups),
+            torch.bincount(taught, minlength=len(features)),
+            [item.sample_id for item in features],
+            0 if filler else int(tensors["bounds"][-1]),
+            would_mismatch,
+            0 if filler else _squares(features),
+            _images(features),
+        )
+
+
+def _squares(features: list[Features]) -> int:
+    return sum(len(item.input_ids) ** 2 for item in features)
+
+
+def _images(features: list[Features]) -> int:
+    return sum(item.pixel_values is not None for item in features)
 
 
 def make_micro_batch(
@@ -61,6 +106,8 @@ def make_micro_batch(
         batch.sample_ids,
         0 if filler else int(batch.attention_mask.sum()),
         would_mismatch,
+        0 if filler else _squares(features),
+        _images(features),
     )
 
 
@@ -71,10 +118,13 @@ class StepDataset(Dataset[list[MicroBatch] | SafeLlavaError]):
 
     Args:
         cache_bytes: how much of decoded samples to keep in memory; 0 keeps none.
+        packing: makes padding-free rows; None pads.
     """
 
-    def __init__(self, dataset: SampleDataset, plan: Plan, rank: int, cache_bytes: int) -> None:
-        self._dataset, self._plan, self._rank = dataset, plan, rank
+    def __init__(
+        self, dataset: SampleDataset, plan: Plan, rank: int, cache_bytes: int, packing: Packing | None = None
+    ) -> None:
+        self._dataset, self._plan, self._rank, self._packing = dataset, plan, rank, packing
         self._pad_id = int(dataset.tokenizer.pad_token_id)
         self._cache: dict[int, Features] = {}
         self._free = cache_bytes
@@ -85,10 +135,16 @@ class StepDataset(Dataset[list[MicroBatch] | SafeLlavaError]):
         except SafeLlavaError as error:
             return error
 
+    def sample_ids(self, step: int) -> list[str]:
+        """Return the ids of this process's samples of a step."""
+        return [self._dataset.samples[slot.index].id for slots in self._plan.share(step, self._rank) for slot in slots]
+
     def _micro_batch(self, slots: list[Slot]) -> MicroBatch:
         features = [self._features(slot.index) for slot in slots]
         mismatched = sum(item.would_mismatch and not slot.repeated for item, slot in zip(features, slots, strict=True))
         groups = [slot.group for slot in slots]
+        if self._packing is not None:
+            return self._packing.micro_batch(features, groups, mismatched)
         return make_micro_batch(features, groups, self._pad_id, self._dataset.image.size, mismatched)
 
     def _features(self, index: int) -> Features:
@@ -103,8 +159,13 @@ class StepDataset(Dataset[list[MicroBatch] | SafeLlavaError]):
         return features
 
 
-def steps_from(data: StepDataset, first: int, total: int, workers: int) -> Iterator[list[MicroBatch]]:
+def steps_from(
+    data: StepDataset, first: int, total: int, workers: int, pinned: bool = False
+) -> Iterator[list[MicroBatch]]:
     """Yield the micro-batches of step ``first``, ``first + 1``, … up to ``total``.
+
+    Args:
+        pinned: whether the tensors lie in pinned memory, for copies to a GPU.
 
     Raises:
         SafeLlavaError: a sample cannot be made; it is named.
@@ -115,7 +176,7 @@ def steps_from(data: StepDataset, first: int, total: int, workers: int) -> Itera
         batch_size=None,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
-        pin_memory=False,
+        pin_memory=pinned,
     )
     for item in loader:
         if isinstance(item, SafeLlavaError):

@@ -11,7 +11,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,6 +26,7 @@ LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 METRICS = "metrics.csv"
 LOCK = ".lock"
+LOCK_SECONDS = 10.0
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -37,6 +39,20 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
         elif old != new:
             found.append(f"{prefix}{key}: {old}, now {new}")
     return found
+
+
+def _take(lock: TextIO, folder: Path) -> None:
+    """Take the lock; a run that was killed a moment ago may still be on its way out."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                remedy = "wait for it or stop it, then start again"
+                raise TrainError(f"{folder}: another process trains here", remedy) from error
+            time.sleep(0.1)
 
 
 class CheckpointFolder:
@@ -57,12 +73,7 @@ class CheckpointFolder:
         if processes.first:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / LOCK).open("w")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise TrainError(
-                    f"{folder}: another process trains here", "wait for it or stop it, then start again"
-                ) from error
+            _take(self._lock, folder)
             for left_over in folder.glob(".step-*"):
                 shutil.rmtree(left_over)
         torch.distributed.barrier()
@@ -77,29 +88,64 @@ class CheckpointFolder:
 
         Args:
             facts: JSON values of the whole run that ``load`` gives back.
+
+        Raises:
+            TrainError: the disk does not take it; the same error in every process, and the older ones stay.
         """
-        name = f"step-{step:08d}"
-        partial, target = self.folder / f".{name}", self.folder / name
-        if self._processes.first:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-        torch.distributed.barrier()
+        partial, target = self.folder / f".step-{step:08d}", self.folder / f"step-{step:08d}"
+        try:
+            first = self._processes.first
+            self._together(partial, lambda: self._begin(partial) if first else None)
+            digests = self._together(partial, lambda: self._write_share(partial, share))
+            manifest = {"step": step, "fingerprint": self._fingerprint, "facts": facts, "files": dict(digests)}
+            self._together(partial, lambda: self._finish(partial, target, manifest) if first else None)
+        except TrainError:
+            if self._processes.first:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    @staticmethod
+    def _begin(partial: Path) -> None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+
+    def _write_share(self, partial: Path, share: dict[str, Any]) -> tuple[str, str]:
         file = partial / self._share_name()
         with file.open("wb") as stream:
             torch.save(share, stream)
             stream.flush()
             os.fsync(stream.fileno())
-        digests: list[Any] = [None] * self._processes.world_size
-        torch.distributed.all_gather_object(digests, (file.name, file_digest(file)))
-        if self._processes.first:
-            manifest = {"step": step, "fingerprint": self._fingerprint, "facts": facts, "files": dict(digests)}
-            write_json(partial / MANIFEST, manifest)
-            if target.exists():
-                shutil.rmtree(target)
-            partial.replace(target)
-            for old in self._found()[self._keep :]:
-                shutil.rmtree(old)
-        torch.distributed.barrier()
+        return file.name, file_digest(file)
+
+    def _finish(self, partial: Path, target: Path, manifest: dict[str, Any]) -> None:
+        write_json(partial / MANIFEST, manifest)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.replace(target)
+        for old in self._found()[self._keep :]:
+            shutil.rmtree(old)
+
+    def _together(self, partial: Path, work: Callable[[], Any]) -> list[Any]:
+        """Let every process do its part, and all of them fail where one does; return what each gave.
+
+        Raises:
+            TrainError: a part could not be written; the checkpoints of before are as they were.
+        """
+        result, fault = None, None
+        try:
+            result = work()
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            free = shutil.disk_usage(self.folder).free >> 20
+            fault = f"process {self._processes.rank}: {str(error).splitlines()[0]} ({free} MiB are free there)"
+        everyone: list[Any] = [None] * self._processes.world_size
+        torch.distributed.all_gather_object(everyone, (result, fault))
+        if faults := [fault for _, fault in everyone if fault]:
+            raise TrainError(
+                f"{partial}: the checkpoint cannot be written: {'; '.join(faults)}",
+                "free space (or ask for a larger quota) and run the same command again: it goes on from the "
+                "checkpoint before, which is whole",
+            )
+        return [result for result, _ in everyone]
 
     def load(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
         """Return step, this process's share and the facts of the newest whole checkpoint, or None.
@@ -156,7 +202,9 @@ class CheckpointFolder:
 
     def _check_fingerprint(self, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
         if differs := differences(manifest["fingerprint"], self._fingerprint):
-            raise TrainError(
-                f"{checkpoint} was written by another run: " + "; ".join(differs),
-                f"restore what differs, or delete {self.folder} to train from the beginning",
-            )
+            remedy = f"restore what differs, or delete {self.folder} to train from the beginning"
+            before = manifest["fingerprint"].get("world_size")
+            if before not in (None, self._fingerprint.get("world_size")):
+                # Sums over another number of processes are other sums: the curve would not be the same run's.
+                remedy = f"start it with {before} processes as before (`processes` of the row), or {remedy}"
+            raise TrainError(f"{checkpoint} was written by another run: " + "; ".join(differs), remedy)

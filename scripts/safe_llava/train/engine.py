@@ -77,18 +77,22 @@ def _meet(backend: str, rank: int, world_size: int) -> None:
 
 
 def deepspeed_config(
-    row: TrainedModel, stage: Stage, micro_batch: int, micro_batches: int, size: int
+    row: TrainedModel, stage: Stage, micro_batch: int, micro_batches: int, size: int, gpu: bool = False
 ) -> dict[str, Any]:
     """Return DeepSpeed's configuration for a stage.
 
     Args:
         micro_batch: samples of one forward pass.
-        micro_batches: forward passes of one process in one optimizer step.
+        micro_batches: forward passes of one process in one optimizer step, at most; which of them is the last is
+            said at each.
         size: elements that are trained: no bucket is larger, as each is allocated whole.
+        gpu: reduce gradients beside the backward pass.
     """
     bucket = min(LARGEST_BUCKET, max(size, 1))
-    zero: dict[str, Any] = {"stage": stage.zero_stage, "contiguous_gradients": True, "overlap_comm": False}
+    zero: dict[str, Any] = {"stage": stage.zero_stage, "contiguous_gradients": True, "overlap_comm": gpu}
     zero |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+    if stage.offload_optimizer:
+        zero |= {"offload_optimizer": {"device": "cpu", "pin_memory": gpu}}
     if stage.zero_stage == 3:
         zero |= {"stage3_prefetch_bucket_size": bucket, "stage3_param_persistence_threshold": 100_000}
         zero |= {"stage3_max_live_parameters": 1_000_000_000, "stage3_max_reuse_distance": 1_000_000_000}
@@ -99,6 +103,8 @@ def deepspeed_config(
         "bf16": {"enabled": row.precision == "bf16"},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
+        # torch's own AdamW also where the states lie on the CPU: DeepSpeed's would be compiled at the start.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 40,
     }
 
@@ -107,8 +113,8 @@ class Engine:
     """A model under DeepSpeed that takes one optimizer step at a time.
 
     Args:
-        model: a ``LossModel`` with its trainable parameters marked, on the CPU.
-        micro_batches: forward passes of this process in a step; equal for all processes.
+        model: a ``LossModel`` with its trainable parameters marked.
+        micro_batches: forward passes of this process in a step, at most; in a step equally many for all processes.
 
     Raises:
         TrainError: bf16 without ZeRO, which would keep no fp32 weights.
@@ -127,32 +133,41 @@ class Engine:
             raise TrainError("zero_stage 0 keeps no fp32 master weights in bf16", "set zero_stage to 1, 2 or 3")
         import deepspeed
 
-        if processes.device.type == "cpu":
-            # DeepSpeed would try a compiler at every start, and build a shared-memory kernel where it finds one.
-            deepspeed.ops.__compatible_ops__ = {}
+        # DeepSpeed would try a compiler at every start, and build kernels where it finds one.
+        deepspeed.ops.__compatible_ops__ = {}
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         # DeepSpeed calls torch functions that torch has renamed.
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
         groups = parameter_groups(model, row, stage)
         size = sum(value.numel() for group in groups for value in group["params"])
-        optimizer = torch.optim.AdamW(groups, betas=stage.adam_betas, eps=stage.adam_epsilon)
+        gpu = processes.device.type == "cuda"
+        optimizer = torch.optim.AdamW(groups, betas=stage.adam_betas, eps=stage.adam_epsilon, fused=gpu or None)
+        exact = _fp32_buffers(model)
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
-            config=deepspeed_config(row, stage, micro_batch, micro_batches, size),
+            config=deepspeed_config(row, stage, micro_batch, micro_batches, size, gpu),
         )
-        self.model, self.zero_stage, self.processes = model, stage.zero_stage, processes
-        self._scale = processes.world_size * micro_batches
+        for (module, name), value in exact.items():
+            setattr(module, name, value.to(processes.device))
+        self.model, self.zero_stage, self.processes = model, int(stage.zero_stage), processes
         self._groups = optimizer.param_groups
 
-    def forward_backward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Add one micro-batch's gradient; return each sample's part of the step's loss, ``[B]``."""
-        batch = {name: value.to(self.processes.device, non_blocking=True) for name, value in batch.items()}
+    def forward_backward(self, batch: dict[str, torch.Tensor], last: bool) -> torch.Tensor:
+        """Add one micro-batch's gradient; return each sample's part of the step's loss, ``[B]``.
+
+        Args:
+            batch: arguments of the model; single numbers stay on the CPU.
+            last: whether ``update`` follows.
+        """
+        device = self.processes.device
+        batch = {key: value.to(device, non_blocking=True) if value.ndim else value for key, value in batch.items()}
+        self.engine.set_gradient_accumulation_boundary(last)
         loss, parts_B = self.engine(**batch)
-        # DeepSpeed takes the mean over processes and micro-batches; the weights already make it a sum.
-        self.engine.backward(loss * self._scale)
-        if not self.engine.is_gradient_accumulation_boundary():
+        # DeepSpeed takes the mean over processes; the weights already make it a sum.
+        self.engine.backward(loss * self.processes.world_size, scale_wrt_gas=False)
+        if not last:
             self.engine.step()  # counts the micro-batch; the weights stay
         return parts_B
 
@@ -213,6 +228,16 @@ class Engine:
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+
+
+def _fp32_buffers(model: nn.Module) -> dict[tuple[nn.Module, str], torch.Tensor]:
+    """Return what DeepSpeed casts to bf16 with the rest and must not: the rotary embedding's frequencies."""
+    return {
+        (module, name): value.detach().clone()
+        for module in model.modules()
+        for name, value in module.named_buffers(recurse=False)
+        if value.dtype == torch.float32
+    }
 
 
 def _is_plain(value: Any) -> bool:

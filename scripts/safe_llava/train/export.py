@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
@@ -16,8 +21,14 @@ from safe_llava.core.errors import TrainError
 from safe_llava.core.files import atomic_path, read_json
 from safe_llava.train.conversation import TEMPLATES
 from safe_llava.train.model import PROJECTOR, Tower, merge_lora
-from safe_llava.train.tokenizer import IMAGE_TOKEN
+from safe_llava.train.tokenizer import IMAGE_TOKEN, without_beginning
 
+PUBLIC_NAMES = {
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "model.vision_tower.": "vision_tower.vision_model.",
+}
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -44,6 +55,19 @@ def with_image_row(state: dict[str, torch.Tensor], image_token_id: int) -> dict[
     return grown
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a checkpoint is asked, which its weights do not say.
+
+    Attributes:
+        template: name of the conversation template.
+        image_geometry: how a picture becomes a square: "pad", "crop" or "resize".
+    """
+
+    template: str
+    image_geometry: str
+
+
 def save_checkpoint(
     llava: nn.Module,
     state: dict[str, torch.Tensor],
@@ -52,38 +76,76 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerFast,
     out: Path,
 ) -> None:
-    """Write model, tokenizer and processor to the folder ``out``, beside it first and then renamed.
+    """Write a trained model as ``write_checkpoint`` does, its adapters merged.
 
     Args:
         llava: the trained model, for its configuration only.
         state: whole weights by the model's names.
+    """
+    form = Form(row.finetune.template, row.finetune.image_geometry)
+    write_checkpoint(llava.config, merge_lora(state, row), form, tower, tokenizer, out)
+
+
+def write_checkpoint(
+    config: Any,
+    state: dict[str, torch.Tensor],
+    form: Form,
+    tower: Tower,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+) -> None:
+    """Write model, tokenizer and processor to the folder ``out``, beside it first and then renamed.
+
+    Args:
+        config: a ``LlavaConfig``; what the weights and the tokenizer say is set anew in a copy of it.
+        state: weights by the names of ``LlavaForConditionalGeneration``.
 
     Raises:
-        TrainError: ``out`` exists and is no checkpoint.
+        TrainError: ``out`` exists and is no checkpoint, the weights do not fit, or the disk does not take them.
+    """
+    with whole_folder(out) as partial:
+        _save_model(config, state, form, tokenizer, partial)
+        _processor(form, config, tower, tokenizer).save_pretrained(partial)
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder beside ``out`` for a checkpoint, and rename it into place when the block succeeds.
+
+    Raises:
+        TrainError: ``out`` exists and is no checkpoint, or the disk does not take it.
     """
     if out.exists() and not (out / "config.json").is_file():
         raise TrainError(f"{out} exists and is no checkpoint", "name another folder, or remove this one")
     partial = out.with_name(f".{out.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _whole_model(llava, state, row, tokenizer).save_pretrained(partial)
-    _processor(row, tower, tokenizer).save_pretrained(partial)
-    _flush(partial)
-    if out.exists():
-        shutil.rmtree(out)
-    partial.replace(out)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        _flush(partial)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.replace(out)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        remedy = "free space, then run the same command again; a training goes on from its last checkpoint"
+        raise TrainError(f"{out}: the checkpoint cannot be written: {error}", remedy) from error
 
 
-def _whole_model(
-    llava: Any, state: dict[str, torch.Tensor], row: TrainedModel, tokenizer: PreTrainedTokenizerFast
-) -> Any:
+def _save_model(
+    config: Any, state: dict[str, torch.Tensor], form: Form, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> None:
     from transformers import GenerationConfig, LlavaForConditionalGeneration
 
-    image_token_id = llava.config.image_token_id
-    state = with_image_row(merge_lora(state, row), image_token_id)
-    config = type(llava.config).from_dict(llava.config.to_dict())
+    config = type(config).from_dict(config.to_dict())
+    # The softmax of the training runs over these words; rows behind them are the image token's.
+    config.trained_vocab_size = len(state[EMBEDDINGS])
+    state = with_image_row(state, config.image_token_id)
     config.text_config.vocab_size = len(state[EMBEDDINGS])
     config.dtype = config.text_config.dtype = config.vision_config.dtype = state[EMBEDDINGS].dtype
+    for part in (config, config.text_config, config.vision_config):
+        part._name_or_path = ""  # where the weights lay on this machine
+    config.architectures = [LlavaForConditionalGeneration.__name__]
     tokens = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -92,41 +154,71 @@ def _whole_model(
     for name, value in tokens.items():
         setattr(config.text_config, name, value)
         setattr(config, name, value)
-    with torch.device("meta"):
-        whole = LlavaForConditionalGeneration(config)
-    missing, unexpected = whole.load_state_dict(state, strict=False, assign=True)
-    tied = {HEAD} if config.tie_word_embeddings else set()
-    if set(missing) - tied or unexpected:
-        raise TrainError(f"the weights do not fit the model: {missing} {unexpected}", "report this")
-    whole.tie_weights()
+    _check_fit(config, state)
+    config.save_pretrained(folder)
     # Not the language model's own: one that mixes greedy search and a temperature is refused when it is saved.
-    whole.generation_config = GenerationConfig(do_sample=False, **tokens)
-    return whole
+    GenerationConfig(do_sample=False, **{**tokens, "eos_token_id": _ends(form, tokenizer)}).save_pretrained(folder)
+    save_torch_state_dict({_public_name(name): value for name, value in state.items()}, folder)
 
 
-def _processor(row: TrainedModel, tower: Tower, tokenizer: PreTrainedTokenizerFast) -> Any:
-    """Return a processor whose pixels are those of ``images.preprocess`` under the finetune geometry."""
+def _ends(form: Form, tokenizer: PreTrainedTokenizerFast) -> int | list[int] | None:
+    """Return the token that ends a taught answer, and the tokenizer's own end where that is another (Qwen2's is)."""
+    taught = tokenizer.get_vocab().get(TEMPLATES[form.template].gpt_end)
+    ends = list(dict.fromkeys(token for token in (taught, tokenizer.eos_token_id) if token is not None))
+    return ends[0] if len(ends) == 1 else ends or None
+
+
+def _check_fit(config: Any, state: dict[str, torch.Tensor]) -> None:
+    from transformers import LlavaForConditionalGeneration
+
+    with torch.device("meta"):
+        expected = {name: value.shape for name, value in LlavaForConditionalGeneration(config).named_parameters()}
+    if config.tie_word_embeddings:
+        expected |= {HEAD: state[HEAD].shape} if HEAD in state else {}
+    found = {name: value.shape for name, value in state.items()}
+    if expected != found:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise TrainError(
+            f"the weights do not fit the model: {wrong[0]} is {found.get(wrong[0], 'absent')}, not "
+            f"{expected.get(wrong[0], 'known')} ({len(wrong)} differ)",
+            "give the language model and the tower that the weights were trained with",
+        )
+
+
+def _public_name(name: str) -> str:
+    """Return a parameter's name in published LLaVA checkpoints: what every version of transformers and vLLM reads."""
+    for ours, public in PUBLIC_NAMES.items():
+        if name.startswith(ours):
+            return public + name.removeprefix(ours)
+    return name
+
+
+def _processor(form: Form, config: Any, tower: Tower, tokenizer: PreTrainedTokenizerFast) -> Any:
+    """Return a processor whose pixels are those of ``images.preprocess``, and whose prompts begin as in training."""
     from transformers import LlavaProcessor
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
     size = tower.config.image_size
     square = {"height": size, "width": size}
-    resize = row.finetune.image_geometry == "resize"
+    resize = form.image_geometry == "resize"
     pictures = LlavaImageProcessorPil(
-        do_pad=row.finetune.image_geometry == "pad",
+        do_pad=form.image_geometry == "pad",
         size=square if resize else {"shortest_edge": size},
         crop_size=square,
         do_center_crop=not resize,
         image_mean=list(tower.mean),
         image_std=list(tower.std),
     )
+    template = TEMPLATES[form.template].chat_template
+    if begins := tokenizer("").input_ids:
+        template = f"{{{{- '{tokenizer.convert_ids_to_tokens(begins)[0]}' -}}}}{template}"
     return LlavaProcessor(
         image_processor=pictures,
-        tokenizer=tokenizer,
+        tokenizer=without_beginning(tokenizer),
         patch_size=tower.config.patch_size,
-        vision_feature_select_strategy="default" if row.vision_feature_select == "patch" else "full",
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
         num_additional_image_tokens=tower.class_tokens,
-        chat_template=TEMPLATES[row.finetune.template].chat_template,
+        chat_template=template,
         image_token=IMAGE_TOKEN,
     )
 
@@ -134,7 +226,9 @@ def _processor(row: TrainedModel, tower: Tower, tokenizer: PreTrainedTokenizerFa
 def _flush(folder: Path) -> None:
     """Put every file of a folder on disk, so that the rename does not outrun them."""
     read_json(folder / "config.json")
-    for file in folder.iterdir():
+    for file in folder.rglob("*"):
+        if file.is_dir():
+            continue
         file.chmod(0o644)  # safetensors writes files that only their owner can read
         with file.open("rb") as stream:
             os.fsync(stream.fileno())

@@ -1,7 +1,8 @@
 """See what a stage trains on: ids and labels of every sample, and on a terminal the text with its taught parts.
 
 ``python -m safe_llava.train.inspect --model DIR --annotations FILE --images DIR --stage finetune --out FILE.jsonl``
-writes one line a sample (``id``, ``input_ids`` with the image token's id at image positions, ``labels``).
+writes one line a sample (``id``, ``input_ids`` with the image token's id at image positions, ``labels``). With
+``--loss`` each has its ``loss`` too: the mean over its taught tokens in fp32, null where there are none.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from safe_llava.core.files import read_json, write_jsonl
 from safe_llava.core.progress import track
 from safe_llava.train.conversation import IGNORE_INDEX, TEMPLATES
 from safe_llava.train.images import CLIP_MEAN, CLIP_STD
+from safe_llava.train.sample_loss import SampleLoss, load_loss
 from safe_llava.train.samples import Features, ImageFormat, SampleDataset, Stage, load_annotations
 from safe_llava.train.tokenizer import IMAGE_TOKEN, add_image_token, load_tokenizer
 
@@ -67,7 +69,9 @@ def _json(file: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _rows(dataset: SampleDataset, tokenizer: PreTrainedTokenizerFast, show: int) -> Iterator[dict[str, Any]]:
+def _rows(
+    dataset: SampleDataset, tokenizer: PreTrainedTokenizerFast, show: int, loss: SampleLoss | None
+) -> Iterator[dict[str, Any]]:
     counts: Counter[str] = Counter()
     for index in track(range(len(dataset)), "inspect", unit="samples"):
         item = dataset[index]
@@ -77,7 +81,8 @@ def _rows(dataset: SampleDataset, tokenizer: PreTrainedTokenizerFast, show: int)
         counts[f"cut at {dataset.max_length}"] += len(item.input_ids) >= dataset.max_length
         counts["without a taught token"] += all(label == IGNORE_INDEX for label in item.labels)
         counts["that the original would drop (tokenization mismatch)"] += item.would_mismatch
-        yield {"id": item.sample_id, "input_ids": item.input_ids, "labels": item.labels}
+        row = {"id": item.sample_id, "input_ids": item.input_ids, "labels": item.labels}
+        yield row if loss is None else {**row, "loss": loss(item)}
     for name, count in counts.items():
         LOG.info("samples %s: %s of %s", name, f"{count:,}", f"{len(dataset):,}")
 
@@ -92,6 +97,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--template", choices=list(TEMPLATES), help="default: plain or v1, by the stage")
     parser.add_argument("--max-length", type=int, default=2048, help="tokens after the image is expanded")
     parser.add_argument("--image-tokens", type=int, help="positions of an image; default: what the model folder says")
+    parser.add_argument("--loss", action="store_true", help="mean loss of each sample in fp32, by the folder's weights")
+    parser.add_argument("--vision-tower", type=Path, help="tower of an original's checkpoint; default: as it names it")
     parser.add_argument("--show", type=int, default=5, help="samples to print when standard output is a terminal")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines to write")
     return parser
@@ -102,7 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     arguments = parser().parse_args(argv)
     if arguments.max_length < 1 or (arguments.image_tokens or 1) < 1:
         raise TrainError("--max-length and --image-tokens count tokens", "give whole numbers above 0")
+    if arguments.loss and arguments.images is None:
+        raise TrainError("--loss without --images", "name the image folder")
     tokenizer = load_tokenizer(arguments.model, arguments.max_length)
+    image_token_id = add_image_token(tokenizer)
+    loss = load_loss(arguments.model, arguments.vision_tower, image_token_id) if arguments.loss else None
     image = model_image_format(arguments.model)
     if arguments.image_tokens:
         image = ImageFormat(image.size, arguments.image_tokens, image.mean, image.std)
@@ -111,14 +122,14 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         arguments.images or Path(),
         tokenizer,
         arguments.stage,
-        image_token_id=add_image_token(tokenizer),
+        image_token_id=image_token_id,
         max_length=arguments.max_length,
         image=image,
         template=arguments.template,
         pixels=arguments.images is not None,
     )
     show = arguments.show if sys.stdout.isatty() else 0
-    write_jsonl(arguments.out, _rows(dataset, tokenizer, show))
+    write_jsonl(arguments.out, _rows(dataset, tokenizer, show, loss))
     return None
 
 

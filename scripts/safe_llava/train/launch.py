@@ -55,6 +55,8 @@ class Group:
                     RENDEZVOUS: str(rendezvous),
                     # Read when torch is imported; the step itself sets torch's number of threads.
                     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+                    # Micro-batches differ in length: without it the GPU's memory falls to pieces.
+                    "PYTORCH_CUDA_ALLOC_CONF": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"),
                 },
             )
             for rank in range(processes)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,12 +20,21 @@ from safe_llava.core.progress import Progress
 from safe_llava.train.batches import MicroBatch, StepDataset, steps_from
 from safe_llava.train.checkpoint import CheckpointFolder
 from safe_llava.train.engine import Engine, Processes
+from safe_llava.train.flops import Arithmetic, peak_flops
+from safe_llava.train.guards import LossGuard, dead_worker_named, memory_named
 from safe_llava.train.loss import sample_weights
 from safe_llava.train.metrics import MetricsLog, StepMetrics
 from safe_llava.train.schedule import Plan, learning_rate_factor
 
 LOG = logging.getLogger(__name__)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+def _note(metrics: StepMetrics) -> str:
+    """What the progress line says of a step."""
+    speed = f"{metrics.samples_per_s:.1f} samples/s, {metrics.tokens_per_s:.0f} tokens/s"
+    mfu = f", MFU {metrics.mfu:.0%}" if metrics.mfu else ""
+    return f"loss {metrics.loss:.4f}, {speed}{mfu}"
 
 
 class StopRequest:
@@ -54,6 +64,7 @@ class Totals:
     would_mismatch: int
     stop: bool
     save: bool
+    flops: float = 0.0
 
 
 @dataclass
@@ -63,6 +74,10 @@ class Loop:
     Attributes:
         seed: of the random numbers of a step (LoRA's dropout), together with the step and the rank.
         would_mismatch: samples of the first epoch that the original would have dropped.
+        loss_limit: a loss above this multiple of its running mean ends the run; None checks nothing.
+        tensorboard: folder for event files; None writes none.
+        saves: whether checkpoints are written; a run that only measures has none.
+        arithmetic: what the model FLOP utilisation is reckoned from; None leaves it out.
     """
 
     engine: Engine
@@ -76,28 +91,44 @@ class Loop:
     label: str
     stop: StopRequest = field(default_factory=StopRequest)
     would_mismatch: int = 0
+    arithmetic: Arithmetic | None = None
+    saves: bool = True
+    loss_limit: float | None = None
+    tensorboard: Path | None = None
+    at: int = 0
+    guard: LossGuard = field(default_factory=lambda: LossGuard(None))
     _saved_at: float = field(default_factory=time.monotonic)
 
     def run(self, data: StepDataset) -> tuple[bool, list[StepMetrics]]:
         """Train to the end or to a signal; return whether it is the end, and the steps (first process only).
 
         Raises:
-            TrainError: a loss or a gradient is not finite, or a sample cannot be made. Nothing is saved.
+            TrainError: a loss or a gradient is not finite or exploded, a sample cannot be made, a loader process died,
+                or memory or disk is full. Nothing is saved, and what was saved stays.
         """
-        first = self._resume()
-        log = MetricsLog(self.folder.metrics, first) if self.processes.first else None
+        self.guard = LossGuard(self.loss_limit)
+        self.at = first = self._resume()
+        with dead_worker_named(lambda: data.sample_ids(self.at)):
+            return self._run(data, first)
+
+    def _run(self, data: StepDataset, first: int) -> tuple[bool, list[StepMetrics]]:
+        log = MetricsLog(self.folder.metrics, first, self.tensorboard) if self.processes.first else None
         seconds = log.steps[-1].seconds if log and log.steps else 0.0
         progress = Progress(self.plan.total_steps - first, self.label, "steps") if self.processes.first else None
         start = last = time.monotonic()
-        steps: Iterator[list[MicroBatch]] = steps_from(data, first, self.plan.total_steps, self.workers)
+        pinned = self.processes.device.type == "cuda"
+        steps: Iterator[list[MicroBatch]] = steps_from(data, first, self.plan.total_steps, self.workers, pinned)
         saved = first
         for step, micro_batches in enumerate(steps, start=first):
+            self.at = step
             totals, norm, factor = self._step(step, micro_batches)
             now = time.monotonic()
             if log and progress:
-                log.add(self._metrics(step, totals, norm, factor, now - last, seconds + now - start))
-                progress.update(note=f"loss {totals.loss:.4f}")
+                metrics = self._metrics(step, totals, norm, factor, now - last, seconds + now - start)
+                log.add(metrics)
+                progress.update(note=_note(metrics))
             last = now
+            self.at = min(step + 1, self.plan.total_steps - 1)  # what the loader is on from here
             if totals.save or totals.stop or (step + 1) % self.checkpoints.every_steps == 0:
                 self._save(saved := step + 1)
             if totals.stop and step + 1 < self.plan.total_steps:
@@ -116,13 +147,16 @@ class Loop:
             return 0
         step, share, facts = loaded
         self.engine.load_state(share)
-        self.would_mismatch = facts["would_mismatch"]
+        self.would_mismatch, self.guard.mean = facts["would_mismatch"], facts.get("mean_loss")
         if self.processes.first:
             LOG.info("going on after step %d of %d", step, self.plan.total_steps)
         return step
 
     def _save(self, step: int) -> None:
-        self.folder.save(step, self.engine.state(), {"would_mismatch": self.would_mismatch})
+        if not self.saves:
+            return
+        facts = {"would_mismatch": self.would_mismatch, "mean_loss": self.guard.mean}
+        self.folder.save(step, self.engine.state(), facts)
         self._saved_at = time.monotonic()
 
     def _step(self, step: int, micro_batches: list[MicroBatch]) -> tuple[Totals, float, float]:
@@ -131,19 +165,28 @@ class Loop:
         torch.manual_seed((self.seed * 1_000_003 + step) * self.processes.world_size + self.processes.rank)
         tokens_G = self._labelled_tokens(micro_batches)
         parts = [
-            self.engine.forward_backward({**item.tensors, "weights": sample_weights(item.groups, tokens_G)})
-            for item in micro_batches
+            self._forward_backward(item, sample_weights(item.groups, tokens_G), number == len(micro_batches))
+            for number, item in enumerate(micro_batches, start=1)
         ]
         totals = self._reduce(micro_batches, parts)
         if not math.isfinite(totals.loss):
-            raise self._not_finite("the loss", step, micro_batches, parts)
+            raise self._wrong("the loss", "is not finite", step, micro_batches, parts)
+        if self.guard.exploded(step, totals.loss):
+            what = f"the loss {totals.loss:.4g}, over {self.loss_limit:g} times its running mean {self.guard.mean:.4g},"
+            raise self._wrong(what, "exploded", step, micro_batches, None)
         factor = learning_rate_factor(step, self.plan.total_steps, self.stage.warmup_ratio)
-        norm = self.engine.update(factor)
+        with memory_named("the optimizer step", [name for item in micro_batches for name in item.sample_ids]):
+            norm = self.engine.update(factor)
         if not math.isfinite(norm):
-            raise self._not_finite("the gradient", step, micro_batches, None)
+            raise self._wrong("the gradient", "is not finite", step, micro_batches, None)
         if step < self.plan.steps_per_epoch:
             self.would_mismatch += totals.would_mismatch
         return totals, norm, factor
+
+    def _forward_backward(self, item: MicroBatch, weights: torch.Tensor, last: bool) -> torch.Tensor:
+        what = f"a micro-batch of {len(item.sample_ids)} samples with {item.tokens} tokens"
+        with memory_named(what, item.sample_ids):
+            return self.engine.forward_backward({**item.tensors, "weights": weights}, last=last)
 
     def _labelled_tokens(self, micro_batches: list[MicroBatch]) -> torch.Tensor:
         """Labelled tokens of each reference group of the step, over all processes where groups are cut."""
@@ -163,9 +206,18 @@ class Loop:
             sum(item.would_mismatch for item in micro_batches),
             self.stop.received,
             self.processes.first and overdue,
+            self._flops(micro_batches),
         ]
-        loss, tokens, mismatched, stop, save = self._sum(torch.tensor(values, dtype=torch.float64)).tolist()
-        return Totals(loss, int(tokens), int(mismatched), stop > 0, save > 0)
+        loss, tokens, mismatched, stop, save, flops = self._sum(torch.tensor(values, dtype=torch.float64)).tolist()
+        return Totals(loss, int(tokens), int(mismatched), stop > 0, save > 0, flops)
+
+    def _flops(self, micro_batches: list[MicroBatch]) -> float:
+        if self.arithmetic is None:
+            return 0.0
+        return sum(
+            self.arithmetic.step(item.tokens, item.squares, int(item.labelled.sum()), item.images)
+            for item in micro_batches
+        )
 
     def _sum(self, values: torch.Tensor) -> torch.Tensor:
         moved = values.to(self.processes.device)
@@ -175,6 +227,9 @@ class Loop:
     def _metrics(
         self, step: int, totals: Totals, norm: float, factor: float, took: float, seconds: float
     ) -> StepMetrics:
+        device = self.processes.device
+        peak = peak_flops(device)
+        memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
         return StepMetrics(
             step=step + 1,
             epoch=round((step + 1) / self.plan.steps_per_epoch, 6),
@@ -184,12 +239,14 @@ class Loop:
             samples_per_s=round(self.stage.global_batch / took, 3),
             tokens_per_s=round(totals.tokens / took, 1),
             seconds=round(seconds, 3),
+            mfu=round(totals.flops / took / (peak * self.processes.world_size), 4) if peak else 0.0,
+            memory_gib=round(memory, 2),
         )
 
-    def _not_finite(
-        self, what: str, step: int, micro_batches: list[MicroBatch], parts: list[torch.Tensor] | None
+    def _wrong(
+        self, what: str, fault: str, step: int, micro_batches: list[MicroBatch], parts: list[torch.Tensor] | None
     ) -> TrainError:
-        """Name the samples: those whose loss is not finite, or all of the step where only the gradient is not."""
+        """Name the samples: those whose loss is not finite, or all of the step without ``parts``."""
         names = [
             name
             for number, item in enumerate(micro_batches)
@@ -200,6 +257,6 @@ class Loop:
         torch.distributed.all_gather_object(everyone, names)
         listed = ", ".join(name for names in everyone for name in names)
         return TrainError(
-            f"{what} of step {step + 1} is not finite; samples: {listed}",
+            f"{what} of step {step + 1} {fault}; samples: {listed}",
             "look at these samples with safe_llava.train.inspect; lower the learning rate if they are sound",
         )

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 
+from safe_llava.core.errors import TrainError
 from safe_llava.core.files import write_text
 
 
@@ -21,6 +25,8 @@ class StepMetrics:
         learning_rate: of the first parameter group.
         grad_norm: before clipping.
         seconds: of training since the beginning, interruptions left out.
+        mfu: part of the devices' peak that the step's mathematics needs; 0 where the peak is not known.
+        memory_gib: most memory that a device held so far; 0 on a CPU.
     """
 
     step: int
@@ -31,6 +37,8 @@ class StepMetrics:
     samples_per_s: float
     tokens_per_s: float
     seconds: float
+    mfu: float = 0.0
+    memory_gib: float = 0.0
 
 
 COLUMNS = tuple(field.name for field in fields(StepMetrics))
@@ -63,24 +71,78 @@ def write_metrics(file: Path, steps: list[StepMetrics]) -> None:
     write_text(file, _line(COLUMNS) + "".join(_line(astuple(item)) for item in steps))
 
 
+@contextmanager
+def _written(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TrainError(
+            f"{file}: the step cannot be written: {error}", "free space and run the same command again: it goes on"
+        ) from error
+
+
+class Board:
+    """Writes steps as TensorBoard's event files.
+
+    Args:
+        folder: of one training; each start adds a file, and TensorBoard drops what an interrupted one has beyond
+            step ``first``.
+
+    Raises:
+        TrainError: the package is missing.
+    """
+
+    def __init__(self, folder: Path, first: int) -> None:
+        check_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=first + 1)
+
+    def add(self, item: StepMetrics) -> None:
+        """Append a step."""
+        for name in COLUMNS[2:]:
+            self._writer.add_scalar(f"train/{name}", getattr(item, name), item.step)
+
+    def close(self) -> None:
+        """Put everything on disk."""
+        self._writer.close()
+
+
+def check_tensorboard() -> None:
+    """Refuse event files where the package that writes them is missing."""
+    if find_spec("tensorboard") is None:
+        raise TrainError("--tensorboard: the package tensorboard is not installed", "install it, or leave the flag out")
+
+
 class MetricsLog:
     """Appends steps to a table on disk.
 
     Args:
         file: kept up to step ``first``, the rest is written anew.
+        tensorboard: folder for the same as TensorBoard's event files.
+
+    Raises:
+        TrainError: the disk does not take a step.
     """
 
-    def __init__(self, file: Path, first: int) -> None:
-        self.steps = read_metrics(file, first)
-        write_metrics(file, self.steps)
-        self._stream = file.open("a", encoding="utf-8")
+    def __init__(self, file: Path, first: int, tensorboard: Path | None = None) -> None:
+        self.file, self.steps = file, read_metrics(file, first)
+        self._board = Board(tensorboard, first) if tensorboard else None
+        with _written(file):
+            write_metrics(file, self.steps)
+            self._stream = file.open("a", encoding="utf-8")
 
     def add(self, item: StepMetrics) -> None:
         """Append a step; it is on disk when this returns."""
         self.steps.append(item)
-        self._stream.write(_line(astuple(item)))
-        self._stream.flush()
+        with _written(self.file):
+            self._stream.write(_line(astuple(item)))
+            self._stream.flush()
+            if self._board:
+                self._board.add(item)
 
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
+        if self._board:
+            self._board.close()

@@ -40,6 +40,11 @@ class Tower:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def drops_class_token(self) -> bool:
+        """Whether an image takes fewer positions than the tower has."""
+        return self.tokens < (self.config.image_size // self.config.patch_size) ** 2 + self.class_tokens
+
     def image_format(self, geometry: str) -> ImageFormat:
         """Return how pictures reach this tower under a stage's geometry ("pad", "crop" or "resize")."""
         return ImageFormat(self.config.image_size, self.tokens, self.mean, self.std, ImageGeometry(geometry))
@@ -55,7 +60,15 @@ def _load_config(path: Path) -> Any:
 
 
 def read_tower(path: Path, row: TrainedModel) -> Tower:
+    """Read what the folder of a CLIP or SigLIP tower says, without its weights (``read_tower_as``)."""
+    return read_tower_as(path, row.vision_feature_select)
+
+
+def read_tower_as(path: Path, select: str) -> Tower:
     """Read what the folder of a CLIP or SigLIP tower says, without its weights.
+
+    Args:
+        select: "patch" drops the class token, "full" keeps every position.
 
     Raises:
         TrainError: another kind of tower, or a class token is to be dropped that the tower does not have.
@@ -67,12 +80,12 @@ def read_tower(path: Path, row: TrainedModel) -> Tower:
     if kind not in TOWERS.values():
         raise TrainError(f"{path}: {kind} is no known vision tower", "name a CLIP or SigLIP model in the row")
     clip = kind == TOWERS["clip"]
-    if row.vision_feature_select == "patch" and not clip:
+    if select == "patch" and not clip:
         raise TrainError(
             "vision_feature_select `patch` drops a class token, and SigLIP has none", "set it to `full` in the row"
         )
     patches = (config.image_size // config.patch_size) ** 2
-    tokens = patches + (int(clip) if row.vision_feature_select == "full" else 0)
+    tokens = patches + (int(clip) if select == "full" else 0)
     file = path / "preprocessor_config.json"
     pixels = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     mean = tuple(pixels.get("image_mean", CLIP_MEAN if clip else SIGLIP_MEAN))
@@ -81,9 +94,14 @@ def read_tower(path: Path, row: TrainedModel) -> Tower:
 
 
 def build_model(
-    row: TrainedModel, language_model: Path, tower: Tower, projector: Path | None, image_token_id: int
+    row: TrainedModel,
+    language_model: Path,
+    tower: Tower,
+    projector: Path | None,
+    image_token_id: int,
+    device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """Return a ``LlavaForConditionalGeneration`` with all its weights on the CPU.
+    """Return a ``LlavaForConditionalGeneration`` with all its weights on a device, read straight to there.
 
     The vocabulary is the language model's own; ``image_token_id`` may lie behind it (see ``LossModel``).
 
@@ -104,10 +122,14 @@ def build_model(
     config = _llava_config(row, _load_config(language_model), tower, image_token_id)
     with torch.device("meta"):
         llava = LlavaForConditionalGeneration(config)
-    words = _load(AutoModelForCausalLM, language_model, dtype)
+    # Without it a process would hold all weights in the CPU's memory first: eight of them, eight times.
+    there = {"device_map": {"": str(device)}} if str(device) != "cpu" else {}
+    words = load_pretrained(AutoModelForCausalLM, language_model, dtype, **there)
     llava.model.language_model, llava.lm_head = words.model, words.lm_head
-    llava.model.vision_tower = _load(type(llava.model.vision_tower), tower.path, dtype, config=tower.config)
-    llava.model.multi_modal_projector = _new_projector(config, row).to(dtype)
+    llava.model.vision_tower = load_pretrained(
+        type(llava.model.vision_tower), tower.path, dtype, config=tower.config, **there
+    )
+    llava.model.multi_modal_projector = _new_projector(config, row).to(device, dtype)
     if projector is not None:
         _load_projector(llava.model.multi_modal_projector, projector)
     if meta := [name for name, value in llava.named_parameters() if value.is_meta]:
@@ -130,7 +152,7 @@ def _llava_config(row: TrainedModel, text: Any, tower: Tower, image_token_id: in
     )
 
 
-def _load(model_class: Any, path: Path, dtype: torch.dtype, **options: Any) -> Any:
+def load_pretrained(model_class: Any, path: Path, dtype: torch.dtype, **options: Any) -> Any:
     """Load weights; .bin files go through transformers' loader, which reads tensors only."""
     try:
         model, report = model_class.from_pretrained(

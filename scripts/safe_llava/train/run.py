@@ -27,9 +27,9 @@ from safe_llava.core.errors import SafeLlavaError, TrainError
 from safe_llava.core.files import file_digest, write_json
 from safe_llava.core.provenance import record
 from safe_llava.train.checkpoint import CheckpointFolder
-from safe_llava.train.engine import Engine, Processes, join_processes
+from safe_llava.train.engine import Processes, join_processes
 from safe_llava.train.loop import Loop, StopRequest
-from safe_llava.train.metrics import StepMetrics, write_metrics
+from safe_llava.train.metrics import StepMetrics, check_tensorboard, write_metrics
 
 LOG = logging.getLogger(__name__)
 MIB = 1 << 20
@@ -50,10 +50,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="pretrain: projector file; finetune: checkpoint folder")
     parser.add_argument("--metrics", type=Path, required=True, help="CSV of the steps")
     parser.add_argument("--summary", type=Path, required=True, help="JSON of the run and its provenance")
-    parser.add_argument("--micro-batch", type=int, help="samples at once; default: 8 on CPU, reference group on GPU")
-    parser.add_argument("--workers", type=int, help="loader processes each; default: 0 on a CPU, 4 on a GPU")
+    parser.add_argument("--micro-batch", type=int, help="samples at once; default: 8 on CPU, by tokens on GPU")
+    parser.add_argument("--micro-tokens", type=int, help="tokens at once; default on GPU: what the memory allows")
+    parser.add_argument("--attention", default="auto", help="auto, padded, varlen, flash, flex or blocks")
+    parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="layers; auto: on a GPU")
+    parser.add_argument("--workers", type=int, help="loader processes each; default: 0 on a CPU, 8 on a GPU")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch in each process")
     parser.add_argument("--cache-mib", type=int, default=1024, help="decoded samples kept in memory (without workers)")
+    parser.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's event files; default: none")
     parser.add_argument("--keep-checkpoints", action="store_true", help="leave the checkpoints when all is done")
     return parser
 
@@ -86,17 +90,23 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise TrainError(f"--projector {arguments.projector}: no such file", "run the pretrain stage first")
     if arguments.stage == "finetune" and arguments.projector is None:
         raise TrainError("finetune without --projector", "give the file that the pretrain stage wrote")
-    for name, least in (("micro_batch", 1), ("threads", 1), ("workers", 0), ("cache_mib", 0)):
+    if arguments.tensorboard is not None:
+        check_tensorboard()
+    for name, least in (("micro_batch", 1), ("micro_tokens", 1), ("threads", 1), ("workers", 0), ("cache_mib", 0)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise TrainError(f"--{name.replace('_', '-')} {value}", f"give a whole number from {least} on")
 
 
 def fingerprint(
-    arguments: argparse.Namespace, row: TrainedModel, processes: Processes, micro_batch: int
+    arguments: argparse.Namespace, row: TrainedModel, processes: Processes, computed: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what must be the same when a run goes on: whatever changes a number, and nothing else."""
-    config = row.model_dump(mode="json", exclude={"description", "checkpoints", "processes", "nodes"})
+    """Return what must be the same when a run goes on: whatever changes a number, and nothing else.
+
+    Args:
+        computed: how micro-batches are cut and computed, as far as it was chosen here.
+    """
+    config = row.model_dump(mode="json", exclude={"description", "checkpoints", "processes", "nodes", "loss_limit"})
     other = "pretrain" if arguments.stage == "finetune" else "finetune"
     folders = {"language_model": arguments.language_model, "vision_tower": arguments.vision_tower}
     models = {
@@ -110,8 +120,8 @@ def fingerprint(
         "projector_sha256": file_digest(arguments.projector) if arguments.projector else None,
         "models": models,
         "world_size": processes.world_size,
-        "micro_batch": micro_batch,
         "threads": arguments.threads,
+        **computed,
     }
 
 
@@ -128,26 +138,33 @@ class Job:
     data: Any
 
 
+def choose_paths(arguments: argparse.Namespace, processes: Processes, stage: Stage) -> Any:
+    """Return the attention back end, whether layers are compiled, and how samples are loaded."""
+    from safe_llava.train import attention
+    from safe_llava.train.assemble import Paths
+
+    gpu = processes.device.type == "cuda"
+    chosen = attention.choose(arguments.attention, processes.device)
+    # ZeRO-3 exchanges a layer's weights in hooks that a compiled layer would not run.
+    automatic = gpu and stage.zero_stage != 3
+    compiled = chosen != attention.PADDED and (automatic if arguments.compile == "auto" else arguments.compile == "on")
+    workers = arguments.workers if arguments.workers is not None else (8 if gpu else 0)
+    return Paths(chosen, compiled, workers, arguments.cache_mib * MIB)
+
+
 def prepare(arguments: argparse.Namespace, row: TrainedModel, processes: Processes) -> Job:
     """Load samples, tokenizer and weights, and put them under DeepSpeed."""
     from safe_llava.core.imports import light_transformers
 
     light_transformers()
-    from safe_llava.train.batches import StepDataset
-    from safe_llava.train.loss import LossModel
-    from safe_llava.train.model import build_model, read_tower, set_trainable
+    from safe_llava.train import assemble
+    from safe_llava.train.model import build_model, read_tower
     from safe_llava.train.samples import SampleDataset, load_annotations
     from safe_llava.train.schedule import Plan
     from safe_llava.train.tokenizer import add_image_token, load_tokenizer
 
     stage: Stage = getattr(row, arguments.stage)
     samples = load_annotations(arguments.annotations)
-    # On a CPU a smaller one costs nothing and wastes less on padding.
-    micro_batch = arguments.micro_batch or (CPU_MICRO_BATCH if processes.device.type == "cpu" else None)
-    plan = Plan(stage, samples, row.seed, processes.world_size, micro_batch)
-    shared: list[Any] = [fingerprint(arguments, row, processes, plan.micro_batch) if processes.first else None]
-    torch.distributed.broadcast_object_list(shared)
-    folder = CheckpointFolder(arguments.checkpoints, shared[0], processes, row.checkpoints.keep)
     tokenizer = load_tokenizer(arguments.language_model, row.max_length)
     image_token_id = add_image_token(tokenizer)
     tower = read_tower(arguments.vision_tower, row)
@@ -161,12 +178,31 @@ def prepare(arguments: argparse.Namespace, row: TrainedModel, processes: Process
         image=tower.image_format(stage.image_geometry),
         template=stage.template,
     )
-    llava = build_model(row, arguments.language_model, tower, arguments.projector, image_token_id)
-    set_trainable(llava, row, stage)
-    workers = arguments.workers if arguments.workers is not None else (4 if processes.device.type == "cuda" else 0)
-    engine = Engine(LossModel(llava, image_token_id), row, stage, plan.micro_batch, plan.micro_batches, processes)
-    loop = Loop(engine, plan, stage, row.checkpoints, folder, processes, row.seed, workers, f"train {arguments.stage}")
-    data = StepDataset(dataset, plan, processes.rank, 0 if workers else arguments.cache_mib * MIB)
+    llava = build_model(row, arguments.language_model, tower, arguments.projector, image_token_id, processes.device)
+    choice = assemble.plan_for(llava, row, stage, processes)
+    if processes.first and processes.device.type == "cuda":
+        LOG.info("plan: %s", choice.reason)
+    stage = choice.applied(stage)
+    paths = choose_paths(arguments, processes, stage)
+    by_tokens = paths.packed and arguments.micro_batch is None
+    tokens = (arguments.micro_tokens or choice.micro_tokens) if by_tokens else None
+    # On a CPU a smaller one costs nothing and wastes less on padding.
+    micro_batch = arguments.micro_batch or (CPU_MICRO_BATCH if processes.device.type == "cpu" else None)
+    budget = assemble.token_budget(tokens, row, tower.tokens)
+    plan = Plan(stage, samples, row.seed, processes.world_size, micro_batch, budget)
+    computed = {
+        "micro_batch": plan.micro_batch,
+        "micro_tokens": tokens,
+        "attention": paths.attention,
+        "compiled": paths.compiled,
+        "zero_stage": stage.zero_stage,
+        "offload_optimizer": stage.offload_optimizer,
+    }
+    shared: list[Any] = [fingerprint(arguments, row, processes, computed) if processes.first else None]
+    torch.distributed.broadcast_object_list(shared)
+    folder = CheckpointFolder(arguments.checkpoints, shared[0], processes, row.checkpoints.keep)
+    label = f"train {arguments.stage}"
+    loop, data = assemble.assemble(llava, dataset, row, stage, plan, folder, processes, paths, label)
     return Job(row, stage, llava, tower, tokenizer, loop, data)
 
 
@@ -216,6 +252,7 @@ def train(arguments: argparse.Namespace) -> int:
     row = read_row(arguments.config)
     processes = join_processes(row.accelerator, arguments.threads)
     job = prepare(arguments, row, processes)
+    job.loop.loss_limit, job.loop.tensorboard = row.loss_limit, arguments.tensorboard
     if processes.first:
         plan, each = job.loop.plan, f"{job.loop.plan.micro_batches} x {job.loop.plan.micro_batch}"
         LOG.info(

@@ -52,6 +52,40 @@ def fill_last_step(order: list[int], global_batch: int) -> list[int]:
 
 
 @dataclass(frozen=True)
+class TokenBudget:
+    """How many tokens a micro-batch may hold, and what a sample is reckoned at before it is tokenised.
+
+    Attributes:
+        tokens: of a micro-batch, at most (a single sample may exceed it).
+        image_tokens: of an image.
+        max_length: where samples are cut.
+        tokens_per_word, constant: the estimate; system sentence, roles and separators are the constant.
+    """
+
+    tokens: int
+    image_tokens: int
+    max_length: int
+    tokens_per_word: float = 1.5
+    constant: int = 48
+
+    def cost(self, signed_words: int) -> int:
+        """Return the tokens that a sample of so many words may have; negative without an image."""
+        image = self.image_tokens if signed_words > 0 else 0
+        return min(self.max_length, image + self.constant + math.ceil(self.tokens_per_word * abs(signed_words)))
+
+
+def _spread(costs: list[int], count: int) -> list[list[int]]:
+    """Spread items over ``count`` parts of alike cost: the dearest first, each to the cheapest part so far."""
+    parts: list[list[int]] = [[] for _ in range(count)]
+    sums = [0] * count
+    for item in sorted(range(len(costs)), key=lambda item: -costs[item]):
+        part = sums.index(min(sums))
+        parts[part].append(item)
+        sums[part] += costs[item]
+    return parts
+
+
+@dataclass(frozen=True)
 class Slot:
     """A sample's place in a step.
 
@@ -74,13 +108,20 @@ class Plan:
     Args:
         world_size: number of training processes.
         micro_batch: samples a process computes at once, at most.
+        budget: cut shares by tokens instead; then ``micro_batch`` and ``micro_batches`` are the largest there can be.
 
     Raises:
         TrainError: no samples, or a global batch that is not a whole number of reference groups.
     """
 
     def __init__(
-        self, stage: Stage, samples: list[Sample], seed: int, world_size: int, micro_batch: int | None
+        self,
+        stage: Stage,
+        samples: list[Sample],
+        seed: int,
+        world_size: int,
+        micro_batch: int | None,
+        budget: TokenBudget | None = None,
     ) -> None:
         if not samples:
             raise TrainError("the annotation file has no samples", "check the data stage's output")
@@ -95,8 +136,9 @@ class Plan:
         self.total_steps = min(total, stage.max_steps or total)
         self.groups_per_step = stage.global_batch // stage.reference_group
         largest_share = math.ceil(stage.global_batch / world_size)
-        self.micro_batch = min(micro_batch or stage.reference_group, largest_share)
-        self.micro_batches = math.ceil(largest_share / self.micro_batch)
+        self.budget = budget
+        self.micro_batch = largest_share if budget else min(micro_batch or stage.reference_group, largest_share)
+        self.micro_batches = largest_share if budget else math.ceil(largest_share / self.micro_batch)
         self._lengths = [sampler.signed_length(sample) for sample in samples]
         self._orders: list[list[int]] = []
         # torch.Generator takes seeds of 64 bits; the order of an epoch follows from all before it.
@@ -124,10 +166,26 @@ class Plan:
             Slot(indices[position], position // self._stage.reference_group, repeated=position >= whole)
             for position in range(self._first(rank), self._first(rank + 1))
         ]
+        if self.budget is not None:
+            return self._by_tokens(step, mine)
         # Weights belong to samples, so their order within a share is free: alike lengths waste less padding.
         mine.sort(key=lambda slot: abs(self._lengths[slot.index]))
         size = self.micro_batch
         return [mine[i * size : (i + 1) * size] for i in range(self.micro_batches)]
+
+    def _by_tokens(self, step: int, mine: list[Slot]) -> list[list[Slot]]:
+        """Cut a share into as few parts of alike size as keep every process within the budget."""
+        assert self.budget is not None
+        indices = self.step(step)
+        costs = [self.budget.cost(self._lengths[index]) for index in indices]
+        shares = [costs[self._first(rank) : self._first(rank + 1)] for rank in range(self._world_size)]
+        count = max(1, math.ceil(max(sum(share) for share in shares) / self.budget.tokens))
+        while count < max(len(share) for share in shares) and any(
+            max(sum(share[i] for i in part) for part in _spread(share, count)) > self.budget.tokens for share in shares
+        ):
+            count += 1
+        own = [self.budget.cost(self._lengths[slot.index]) for slot in mine]
+        return [[mine[i] for i in part] for part in _spread(own, count)]
 
     def _first(self, rank: int) -> int:
         return self._stage.global_batch * rank // self._world_size

@@ -79,6 +79,30 @@ def without_image_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokeniz
     return plain
 
 
+def without_beginning(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Return a tokenizer that puts nothing in front of a text, for a checkpoint whose chat template writes ``<s>``.
+
+    Servers (vLLM's chat among them) tokenise a rendered chat without special tokens, transformers' processors with
+    them: only so the prompt begins with one ``<s>`` in both.
+    """
+    if not tokenizer("").input_ids:
+        return tokenizer
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["post_processor"] = None
+    bare = copy(tokenizer)
+    bare._tokenizer = Tokenizer.from_str(json.dumps(state))
+    return bare
+
+
+def _with_beginning(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Undo ``without_beginning``: training puts ``<s>`` in front by itself, as an exported chat template does."""
+    bos = tokenizer.bos_token
+    if bos and str(tokenizer.chat_template or "").startswith(f"{{{{- '{bos}' -}}}}") and not tokenizer("").input_ids:
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos_token_id)]
+        )
+
+
 def _from_json(file: Path, max_length: int) -> PreTrainedTokenizerFast:
     # Not AutoTokenizer: it rebuilds some tokenizers from their vocabulary instead of reading what the file says.
     options: dict[str, Any] = {"padding_side": "right", "model_max_length": max_length}
@@ -93,6 +117,7 @@ def _from_json(file: Path, max_length: int) -> PreTrainedTokenizerFast:
             f"{file.parent}: the tokenizer names no pad, unk or eos token",
             "fetch tokenizer_config.json of the model as well",
         )
+    _with_beginning(tokenizer)
     return tokenizer
 
 

@@ -1,0 +1,80 @@
+"""What may go wrong in the middle of a training, as one clear error that names the samples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from safe_llava.core.errors import TrainError
+
+NAMED = 16  # samples that an error names; a step may have hundreds
+FIRST_CHECKED = 10  # steps: before, the mean says little
+MEMORY = 0.98  # of the running mean that stays at each step
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names for an error: the first of them, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return (", ".join(names[:NAMED]) or "none") + more
+
+
+class LossGuard:
+    """Says whether a step's loss has exploded: it is far above the running mean of those before it.
+
+    Args:
+        limit: how many times the mean is too much; None never is.
+        mean: what ``mean`` was when the run was saved.
+    """
+
+    def __init__(self, limit: float | None, mean: float | None = None) -> None:
+        self.limit, self.mean = limit, mean
+
+    def exploded(self, step: int, loss: float) -> bool:
+        """Take the loss of a step (from 0) into the mean, unless it has exploded."""
+        if self.limit and self.mean is not None and step >= FIRST_CHECKED and loss > self.limit * self.mean:
+            return True
+        self.mean = loss if self.mean is None else MEMORY * self.mean + (1 - MEMORY) * loss
+        return False
+
+
+@contextmanager
+def memory_named(what: str, names: Sequence[str]) -> Iterator[None]:
+    """Turn a lack of memory into an error that says what was computed on which samples.
+
+    Raises:
+        TrainError: the device or the machine has no more memory.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        text = str(error)
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in text:
+            raise
+        raise TrainError(
+            f"out of memory in {what} (samples {listed(names)}): {text.splitlines()[0] if text else 'no more memory'}",
+            "give a smaller --micro-batch, or in the row gradient_checkpointing: true or a higher zero_stage; the same "
+            "micro-batch as before is needed to go on from a checkpoint, the other two are part of the row as well",
+        ) from error
+
+
+@contextmanager
+def dead_worker_named(names: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Turn the death of a loader process into an error that names the samples that were being loaded.
+
+    torch raises it wherever the training is at that moment, not only where it waits for samples.
+
+    Raises:
+        TrainError: a loader process was killed or ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search(r"DataLoader worker \(pid.*\) (is killed|exited)", str(error)):
+            raise
+        raise TrainError(
+            f"a loader process died ({str(error).splitlines()[0]}); the next samples were {listed(names())}",
+            "run the same command again; if it dies once more, give fewer --workers (memory) or look at these samples",
+        ) from error

@@ -1,0 +1,56 @@
+"""The benchmark page says what its raw logs say."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safe_llava.train.bench import means
+
+NOTES = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+LOGS = sorted((NOTES.parent / "benchmarks").glob("*.jsonl"))
+
+
+def read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+    first, *steps, last = (json.loads(line) for line in file.read_text().splitlines())
+    return first, steps, last
+
+
+def cells(name: str) -> list[str]:
+    """The cells of the one row of the page that names a log."""
+    (line,) = [line for line in NOTES.read_text().splitlines() if line.startswith("|") and f"`{name}`" in line]
+    return [cell.strip(" *") for cell in line.strip("|").split("|")]
+
+
+@pytest.mark.parametrize("file", LOGS, ids=lambda file: file.stem)
+def test_the_means_follow_from_the_steps(file: Path) -> None:
+    first, steps, last = read(file)
+    assert means(steps, first["arguments"]["warmup"], first["global_batch"], first["devices"]) == last
+    assert len(steps) == first["arguments"]["steps"]
+
+
+@pytest.mark.parametrize("file", LOGS, ids=lambda file: file.stem)
+def test_every_log_has_a_row_with_its_figures(file: Path) -> None:
+    first, _, last = read(file)
+    row = cells(file.name)
+    figures = [float(value) for cell in row for value in re.findall(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w.-])", cell)]
+    if first["arguments"]["passes_only"]:
+        speed = round(first["global_batch"] / last["median_step_s"], 1)
+    else:
+        speed = round(last["samples_per_s_per_device"], 1)
+        assert round(last["tokens_per_s_per_device"]) in figures
+        assert round(100 * last["mfu"], 1) in figures
+    assert speed in figures
+    assert round(last["memory_gib"], 1) in figures
+
+
+def test_the_aims_are_reached() -> None:
+    for name, aim in (("pretrain-1xh200", 32.3), ("finetune-2xh200", 15.9)):
+        first, _, last = read(NOTES.parent / "benchmarks" / f"{name}.jsonl")
+        assert "H200" in first["device"] and first["arguments"]["size"] == "7b"
+        assert last["samples_per_s_per_device"] >= aim
+    assert read(NOTES.parent / "benchmarks" / "finetune-2xh200.jsonl")[0]["devices"] == 2

@@ -1,0 +1,92 @@
+"""The planner's choices for the machines that labs have, without any of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from safe_llava.core.errors import TrainError
+from safe_llava.train.planner import GIB, Choice, Machine, Size, choose, static_bytes, token_bytes
+from train.tiny import make_row
+
+LANGUAGE = {"7b": (6_738_000_000, 32, 4096), "13b": (13_016_000_000, 40, 5120)}
+TOWER, PROJECTOR = 304_000_000, 21_000_000
+AUTO = {"zero_stage": "auto", "gradient_checkpointing": "auto", "offload_optimizer": "auto", "order": "shuffled"}
+A100_40, H100_80, H200 = 39.4 * GIB, 79.1 * GIB, 139.7 * GIB
+
+
+def plan(
+    memory: float, processes: int, nodes: int = 1, model: str = "7b", stage: str = "finetune", **own: Any
+) -> Choice:
+    language, layers, width = LANGUAGE[model]
+    batch = {"global_batch": 256, "reference_group": 32} if stage == "pretrain" else {"global_batch": 128}
+    row = make_row(**{stage: {**AUTO, "reference_group": 16, **batch, **own}}, max_length=2048)
+    trained = PROJECTOR + (language if stage == "finetune" else 0)
+    size = Size(language + TOWER + PROJECTOR, trained, layers, width, 32_000)
+    choice = choose(size, row, getattr(row, stage), Machine(memory, processes, nodes))
+    needed = choice.static + choice.micro_tokens * token_bytes(size, choice.checkpointing)
+    assert needed < memory
+    assert choice.static == static_bytes(size, processes, choice.zero_stage, choice.offload)
+    return choice
+
+
+def test_eight_of_80_gb_need_nothing_dear() -> None:
+    choice = plan(H100_80, 8)
+    assert (choice.zero_stage, choice.checkpointing, choice.offload) == (1, False, False)
+    assert 4096 <= choice.micro_tokens < 16_384
+    assert "global batch 128, 16 samples a GPU" in choice.reason
+
+
+def test_four_of_40_gb_keep_the_optimizer_on_the_cpu() -> None:
+    choice = plan(A100_40, 4)
+    assert choice.offload and choice.checkpointing and choice.zero_stage < 3
+    assert 90 < choice.cpu_memory / GIB < 130
+    assert "CPU's memory: " in choice.reason and "32 samples a GPU" in choice.reason
+
+
+def test_two_machines_of_eight_keep_the_global_batch() -> None:
+    choice = plan(H100_80, 16, nodes=2)
+    assert (choice.zero_stage, choice.checkpointing, choice.offload) == (1, False, False)
+    assert choice.micro_tokens > plan(H100_80, 8).micro_tokens
+    assert "on 2 machines: global batch 128, 8 samples a GPU" in choice.reason
+
+
+def test_what_was_measured_is_what_is_chosen() -> None:
+    two = plan(H200, 2)
+    assert (two.zero_stage, two.checkpointing, two.offload, two.micro_tokens) == (1, False, False, 16_384)
+    one = plan(H200, 1, stage="pretrain")
+    assert (one.zero_stage, one.checkpointing, one.micro_tokens) == (1, False, 16_384)
+
+
+def test_a_larger_model_on_smaller_gpus_partitions_more() -> None:
+    large = plan(H100_80, 8, model="13b")
+    assert (large.zero_stage, large.checkpointing) > (1, False)
+    assert not large.offload
+    assert plan(A100_40, 4, model="13b").offload
+
+
+def test_pretraining_fits_one_of_40_gb() -> None:
+    choice = plan(A100_40, 1, stage="pretrain")
+    assert (choice.zero_stage, choice.checkpointing, choice.offload) == (1, False, False)
+
+
+def test_what_the_row_says_is_kept() -> None:
+    choice = plan(H100_80, 8, zero_stage=3, gradient_checkpointing=True)
+    assert (choice.zero_stage, choice.checkpointing, choice.offload) == (3, True, False)
+    assert plan(H100_80, 8, zero_stage=2, gradient_checkpointing=True, offload_optimizer=False).zero_stage == 2
+    applied = choice.applied(make_row(finetune=AUTO).finetune)
+    assert (applied.zero_stage, applied.gradient_checkpointing, applied.offload_optimizer) == (3, True, False)
+
+
+def test_what_cannot_fit_is_refused_with_the_reason() -> None:
+    with pytest.raises(TrainError, match="do not fit on 1 GPUs of 39 GiB"):
+        plan(A100_40, 1, model="13b", offload_optimizer=False)
+    with pytest.raises(TrainError, match="129 GPUs"):
+        plan(H100_80, 129)
+
+
+def test_cpus_are_left_as_they_are() -> None:
+    row = make_row(finetune=AUTO)
+    choice = choose(Size(10, 10, 1, 1, 1), row, row.finetune, Machine(0, 2))
+    assert (choice.zero_stage, choice.checkpointing, choice.offload) == (2, False, False)
