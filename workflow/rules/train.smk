@@ -42,11 +42,14 @@ rule train_pretrain:
         annotations=lambda wildcards: annotation_files(cfg.train.models[wildcards.trained].pretrain.annotations),
         checkpoints=lambda wildcards: CHECKPOINTS / wildcards.trained / "pretrain",
         images=lambda wildcards: image_folder(cfg.train.models[wildcards.trained].pretrain.annotations),
+        # Each start of an interrupted training adds a file here, so this is nobody's output.
+        tensorboard=f"{R}/tensorboard/{{trained}}/pretrain",
     shell:
         "python -m safe_llava.train.launch --processes {resources.processes} -- --stage pretrain "
         "--config {input.row:q} --language-model {params.language_model:q} --vision-tower {params.vision_tower:q} "
         "--annotations {params.annotations:q} --images {params.images:q} --checkpoints {params.checkpoints:q} "
-        "--out {output.projector:q} --metrics {output.metrics:q} --summary {output.summary:q} > {log:q} 2>&1"
+        "--out {output.projector:q} --metrics {output.metrics:q} --summary {output.summary:q} "
+        "--tensorboard {params.tensorboard:q} > {log:q} 2>&1"
 
 
 rule train_finetune:
@@ -76,9 +79,10 @@ rule train_finetune:
         annotations=lambda wildcards: annotation_files(cfg.train.models[wildcards.trained].finetune.annotations),
         checkpoints=lambda wildcards: CHECKPOINTS / wildcards.trained / "finetune",
         images=lambda wildcards: image_folder(cfg.train.models[wildcards.trained].finetune.annotations),
+        tensorboard=f"{R}/tensorboard/{{trained}}/finetune",
     shell:
         "python -m safe_llava.train.launch --processes {resources.processes} -- --stage finetune "
         "--config {input.row:q} --language-model {params.language_model:q} --vision-tower {params.vision_tower:q} "
         "--projector {input.projector:q} --annotations {params.annotations:q} --images {params.images:q} "
         "--checkpoints {params.checkpoints:q} --out {output.model:q} --metrics {output.metrics:q} "
-        "--summary {output.summary:q} > {log:q} 2>&1"
+        "--summary {output.summary:q} --tensorboard {params.tensorboard:q} > {log:q} 2>&1"
