@@ -254,7 +254,10 @@ def train(arguments: argparse.Namespace) -> int:
     job = prepare(arguments, row, processes)
     job.loop.loss_limit, job.loop.tensorboard = row.loss_limit, arguments.tensorboard
     if processes.first:
-        plan, each = job.loop.plan, f"{job.loop.plan.micro_batches} x {job.loop.plan.micro_batch}"
+        plan = job.loop.plan
+        each = f"{plan.micro_batches} x {plan.micro_batch}"
+        if plan.budget is not None:
+            each = f"at most {plan.budget.tokens} tokens"
         LOG.info(
             "%s: %d steps of %d samples on %d processes (%s at once each)",
             job.loop.label,
