@@ -1,17 +1,14 @@
-"""The model plug-in and what is computed from lmms-eval's results."""
+"""The model plug-in: how lmms-eval finds it, and what it makes of stop strings."""
 
 from __future__ import annotations
 
-import math
+from importlib import metadata
 from typing import Any
 
 import pytest
 
-from safe_llava.benchmarks.plugin import until
+from safe_llava.benchmarks.plugin import MissingAnswersError, until
 from safe_llava.benchmarks.registration import manifest
-from safe_llava.benchmarks.results import f1_of_yes, normalise
-from safe_llava.config.benchmarks import BenchmarkTask
-from safe_llava.core.errors import BenchmarkError
 
 
 def test_the_registry_of_lmms_eval_takes_the_model() -> None:
@@ -20,6 +17,17 @@ def test_the_registry_of_lmms_eval_takes_the_model() -> None:
     registry = ModelRegistryV2()
     registry.register_manifest(manifest())
     assert registry.get_model_class("safe_llava").__name__ == "SafeLlava"
+
+
+def test_lmms_eval_finds_the_model_by_its_entry_point() -> None:
+    """The installed package says so, and lmms-eval's own registry has read it: nothing is patched."""
+    points = [point for point in metadata.entry_points(group="lmms_eval.models") if point.name == "safe_llava"]
+    if not points:
+        pytest.skip("the package is not installed here, only on the path")
+    assert points[0].value == "safe_llava.benchmarks.registration:manifest"
+    from lmms_eval.models import get_model
+
+    assert get_model("safe_llava").__module__ == "safe_llava.benchmarks.plugin"
 
 
 @pytest.mark.parametrize(
@@ -35,33 +43,9 @@ def test_answers_end_at_stop_strings(settings: dict[str, Any], expected: str) ->
     assert until("one\n\ntwo ASSISTANT: three", settings) == expected
 
 
-def test_f1_by_hand() -> None:
-    pairs = [("yes", "yes"), ("yes", "no"), ("no", "yes"), ("no", "no"), ("maybe", "yes")]
-    rows = [{"prediction": said, "ground_truth": true} for said, true in pairs]
-    assert f1_of_yes(rows) == pytest.approx(2 * 1 / (2 + 3))
-    assert f1_of_yes(rows[2:]) == 0.0
-
-
-def raw(value: Any) -> dict[str, Any]:
-    return {
-        "results": {"gqa": {"alias": "gqa", "exact_match,none": value, "exact_match_stderr_clt,none": 0.5}},
-        "samples": {"gqa": [{"doc": {}, "exact_match": 1.0}, {"doc": {}, "exact_match": 0.0}]},
-    }
-
-
-def row(**changes: Any) -> BenchmarkTask:
-    fixed = {"description": "d", "lmms_task": "gqa", "dataset": "benchmark-gqa", "metric": "exact_match"}
-    return BenchmarkTask.model_validate({**fixed, **changes})
-
-
-def test_scores_are_on_the_published_scale() -> None:
-    assert normalise(raw(0.5), row()) == {"exact_match": {"score": 50.0, "stderr": 50.0}}
-    assert normalise(raw(0.5), row(scale=1)) == {"exact_match": {"score": 0.5, "stderr": 0.5}}
-    assert normalise(raw(0.7), row())["exact_match"]["stderr"] is None, "0.7 is not the mean of the samples"
-
-
-def test_a_score_that_is_no_number_is_refused() -> None:
-    with pytest.raises(BenchmarkError, match="exact_match is nan"):
-        normalise(raw(math.nan), row())
-    with pytest.raises(BenchmarkError, match="no metric `exact_match`"):
-        normalise(raw("N/A"), row())
+def test_missing_answers_are_named_but_not_all() -> None:
+    error = MissingAnswersError(dict.fromkeys(range(9), "out of paper"), 20, "pope")
+    assert "9 of 20 questions have no answer" in error.message
+    assert "pope document 4: out of paper" in error.message
+    assert "document 5" not in error.message
+    assert "and 4 more" in error.message

@@ -58,6 +58,9 @@ def test_the_own_metric_comes_first(tmp_path: Path, published: Path) -> None:
         "n_failed": "0",
         "published": "85.9",
         "difference": "-2.90",
+        "verdict": "no standard error known",
+        "judge": "",
+        "published_judge": "",
         "source": "computed",
         "note": "A note.",
     }
@@ -118,17 +121,63 @@ def test_published_file_of_something_else(tmp_path: Path, published: Path) -> No
         run(tmp_path / "t.csv", published, write(tmp_path, "a"))
 
 
+def metrics(score: float, stderr: float | None = 1.0) -> dict[str, Any]:
+    return {"pope_f1_mean": {"score": score, "stderr": stderr}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "row", "expected"),
+    [
+        ({"metrics": metrics(84.0)}, {}, "within two standard errors"),
+        ({"metrics": metrics(83.8)}, {}, "outside"),
+        ({"metrics": metrics(83.8)}, {"noise": {"pope_f1_mean": 3.0}}, "within the known noise (±3)"),
+        ({"metrics": metrics(80.0)}, {"noise": {"pope_f1_mean": 3.0}}, "outside"),
+        ({"metrics": metrics(85.9, None)}, {}, "no standard error known"),
+        ({"metrics": metrics(85.9)}, {"published": {}}, "nothing published"),
+        ({"metrics": metrics(85.9)}, {"comparable": False, "note": "Another split."}, "not comparable: Another split"),
+        ({"metrics": metrics(85.9), "limit": 9}, {}, "not comparable: the first 9 questions only"),
+        (
+            {"metrics": metrics(85.9), "judging": {"judge": "j", "models": ["gpt-x"], "calls": 3}},
+            {"judged": True, "judge_reply": ".", "published_judge": "gpt-4"},
+            "not comparable: judged by gpt-x, published with gpt-4",
+        ),
+        (
+            {"metrics": metrics(85.9), "judging": {"judge": "j", "models": [], "calls": 0}},
+            {"judged": True, "judge_reply": ".", "published_judge": "gpt-4"},
+            "within two standard errors",
+        ),
+        (
+            {"metrics": metrics(85.9), "judging": {"judge": "j", "models": ["gpt-4"], "calls": 3}},
+            {"judged": True, "judge_reply": ".", "published_judge": "gpt-4"},
+            "within two standard errors",
+        ),
+        ({"metrics": {}, "n": 10, "n_failed": 2}, {}, "no score: 2 of 12 questions have no answer"),
+        ({"metrics": {}, "n_judge_failed": 3}, {}, "no score: 3 calls of the judge have failed"),
+        ({"metrics": {}, "submitted": 12}, {}, "submission written"),
+    ],
+)
+def test_the_verdict(
+    tmp_path: Path, published: Path, changes: dict[str, Any], row: dict[str, Any], expected: str
+) -> None:
+    content = yaml.safe_load(published.read_text())["benchmarks"]["tasks"]
+    content["pope"].update(row)
+    published.write_text(json.dumps(content))
+    found = run(tmp_path / "t.csv", published, write(tmp_path, "a", **changes))
+    assert found[0]["verdict"] == expected
+    scored = not expected.startswith(("no score", "submission"))
+    assert (found[0]["score"] != "") == scored
+    assert (found[0]["difference"] != "") == (scored and not expected.startswith(("not comparable", "nothing")))
+    assert read_tidy(BenchmarkScore, tmp_path / "t.csv")[0].verdict == expected
+
+
 def test_the_configured_rows(root: Path) -> None:
     rows = yaml.safe_load((root / "config" / "benchmarks.yaml").read_text(encoding="utf-8"))["benchmarks"]
     config = BenchmarksConfig.model_validate({"select": {"models": [], "tasks": []}, **rows})
     assert config.tasks["pope"].published == {"pope_f1_mean": 85.9}
     assert config.tasks["mme"].scale == 1
-    assert {name for name, task in config.tasks.items() if task.judged} == {
-        "mmbench",
-        "mmbench-cn",
-        "llava-bench",
-        "mmvet",
-    }
+    judged = {name: task.published_judge for name, task in config.tasks.items() if task.judged}
+    server = "the benchmark's server (ChatGPT)"
+    assert judged == {"mmbench": server, "mmbench-cn": server, "llava-bench": "gpt-4-0314", "mmvet": "gpt-4"}
     published = {task.lmms_task: task.published.get(task.metric) for task in config.tasks.values()}
     # LLaVA's evaluation guide, LLaVA-1.5-7B.
     assert published == {
@@ -136,6 +185,7 @@ def test_the_configured_rows(root: Path) -> None:
         "vqav2_test": None,
         "gqa": 62.0,
         "vizwiz_vqa_val": 50.0,
+        "vizwiz_vqa_test": None,
         "scienceqa_img": 66.8,
         "textvqa_val": 58.2,
         "pope": 85.9,

@@ -1,129 +1,116 @@
-"""Every configured benchmark that needs no judge and no server, through lmms-eval's own code on two or four questions.
+"""Every configured benchmark through lmms-eval's own code, with models whose scores are computed by hand.
 
-A benchmark's row is right where an engine that answers rightly gets full marks, and one that answers wrongly gets none.
+Three models: one that is always right, one that says "A" to everything, and one that says nothing.
 """
 
 from __future__ import annotations
 
+import json
+import random
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import datasets
-import PIL.Image
 import pytest
-import yaml
 
-from benchmarks.conftest import FakeEngine
-from safe_llava.benchmarks.evaluate import evaluate
-from safe_llava.benchmarks.results import normalise
+from benchmarks.conftest import FakeEngine, configured_rows, right_of, shown_in
+from benchmarks.fixtures import Fixture
+from safe_llava.benchmarks.evaluate import Found
 from safe_llava.config.benchmarks import BenchmarkTask
-from safe_llava.engine.base import Request
 
-PICTURE = PIL.Image.new("RGB", (8, 8), "red")
-HUMANS = [{"answer": "sunny", "answer_id": number} for number in range(10)]
-CHOICES = {"A": "sunny", "B": "rainy", "C": "windy", "D": "misty"}
-MMBENCH = {"hint": "nan", "source": "s", "split": "dev", "category": "c", "L2-category": "l", **CHOICES}
-FIVE = {f"option{number}": choice for number, choice in enumerate(CHOICES.values())}
+Score = Callable[..., tuple[Found, FakeEngine]]
 
-# For each task: its data set, the split, and what one question holds beside its text.
-TASKS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "vqav2": ("VQAv2", "validation", {"answers": HUMANS}),
-    "vizwiz": ("VizWiz-VQA", "val", {"answers": ["sunny"] * 10}),
-    "textvqa": ("textvqa", "validation", {"answers": ["sunny"] * 10, "ocr_tokens": ["SIGN", "POST"]}),
-    "textvqa-ocr": ("textvqa", "validation", {"answers": ["sunny"] * 10, "ocr_tokens": ["SIGN", "POST"]}),
-    "scienceqa": ("ScienceQA", "test", {"choices": list(CHOICES.values()), "answer": 0, "hint": ""}),
-    "mme": ("MME", "test", {"answer": "Yes", "category": "existence"}),
-    "mmbench-static": ("MMBench", "dev", {"answer": "A", **MMBENCH}),
-    "seedbench": (
-        "SEED-Bench",
-        "test",
-        {"answer": "A", "data_type": "image", **{f"choice_{key.lower()}": value for key, value in CHOICES.items()}},
-    ),
-    "qbench": ("Q-Bench-HF", "dev", {"correct_choice": "A", "question_concern": 0, "question_type": 0, **FIVE}),
+# For each benchmark, the scores of the three: always right, always "A", nothing. Worked out from the fixtures.
+BY_HAND: dict[str, dict[str, tuple[float, float, float]]] = {
+    "vqav2": {"exact_match": (100, 0, 0)},
+    "gqa": {"exact_match": (100, 0, 0)},
+    "vizwiz": {"exact_match": (100, 0, 0)},
+    # Four questions whose answers are A, B, C, B.
+    "scienceqa": {"exact_match": (100, 25, 0)},
+    "textvqa": {"exact_match": (100, 0, 0)},
+    "textvqa-ocr": {"exact_match": (100, 0, 0)},
+    # "A" is neither yes nor no.
+    "pope": {"pope_f1_mean": (100, 0, 0), "pope_accuracy": (100, 0, 0), "pope_f1_score": (100, 0, 0)},
+    # 200 for each subtask: two of perception, one of cognition.
+    "mme": {"mme_perception_score": (400, 0, 0), "mme_cognition_score": (200, 0, 0)},
+    # Three questions, A, B, A; the first comes again with its answer under D, and both have to be right.
+    "mmbench": {"gpt_eval_score": (100, 100 / 3, 0)},
+    "mmbench-static": {"gpt_eval_score": (100, 100 / 3, 0)},
+    "mmbench-cn": {"gpt_eval_score": (100, 100 / 3, 0)},
+    # Three pictures, A, C, D, and a video, B.
+    "seedbench": {"seed_all": (100, 25, 0), "seed_image": (100, 100 / 3, 0), "seed_video": (100, 0, 0)},
+    # The judge gives the reference 8 of 10, and the model 9, 2 or 0.
+    "llava-bench": {"gpt_eval_llava_all": (112.5, 25, 0), "gpt_eval_llava_conv": (112.5, 25, 0)},
+    # It gives 1.0, 0.1 or 0.0.
+    "mmvet": {"gpt_eval_score": (100, 10, 0)},
+    # Four questions, A, B, C, B.
+    "qbench": {"qbench_acc_named": (100, 25, 0)},
 }
-CONFIGURATIONS = {"scienceqa": "ScienceQA-IMG", "mmbench-static": "en"}
-RIGHT = {"mme": "Yes", "scienceqa": "A", "mmbench-static": "A", "seedbench": "A", "qbench": "A"}
-WRONG = {"mme": "No", "scienceqa": "B", "mmbench-static": "B", "seedbench": "B", "qbench": "B"}
-FULL = {"mme": 200.0}
 
 
-def write(root: Path, name: str, split: str, rows: list[dict[str, Any]], configuration: str = "default") -> None:
-    """Add one configuration of a data set to a data root."""
-    organisation = "q-future" if name == "Q-Bench-HF" else "lmms-lab-encoder"
-    folder = root / "hub" / "datasets" / organisation / name
-    (folder / configuration).mkdir(parents=True)
-    several = isinstance(rows[0].get("image"), list)
-    made = datasets.Dataset.from_list(rows)
-    if "image" in rows[0]:
-        made = made.cast_column("image", datasets.Sequence(datasets.Image()) if several else datasets.Image())
-    made.to_parquet(folder / configuration / f"{split}-00000-of-00001.parquet")
-    readme = folder / "README.md"
-    header = yaml.safe_load(readme.read_text().split("---")[1]) if readme.exists() else {"configs": []}
-    files = [{"split": split, "path": f"{configuration}/{split}-*"}]
-    header["configs"].append({"config_name": configuration, "data_files": files})
-    readme.write_text(f"---\n{yaml.safe_dump(header)}---\n")
+@pytest.mark.parametrize("name", BY_HAND)
+def test_known_answers_get_the_score_of_the_hand(name: str, scored: Score, fixtures: dict[str, Fixture]) -> None:
+    answers = (right_of(fixtures[name]), lambda _: "A", lambda _: "")
+    for place, answer in enumerate(answers):
+        found, engine = scored(name, answer)
+        assert found.judge_failures == []
+        for metric, expected in BY_HAND[name].items():
+            assert found.metrics[metric]["score"] == pytest.approx(expected[place]), (metric, place)
+        assert len(engine.asked) == len(fixtures[name].right)
+        assert found.units[configured_rows()[name].metric].score() == pytest.approx(
+            found.metrics[configured_rows()[name].metric]["score"], abs=0.06
+        )
 
 
-def picture() -> dict[str, Any]:
-    """Return the picture as the `datasets` library stores it."""
-    return datasets.Image().encode_example(PICTURE)
+@pytest.mark.parametrize(("name", "key"), [("vqav2-test", "question_id"), ("vizwiz-test", "image")])
+def test_a_submission_is_in_the_form_of_the_server(
+    name: str, key: str, scored: Score, fixtures: dict[str, Fixture], tmp_path: Path
+) -> None:
+    found, _ = scored(name, right_of(fixtures[name]))
+    entries = json.loads((tmp_path / "submission.json").read_text(encoding="utf-8"))
+    assert found.submitted == len(entries) == 5
+    assert found.metrics == {}
+    words = {"two dogs": "2 dogs"} if key == "image" else {}  # VizWiz is scored on words made alike
+    assert [entry["answer"] for entry in entries] == [words.get(word, word) for word in fixtures[name].right]
+    assert [entry[key] for entry in entries][:2] == {
+        "question_id": [1000, 1001],
+        "image": ["VizWiz_test_00000000.jpg", "VizWiz_test_00000001.jpg"],
+    }[key]
+    assert all(set(entry) == {key, "answer"} for entry in entries)
 
 
-@pytest.fixture(scope="module")
-def rows(root: Path) -> dict[str, BenchmarkTask]:
-    """The configured rows."""
-    found = yaml.safe_load((root / "config" / "benchmarks.yaml").read_text(encoding="utf-8"))["benchmarks"]["tasks"]
-    return {name: BenchmarkTask.model_validate(row) for name, row in found.items()}
+def test_every_configured_row_is_tried_here(rows: dict[str, BenchmarkTask]) -> None:
+    assert set(rows) == {*BY_HAND, "vqav2-test", "vizwiz-test"}
 
 
-def score(task: BenchmarkTask, data: Path, answer: str) -> tuple[dict[str, float | None], FakeEngine]:
-    engine = FakeEngine(lambda _: answer)
-    raw = evaluate(task, engine, data, data / "work")
-    return {name: metric["score"] for name, metric in normalise(raw, task).items()}, engine
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_full_marks_and_none(name: str, rows: dict[str, BenchmarkTask], tmp_path: Path) -> None:
-    dataset, split, fields = TASKS[name]
-    image = [picture()] if name == "seedbench" else picture()
-    asked = [
-        {"id": f"{n}", "question_id": "one", "index": n, "question": f"how is thing {n}?", "image": image, **fields}
-        for n in range(2)
+def test_an_answer_drawn_by_lot_is_not_a_named_one(scored: Score) -> None:
+    """lmms-eval draws an option where an answer to Q-Bench names none, from a generator with a fixed seed."""
+    found, _ = scored("qbench", lambda _: "")
+    drawn = random.Random(0)
+    right = [
+        drawn.choice(letters) == answer for letters, answer in zip(["ABC", "ABC", "ABC", "AB"], "ABCB", strict=True)
     ]
-    write(tmp_path, dataset, split, asked, CONFIGURATIONS.get(name, "default"))
-    full, engine = score(rows[name], tmp_path, RIGHT.get(name, "sunny"))
-    assert full[rows[name].metric] == pytest.approx(FULL.get(name, 100.0))
-    assert len(engine.asked) == 2
-    assert all(len(request.images) == 1 for request in engine.asked)
-    assert ("SIGN" in engine.asked[0].text) == (name == "textvqa-ocr")
-    none, _ = score(rows[name], tmp_path, WRONG.get(name, "rainy"))
-    assert none[rows[name].metric] == 0.0
+    assert found.metrics["qbench_acc"]["score"] == pytest.approx(100 * sum(right) / 4)
+    assert found.metrics["qbench_acc_named"]["score"] == 0.0
 
 
-def test_gqa_finds_its_pictures_offline(rows: dict[str, BenchmarkTask], tmp_path: Path) -> None:
-    asked = [{"id": f"{n}", "imageId": "p", "question": f"how is thing {n}?", "answer": "sunny"} for n in range(2)]
-    write(tmp_path, "GQA", "testdev", asked, "testdev_balanced_instructions")
-    write(tmp_path, "GQA", "testdev", [{"id": "p", "image": picture()}], "testdev_balanced_images")
-    full, engine = score(rows["gqa"], tmp_path, "Sunny")
-    assert full == {"exact_match": 100.0}
-    (image,) = engine.asked[0].images
-    assert isinstance(image, PIL.Image.Image)
-    assert image.getpixel((0, 0)) == (255, 0, 0)
+def test_a_video_is_shown_by_its_middle_frame(scored: Score) -> None:
+    shown: list[int] = []
+
+    def answer(request: object) -> str:
+        shown.append(shown_in(request))
+        return "A"
+
+    scored("seedbench", answer)
+    assert sorted(shown) == [0, 1, 2, 3]
 
 
-def test_every_scorable_row_is_tried_here(rows: dict[str, BenchmarkTask]) -> None:
-    scorable = {name for name, task in rows.items() if not task.judged and not task.submission}
-    assert scorable == {*TASKS, "gqa", "pope"}
+def test_equal_pictures_of_a_window_are_one_object(scored: Score, fixtures: dict[str, Fixture]) -> None:
+    from benchmarks.fixtures import picture
+    from safe_llava.benchmarks.plugin import shared_pictures
+    from safe_llava.engine.base import Request
 
-
-def test_requests_hold_the_budget_of_the_task(rows: dict[str, BenchmarkTask], tmp_path: Path) -> None:
-    asked = [{"question_id": "one", "image": picture(), "question": "q?", **TASKS["mme"][2]} for _ in range(2)]
-    write(tmp_path, "MME", "test", asked)
-    budgets: set[int] = set()
-
-    def answer(request: Request) -> str:
-        budgets.add(request.max_new_tokens)
-        return "Yes"
-
-    evaluate(rows["mme"], FakeEngine(answer), tmp_path, tmp_path / "work")
-    assert budgets == {16}
+    window = shared_pictures([Request(f"{n}", "q", (picture(n % 2),), 1) for n in range(4)])
+    images = [one.images[0] for one in window if isinstance(one, Request)]
+    assert images[0] is images[2]
+    assert images[1] is images[3]
+    assert images[0] is not images[1]

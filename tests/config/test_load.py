@@ -96,33 +96,38 @@ def test_name_of_no_row_is_refused_with_the_nearest(
     assert words in caught.value.remedy
 
 
-@pytest.mark.parametrize("stage", ["prism", "benchmarks"])
-@pytest.mark.parametrize(("name", "family"), [("LLaVA-Onevision-0_5B", "llava_qwen"), ("InternVLC3", "internvl")])
-def test_model_without_adapter_cannot_be_selected(raw: dict[str, Any], stage: str, name: str, family: str) -> None:
-    raw[stage]["select"]["models"].append(name)
-    with pytest.raises(ConfigError, match="has no adapter yet") as caught:
+@pytest.mark.parametrize("judge", [None, "rules"])
+def test_a_judged_benchmark_needs_a_judge_that_can_be_asked(raw: dict[str, Any], judge: str | None) -> None:
+    raw["benchmarks"]["judge"] = judge
+    with pytest.raises(ConfigError, match="`mmbench` is read by a judge") as caught:
         parse(raw)
-    for word in (f"{stage}.select.models", f"`{name}`", f"`{family}`"):
-        assert word in caught.value.message
-
-
-@pytest.mark.parametrize(("name", "words"), [("mmvet", "read by a judge"), ("vqav2-test", "only a server")])
-def test_benchmark_that_others_score_cannot_be_selected(raw: dict[str, Any], name: str, words: str) -> None:
-    raw["benchmarks"]["select"]["tasks"].append(name)
-    with pytest.raises(ConfigError, match=words) as caught:
+    assert "benchmarks.judge" in caught.value.remedy
+    raw["benchmarks"]["judge"] = "nobody"
+    with pytest.raises(ConfigError, match=r"benchmarks\.judge: no row `nobody`"):
         parse(raw)
-    assert f"benchmarks.select.tasks: `{name}`" in caught.value.message
 
 
-def test_every_other_row_can_be_selected(raw: dict[str, Any]) -> None:
-    without = {"LLaVA-Onevision-0_5B", "InternVLC2_5", "InternVLC3"}
-    elsewhere = {"vqav2-test", "mmbench", "mmbench-cn", "llava-bench", "mmvet"}
+def test_a_benchmark_may_have_a_judge_of_its_own(raw: dict[str, Any]) -> None:
+    raw["benchmarks"]["tasks"]["mmvet"]["judge"] = "local"
+    config = parse(raw)
+    named = {name: config.benchmarks.judge_of(name) for name in ("mmvet", "llava-bench", "pope", "mmbench-static")}
+    assert named == {"mmvet": "local", "llava-bench": "gpt-benchmarks", "pope": None, "mmbench-static": None}
+
+
+def test_every_row_can_be_selected(raw: dict[str, Any]) -> None:
     for stage in ("prism", "benchmarks"):
-        raw[stage]["select"]["models"] = sorted(set(raw["models"]) - without)
-    raw["benchmarks"]["select"]["tasks"] = sorted(set(raw["benchmarks"]["tasks"]) - elsewhere)
+        raw[stage]["select"]["models"] = sorted(raw["models"])
+    raw["benchmarks"]["select"]["tasks"] = sorted(raw["benchmarks"]["tasks"])
     config = parse(raw)
     assert "Gemma" in config.prism.select.models
-    assert "mmbench-static" in config.benchmarks.select.tasks
+    assert "vqav2-test" in config.benchmarks.select.tasks
+
+
+def test_the_paper_asks_every_model_every_benchmark(raw: dict[str, Any]) -> None:
+    config = parse(raw)
+    thirteen = "vqav2 gqa vizwiz scienceqa textvqa pope mme mmbench mmbench-cn seedbench llava-bench mmvet qbench"
+    assert set(config.benchmarks.select.tasks) == {*thirteen.split(), "textvqa-ocr"}
+    assert config.benchmarks.select.models == config.prism.select.models
 
 
 def test_rows_keep_what_was_published_about_answering(files: list[Path]) -> None:
@@ -141,8 +146,9 @@ def test_rows_keep_what_was_published_about_answering(files: list[Path]) -> None
         "Qwen25": "checkpoint",
         "InternVLC2_5": "sampled",
         "InternVLC3": "sampled",
-        "safe-llava-v1.5-0.5b": "checkpoint",
-        "llava-v1.5-0.5b": "checkpoint",
+        **dict.fromkeys(("Safe-LLaVA-0_5B", "Safe-LLaVA-7B"), "checkpoint"),
+        **dict.fromkeys(("safe-llava-v1.5-0.5b", "llava-v1.5-0.5b"), "checkpoint"),
+        **dict.fromkeys(("safe-llava-v1.5-7b", "llava-v1.5-7b"), "checkpoint"),
     }
 
 
@@ -185,3 +191,32 @@ def test_file_that_is_no_mapping_is_refused_by_name(tmp_path: Path, text: str) -
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"broken\.yaml"):
         load([file])
+
+
+def test_a_model_of_the_hub_gets_a_data_set_row(raw: dict[str, Any]) -> None:
+    row = {"inherits": "LLaVA", "hub": "somebody/a-model", "revision": "a" * 40}
+    config = parse(merge(raw, {"models": {"mine": row}}))
+    assert config.models["mine"].weights == "model-mine"
+    snapshot = config.data.sets["model-mine"].snapshot
+    assert snapshot is not None
+    assert (snapshot.repo, snapshot.revision) == ("somebody/a-model", "a" * 40)
+    assert "*.safetensors" in snapshot.allow
+    assert "*.bin" not in snapshot.allow
+
+
+def test_two_models_of_one_commit_share_the_data_set_row(raw: dict[str, Any]) -> None:
+    row = {"inherits": "LLaVA", "hub": "somebody/a-model", "revision": "a" * 40}
+    other = {**row, "new_tokens": {"refusal_soft": 5, "refusal_hard": 5, "implicit_leakage": 5}}
+    config = parse(merge(raw, {"models": {"mine": row, "mine-short": other}}))
+    assert config.models["mine-short"].weights == config.models["mine"].weights == "model-mine"
+
+
+def test_a_source_of_its_own_replaces_the_inherited_one(raw: dict[str, Any]) -> None:
+    config = parse(merge(raw, {"models": {"mine": {"inherits": "safe-llava-v1.5-7b", "folder": "/models/mine"}}}))
+    assert config.models["mine"].train is None
+    assert config.models["mine"].folder == "/models/mine"
+
+
+def test_a_revision_without_hub_is_refused(raw: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="`revision` is that of `hub`"):
+        parse(merge(raw, {"models": {"mine": {"inherits": "LLaVA", "revision": "a" * 40}}}))

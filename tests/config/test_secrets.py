@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from safe_llava.config.prism import Judge
-from safe_llava.config.secrets import missing_keys
+from safe_llava.config.secrets import missing_keys, read_key
+from safe_llava.core.errors import PrismError
 
 JUDGES = {
     "rules": Judge(description="offline", kind="rules"),
@@ -22,3 +25,15 @@ def test_missing_key_names_judge_and_variable() -> None:
 def test_present_key_is_enough_and_an_empty_one_is_not() -> None:
     assert missing_keys(JUDGES, {"SOME_KEY": "secret"}) is None
     assert missing_keys(JUDGES, {"SOME_KEY": ""}) is not None
+
+
+def test_a_key_is_read_without_what_stands_around_it() -> None:
+    assert read_key(JUDGES["paid"], {"SOME_KEY": " secret\n"}) == "secret"
+    assert read_key(JUDGES["rules"], {}) is None
+
+
+@pytest.mark.parametrize("value", ["", " \n", "two\nlines", "s\u00e9cret"])
+def test_a_key_that_cannot_be_one_is_named_and_not_shown(value: str) -> None:
+    with pytest.raises(PrismError, match="SOME_KEY") as caught:
+        read_key(JUDGES["paid"], {"SOME_KEY": value})
+    assert "lines" not in str(caught.value)

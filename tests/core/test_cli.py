@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
@@ -38,6 +39,15 @@ def test_a_known_fault_is_one_message_with_its_remedy(capsys: pytest.CaptureFixt
     shown = capsys.readouterr()
     assert shown.err == "error: a.json: no such file\n  remedy: fetch it\n"
     assert shown.out == ""
+
+
+def test_a_full_disk_is_one_message_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.run(step(error=OSError(errno.ENOSPC, "No space left on device", "out/x.json")))
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert "error: out/x.json: No space left on device" in said and "remedy: make room" in said
+    assert "Traceback" not in said
 
 
 def test_an_unknown_fault_keeps_its_traceback() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
 
 import pytest
 
@@ -73,6 +75,18 @@ def test_a_terminal_gets_a_bar() -> None:
     shown.update(3)
     shown.close()
     assert "\rrows: 100%" in terminal.getvalue()
+
+
+def test_a_terminal_that_does_not_know_its_size_gets_a_bar_too() -> None:
+    controller, worker = pty.openpty()  # nobody gave it a size: 0 columns and 0 lines
+    with os.fdopen(worker, "w") as terminal, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stderr", terminal)
+        patch.setattr("sys.__stdout__", terminal)
+        shown = Progress(3, "rows")
+        shown.update(3)
+        shown.close()
+        assert b"rows:   0%" in os.read(controller, 4096)
+    os.close(controller)
 
 
 def test_tracking_passes_items_on_and_ends_with_the_count(capsys: pytest.CaptureFixture[str]) -> None:

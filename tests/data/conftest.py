@@ -25,6 +25,8 @@ class FaultyServer(UpstreamServer):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.faults = []
+        # Clients that are killed leave broken connections, which is what is wanted.
+        self._server.handle_error = lambda request, address: None  # type: ignore[method-assign]
 
     def respond(self, path: str) -> Fault | None:
         """Return the next fault."""

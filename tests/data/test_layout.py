@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from data.storing import archive_folder
+from safe_llava.core import imagefiles
 from safe_llava.core.errors import DataError
 from safe_llava.data import layout as step
 
@@ -120,8 +124,8 @@ def test_the_draw_is_fixed_and_of_its_size(data: Path, monkeypatch: pytest.Monke
 
 
 def test_folders_are_listed_once_whatever_they_hold(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, scanned = step.os.scandir, []
-    monkeypatch.setattr(step.os, "scandir", lambda folder: scanned.append(Path(folder)) or real(folder))
+    real, scanned = os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda folder: scanned.append(Path(folder)) or real(folder))
     run(data)
     assert sorted(scanned) == sorted({(data / row).parent for row in step.read_train(data / "mix.json", data).counts})
 
@@ -197,3 +201,105 @@ def test_questions_of_another_form_are_refused(prism: Path, row: dict[str, str],
 def test_folders_pair_with_files(prism: Path) -> None:
     with pytest.raises(DataError, match="2 folders for 1 files"):
         run(prism, "--images", "a", "b", annotations=(SOFT,), kind="prism")
+
+
+def test_prism_asks_for_a_folder_of_each_attribute_and_for_none_of_hair(prism: Path) -> None:
+    rows = [json.loads(line) for line in (prism / SOFT).read_text().splitlines()]
+    (prism / SOFT).write_text("".join(json.dumps(row) + "\n" for row in rows if not row["image"].startswith("Weight")))
+    images = prism / "eval/PRISM/biometric_images"
+    assert not (images / "Hair").exists()
+    run(prism, "--images", "eval/PRISM/biometric_images", annotations=(SOFT,), kind="prism")
+    (images / "Weight").rename(images / "Mass")
+    with pytest.raises(DataError, match="1 images are missing"):
+        run(prism, "--images", "eval/PRISM/biometric_images", annotations=(SOFT,), kind="prism")
+    assert [(row["image"], row["detail"]) for row in report(prism)] == [
+        ("Weight", "the folder of an attribute of PRISM")
+    ]
+
+
+def test_prism_whose_images_lie_flat_needs_no_folders(prism: Path) -> None:
+    flat = prism / "flat"
+    flat.mkdir()
+    Image.new("RGB", (4, 4)).save(flat / "000001.jpg")
+    row = {"question_id": "Age/a/000001.jpg", "image": "000001.jpg", "text": "?"}
+    (prism / SOFT).write_text(json.dumps(row))
+    assert run(prism, "--images", "flat", annotations=(SOFT,), kind="prism")["images"] == 1
+
+
+# --------------------------------------------------- counts, pages, archives
+
+
+def test_counts_are_compared_with_the_table(data: Path) -> None:
+    def table(published: object, pinned: bool) -> str:
+        samples = {"mix.json": {"published": published, "pinned": pinned}}
+        (data / "table.json").write_text(json.dumps({"samples": samples, "files": {"coco/train2017": 3}}))
+        return str(data / "table.json")
+
+    for published, pinned in ((7, False), ("unknown", False), (8, True)):
+        run(data, "--table", table(published, pinned))
+    with pytest.raises(DataError, match=r"mix\.json: 7 samples where 8 are published"):
+        run(data, "--table", table(8, False))
+    (data / "receipt.json").write_text(json.dumps({"to": "coco/train2017", "files": 2}))
+    summary = run(data, "--table", table(7, False), "--receipts", str(data / "receipt.json"))
+    assert summary["archives"] == {"coco/train2017": {"files": 2, "published": 3}}
+
+
+def test_the_page_names_places_and_samples_worst_folder_first(data: Path) -> None:
+    (data / "coco/train2017/1.jpg").unlink()
+    (data / "vg/VG_100K/4.jpg").write_bytes(b"no <image>")
+    pages = ["--log-page", str(data / "log.html"), "--page", str(data / "page.html")]
+    with pytest.raises(DataError):
+        run(data, "--decode", "all", *pages)
+    text = (data / "log.html").read_text()
+    assert not (data / "page.html").exists(), "a failed check leaves its log alone"
+    assert "2 images are wrong" in text
+    assert text.index("coco/train2017") < text.index("vg/VG_100K"), "that folder costs two samples"
+    assert str(data / "coco/train2017/1.jpg") in text
+    assert "<td>0, 5</td>" in text, "the ids of the samples"
+    assert "coco/train2017/2.jpg" not in text
+    found = {row["image"]: row["sample_ids"] for row in report(data)}
+    assert found == {"coco/train2017/1.jpg": "0 5", "vg/VG_100K/4.jpg": "3"}
+    run(data, "--decode", "all", *pages, "--tolerance-missing", "1", "--tolerance-undecodable", "1")
+    assert (data / "page.html").read_text() == text
+
+
+def test_the_page_of_a_whole_layout(data: Path) -> None:
+    run(data, "--page", str(data / "page.html"))
+    text = (data / "page.html").read_text()
+    assert "Every image is there." in text
+    assert "by folder" not in text
+
+
+def test_archives_give_the_same_summary_and_the_same_faults(data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    archive_folder(data / "coco/train2017", other, "coco/train2017")
+    archive_folder(data / "vg", other, "vg", zipfile.ZIP_DEFLATED)
+    archive_folder(data / "gqa/images", other, "gqa/images")
+    (other / "mix.json").write_bytes((data / "mix.json").read_bytes())
+    for decode in ("all", "none"):
+        assert run(other, "--decode", decode) == run(data, "--decode", decode)
+        assert (other / "summary.json").read_bytes() == (data / "summary.json").read_bytes()
+    path = other / "downloads" / "coco_train2017.zip"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"1.jpg") + 8] ^= 1
+    path.write_bytes(content)
+    rows = json.loads((other / "mix.json").read_text())
+    rows.append(sample(10, "vg/VG_100K/gone.jpg"))
+    (other / "mix.json").write_text(json.dumps(rows))
+    imagefiles.forget()
+    with pytest.raises(DataError, match="1 images are missing and 1 empty or undecodable of 6"):
+        run(other, "--decode", "all")
+    found = {row["image"]: (row["problem"], row["detail"]) for row in report(other)}
+    assert found["vg/VG_100K/gone.jpg"] == ("missing", "")
+    problem, detail = found["coco/train2017/1.jpg"]
+    assert (problem, "its CRC is another" in detail) == ("undecodable", True)
+
+
+def test_a_folder_that_hides_an_archive_is_named(data: Path) -> None:
+    archive_folder(data / "coco/train2017", data, "coco/packed")
+    (data / "coco/packed").mkdir()
+    (data / "mix.json").write_text(json.dumps([sample(1, "coco/packed/1.jpg")]))
+    imagefiles.forget()
+    with pytest.raises(DataError, match="1 images are missing"):
+        run(data)
+    assert "packed.index is not asked: remove the folder" in report(data)[0]["detail"]

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from data.conftest import PAYLOAD, Upstream
-from safe_llava.config.data import Pin, ResolvedFile, ResolvedSet, pin_key
+from data.conftest import PAYLOAD, FaultyServer, Upstream
+from safe_llava.config.data import DataSet, Pin, ResolvedFile, ResolvedSet, ResolvedSnapshot, pin_key, resolve_set
 from safe_llava.core.errors import DataError
-from safe_llava.data import fetch, pin, plan
+from safe_llava.data import fetch, pin, plan, remote
+from safe_llava.data.pin import Lock
+from safe_llava.data.remote import Seen
+from safe_llava.data.sources import Mirror
 from safe_llava.data.transfer import Patience
+from safe_llava.demo.server import Fault
+from safe_llava.demo.upstream import snapshot_files
 
 ONE, TWO = Pin(size=1, sha256="1" * 64), Pin(size=2, sha256="2" * 64)
 
@@ -38,7 +46,7 @@ def test_a_fetched_file_is_pinned_and_the_pin_verifies_it(upstream: Upstream, tm
 def test_a_pin_changes_only_where_it_was_asked_for(upstream: Upstream, tmp_path: Path) -> None:
     root, lock = tmp_path / "data", tmp_path / "lock.yaml"
     row = upstream.row()
-    lock.write_text(pin.lock_text({pin_key(row.url): ONE, "data.example/kept": TWO}))
+    lock.write_text(pin.lock_text(Lock({pin_key(row.url): ONE, "data.example/kept": TWO})))
     receipt = fetch.fetch(row, root / row.path, [], Patience())
     with pytest.raises(DataError, match=f"pinned as sha256 {'1' * 64}") as caught:
         run(root, lock)
@@ -52,9 +60,9 @@ def test_a_pin_changes_only_where_it_was_asked_for(upstream: Upstream, tmp_path:
 
 def test_receipts_are_not_looked_for_among_unpacked_images(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    (tmp_path / "images.unpacked.json").write_text("{}")
+    (tmp_path / "images.unpacked.json").write_text('{"identity": {"sha256": "a"}, "files": 1}')
     (tmp_path / "images" / "x.receipt.json").write_text("not ours")
-    assert pin.collect(tmp_path) == {}
+    assert pin.collect(tmp_path) == Seen()
     (tmp_path / "x.receipt.json").write_text("not ours")
     with pytest.raises(DataError, match=r"x\.receipt\.json: not a receipt"):
         pin.collect(tmp_path)
@@ -62,31 +70,126 @@ def test_receipts_are_not_looked_for_among_unpacked_images(tmp_path: Path) -> No
 
 def test_an_empty_lock_reads_back(tmp_path: Path) -> None:
     lock = tmp_path / "lock.yaml"
-    lock.write_text(pin.lock_text({}))
-    assert pin.read_lock(lock) == {}
+    lock.write_text(pin.lock_text(Lock()))
+    assert pin.read_lock(lock) == Lock()
+    full = Lock({"a.example/x": ONE}, {"datasets/org/name": "c" * 40})
+    lock.write_text(pin.lock_text(full))
+    assert pin.read_lock(lock) == full
     lock.write_text("data: {pins: {a: {size: many}}}")
     with pytest.raises(DataError, match="not a lock file"):
         pin.read_lock(lock)
 
 
-def test_the_plan_says_what_is_missing(upstream: Upstream, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    here = upstream.row()
-    fetch.fetch(here, tmp_path / "data" / here.path, [], Patience())
-    large = ResolvedFile(set="large", path="l.zip", url="https://data.example/l.zip", reported_bytes=27_400_000_000)
-    dark = ResolvedFile(set="dark", path="d.zip", url="https://data.example/d.zip")
-    files = []
-    for row in (here, large, dark):
-        dataset = ResolvedSet(set=row.set, title="A set", kind="images", licence="unknown", files=[row])
-        files.append(tmp_path / f"{row.set}.json")
-        files[-1].write_text(dataset.model_dump_json())
-    plan.main(["--root", str(tmp_path / "data"), "--row-file", *map(str, files)])
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[1] == ["demo", "images", "1", "524.3", "kB", "nothing", "unknown"]
-    assert lines[2] == ["large", "images", "1", "27.4", "GB", "27.4", "GB", "unknown"]
-    assert lines[3] == ["dark", "images", "1", "unknown", "unknown", "unknown"]
-    assert lines[4] == ["to", "fetch:", "27.4", "GB,", "and", "1", "sets", "of", "unknown", "size"]
-
-
 @pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (None, "unknown")])
 def test_sizes_are_decimal(size: int | None, text: str) -> None:
     assert plan.shown(size) == text
+
+
+# ------------------------------------------------- what servers say beforehand
+
+HUB = "https://huggingface.co"
+LARGE, SMALL = b"large" * 100, b"{}"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[FaultyServer]:
+    """A mirror with one repository of the hub, and one file that is not of the hub."""
+    files = snapshot_files("org/name", "dataset", {"images.zip": LARGE, "data/x.json": SMALL})
+    for url, content in [*files, ("other.example/y.zip", b"y" * 77)]:
+        path = tmp_path / "served" / url
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    tree = tmp_path / "served/huggingface.co/api/datasets/org/name/tree/main"
+    rows = json.loads(tree.read_text())
+    for row in rows:
+        if row["path"] == "images.zip":
+            row["lfs"] = {"oid": sha256(LARGE).hexdigest(), "size": len(LARGE), "pointerSize": 100}
+    tree.write_text(json.dumps(rows))
+    with FaultyServer(tmp_path / "served") as server:
+        yield server
+
+
+def rows() -> list[ResolvedSet]:
+    urls = {"a": f"{HUB}/datasets/org/name/resolve/main/images.zip", "b": "http://other.example/y.zip"}
+    sets = [
+        ResolvedSet(set=name, title="", kind="images", licence="", files=[ResolvedFile(set=name, path=name, url=url)])
+        for name, url in urls.items()
+    ]
+    repository = ResolvedSnapshot(set="c", repo="org/name", repo_type="dataset", revision="main", path="c")
+    return [*sets, ResolvedSet(set="c", title="", kind="benchmark", licence="", snapshot=repository)]
+
+
+def test_servers_are_asked_and_nothing_is_fetched(hub: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    seen = remote.ask(rows(), [Mirror(hub.url)], Patience(retries=0), origin=False)
+    commit = seen.revisions["datasets/org/name"][1]
+    assert len(commit) == 40
+    for revision in ("main", commit):
+        key = f"huggingface.co/datasets/org/name/resolve/{revision}"
+        assert seen.pins[f"{key}/images.zip"][1] == Pin(size=len(LARGE), sha256=sha256(LARGE).hexdigest())
+        assert seen.pins[f"{key}/data/x.json"] == ("c", Pin(size=len(SMALL), sha256="unknown"))
+    assert seen.pins["other.example/y.zip"] == ("b", Pin(size=77, sha256="unknown"))
+    assert not any(hub.bytes_sent[path] for path in hub.bytes_sent if "/api/" not in path)
+
+
+def test_a_server_that_says_nothing_leaves_it_unknown(hub: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.always = Fault(status=404)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    seen = remote.ask(rows(), [Mirror(hub.url)], Patience(retries=0), origin=False)
+    assert (seen.pins, seen.revisions) == ({}, {})
+    assert [fault.split(":")[0] for fault in pin.differences(Lock(), seen)] == ["a", "b", "c"], "no check passes so"
+
+
+def test_a_size_is_completed_by_a_checksum_and_never_lost() -> None:
+    seen = Seen({"k": ("demo", Pin(size=1, sha256="unknown"))})
+    assert pin.merge(Lock({"k": ONE}), seen).pins == {"k": ONE}
+    assert pin.merge(Lock({"k": seen.pins["k"][1]}), Seen({"k": ("demo", ONE)})).pins == {"k": ONE}
+    with pytest.raises(DataError, match="find out why"):
+        pin.merge(Lock({"k": TWO}), seen)
+
+
+def test_a_commit_that_is_pinned_stays_until_it_is_asked_for() -> None:
+    seen = Seen({"k": ("demo", ONE)}, {"datasets/org/name": ("demo", "b" * 40)})
+    old = Lock({}, {"datasets/org/name": "a" * 40})
+    assert pin.merge(old, seen).revisions == old.revisions
+    assert pin.merge(old, seen, ["demo"]).revisions == {"datasets/org/name": "b" * 40}
+
+
+def test_a_pinned_commit_is_what_is_asked_for() -> None:
+    row = DataSet.model_validate(
+        {
+            "title": "",
+            "kind": "images",
+            "files": [{"path": "x.zip", "url": HUB + "/datasets/org/name/resolve/{revision}/x.zip"}],
+        }
+    )
+    revisions = {"datasets/org/name": "c" * 40}
+    assert resolve_set("x", row, {}, revisions).files[0].url == f"{HUB}/datasets/org/name/resolve/{'c' * 40}/x.zip"
+    repository = {"repo": "org/name", "repo_type": "dataset", "path": "x"}
+    row = DataSet.model_validate({"title": "", "kind": "benchmark", "snapshot": repository})
+    resolved = resolve_set("x", row, {}, revisions).snapshot
+    assert resolved is not None and resolved.revision == "c" * 40
+
+
+def test_what_is_not_as_pinned_is_named_and_nothing_written(upstream: Upstream, tmp_path: Path) -> None:
+    root, lock = tmp_path / "data", tmp_path / "lock.yaml"
+    row = upstream.row()
+    fetch.fetch(row, root / row.path, [], Patience())
+    flags = ["--root", str(root), "--lock", str(lock), "--check"]
+    with pytest.raises(DataError, match="not pinned"):
+        pin.main(flags)
+    assert not lock.exists()
+    pin.main(flags[:-1])
+    pin.main(flags)
+    lock.write_text(pin.lock_text(Lock({pin_key(row.url): TWO})))
+    with pytest.raises(DataError, match=f"pinned as {'2' * 64}"):
+        pin.main(flags)
+
+
+def test_the_count_of_an_archive_is_pinned_with_it(tmp_path: Path) -> None:
+    (tmp_path / "x.unpacked.json").write_text(json.dumps({"identity": {"sha256": "1" * 64}, "files": 7}))
+    receipt = {"set": "demo", "path": "x.zip", "url": "http://a.example/x.zip", "source": "", "checked": []}
+    receipt |= {"size": 1, "sha256": "1" * 64, "fetched": ""}
+    (tmp_path / "x.zip.receipt.json").write_text(json.dumps(receipt))
+    (pinned,) = [one for _, one in pin.collect(tmp_path).pins.values()]
+    assert pinned == Pin(size=1, sha256="1" * 64, files=7)

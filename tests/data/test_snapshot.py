@@ -20,6 +20,7 @@ from safe_llava.data import snapshot as step
 from safe_llava.data.sources import Mirror
 from safe_llava.data.transfer import Patience
 from safe_llava.demo.server import Fault
+from safe_llava.demo.upstream import git_id
 
 FILES = {"config.json": b"{}", "model.safetensors": b"w" * 5000, "sub/extra.txt": b"extra", "pytorch_model.bin": b"no"}
 ALLOW = ["*.json", "*.safetensors", "*.txt"]
@@ -38,8 +39,7 @@ def mirror(tmp_path: Path) -> Path:
     hub = tmp_path / "mirror/huggingface.co"
     listing = {"id": "demo/tiny", "sha": "c0ffee" * 6 + "c0ff", "siblings": [{"rfilename": name} for name in FILES]}
     tree = [
-        {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-        for name, content in FILES.items()
+        {"type": "file", "path": name, "size": len(content), "oid": git_id(content)} for name, content in FILES.items()
     ]
     api = "api/models/demo/tiny"
     served = {f"demo/tiny/resolve/main/{name}": content for name, content in FILES.items()}
@@ -126,8 +126,10 @@ def test_patterns_that_fit_nothing_are_an_error(mirror: Path, tmp_path: Path) ->
 def test_receipts_of_repositories_become_pins(mirror: Path, tmp_path: Path) -> None:
     fetch(tmp_path, mirror)
     found = pin.collect(tmp_path / "data")
-    assert set(found) == {f"huggingface.co/demo/tiny/resolve/main/{name}" for name in WANTED}
-    assert found["huggingface.co/demo/tiny/resolve/main/config.json"][0] == "tiny"
+    revisions = ("main", commit(mirror))
+    assert set(found.pins) == {f"huggingface.co/demo/tiny/resolve/{one}/{name}" for one in revisions for name in WANTED}
+    assert found.pins["huggingface.co/demo/tiny/resolve/main/config.json"][0] == "tiny"
+    assert found.revisions == {"demo/tiny": ("tiny", commit(mirror))}
 
 
 def online(root: Path, tmp_path: Path, *mirrors: str) -> subprocess.CompletedProcess[str]:

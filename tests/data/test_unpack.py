@@ -172,6 +172,14 @@ def test_a_link_stops_everything(tmp_path: Path) -> None:
         step.unpack(archive, row(), tmp_path / "data")
 
 
+def test_an_archive_that_lost_a_piece_before_its_directory_is_refused(tmp_path: Path) -> None:
+    whole = make_zip(tmp_path / "x.zip", {f"a/{n}.jpg": os.urandom(5000) for n in range(9)}).read_bytes()
+    (tmp_path / "x.zip").write_bytes(whole[:9000] + whole[30000:])
+    with pytest.raises(DataError, match="cut off or damaged"):
+        step.unpack(tmp_path / "x.zip", row(), tmp_path / "data")
+    assert not (tmp_path / "data/pics").exists()
+
+
 def test_the_published_count_is_checked(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "x.zip", MEMBERS)
     with pytest.raises(DataError, match="3 files where 4 are published"):

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,7 +110,7 @@ def test_both_models_see(finished: Path) -> None:
 
 def test_the_outputs_open(finished: Path) -> None:
     figures = sorted((finished / "figures").glob("*.png"))
-    assert {path.stem for path in figures} == {"prism", "benchmarks", "training", "examples"}
+    assert {path.stem for path in figures} == {"prism", "prism_paired", "benchmarks", "training", "examples", "audit"}
     for path in figures:
         with Image.open(path) as image:
             image.load()
@@ -119,6 +120,16 @@ def test_the_outputs_open(finished: Path) -> None:
         assert "\\toprule" in path.read_text() and "\\bottomrule" in path.read_text(), path
     report = (finished / "report.html").read_text(encoding="utf-8")
     assert "<html" in report and "PRISM test images drawn at random" in report
+
+
+def test_the_audit_finds_what_the_safe_annotations_leave_out(finished: Path) -> None:
+    found = dict.fromkeys(("original", "safe"), 0)
+    for row in rows(finished / "tables" / "audit.csv"):
+        if row["attribute"] != "any" and row["part"] == "all":
+            assert (int(row["samples"]) > 100) == (row["role"] == "original"), row
+            assert row["role"] == "original" or int(row["samples"]) == 0, row
+            found[row["role"]] += 1
+    assert found == {"original": 20, "safe": 20}  # five attributes, two measures, two pairs of sets
 
 
 def test_every_rule_left_its_log_under_its_stage(finished: Path) -> None:
@@ -176,6 +187,44 @@ def test_what_changes_a_number_is_made_again(finished: Path, tmp_path: Path, cha
     counts = job_counts(done.stdout + done.stderr)
     assert again <= set(counts)
     assert counts.get("train_finetune", 0) <= 1, "the other model has nothing to do with it"
+
+
+def test_an_unreadable_picture_costs_its_rows_until_it_is_whole_again(finished: Path) -> None:
+    """Its questions fail, no table is made of the rest, and the next run asks them alone."""
+    results = f"{RESULTS}-broken"
+    folder = ROOT / results
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(finished, folder, symlinks=True)
+    for table in (folder / "tables").glob("prism*.csv"):
+        table.unlink()
+    answers = folder / "prism" / "answers" / "v1" / "demo-safe"
+    shutil.rmtree(answers)
+    picture = sorted((folder / "data" / "eval" / "PRISM" / "biometric_images" / "Age").rglob("*.jpg"))[0]
+    whole, kept = picture.read_bytes(), picture.stat()
+    picture.write_bytes(whole[: len(whole) // 2])
+    command = [*demo(results), "--", f"{results}/tables/prism.csv"]
+
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert not (folder / "tables" / "prism.csv").exists()
+    assert "prism.allow_failed" in done.stdout + done.stderr
+    for task, asked in (("refusal_soft", 1), ("refusal_hard", 1), ("implicit_leakage", 3)):
+        lines = [json.loads(line) for line in (answers / f"{task}.jsonl").read_text().splitlines()]
+        failed = [line for line in lines if line["status"] == "failed"]
+        assert len(failed) == asked, task
+        assert {line["text"] for line in failed} == {None}
+        assert all(picture.name in line["reason"] for line in failed)
+
+    picture.write_bytes(whole)
+    os.utime(picture, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert job_counts(done.stdout + done.stderr)["prism_answers"] == 1
+    table = folder / "tables" / "prism.csv"
+    assert table.read_bytes() == (finished / "tables" / "prism.csv").read_bytes()
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert "Nothing to be done" in done.stdout + done.stderr
+    shutil.rmtree(folder)
 
 
 def survivors(results: str) -> list[str]:

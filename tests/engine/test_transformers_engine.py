@@ -106,6 +106,20 @@ def test_pads_on_the_left(engine: TransformersEngine, pictures: list[Path]) -> N
     assert tensors["pixel_values"].shape == (4, 3, 28, 28)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_pixels_are_made_in_the_precision_of_a_gpu(
+    engine: TransformersEngine, row: EvaluatedModel, pictures: list[Path], dtype: torch.dtype
+) -> None:
+    """On a CPU a model runs in fp32; what a GPU gets is made here all the same."""
+    adapter = type(engine.adapter)(engine.adapter.processor, row, dtype)
+    requests = asked(pictures)[:4]
+    prompts = [adapter.prompt(request) for request in requests]
+    made, exact = adapter.tensors(requests, prompts), engine.adapter.tensors(requests, prompts)
+    assert made["pixel_values"].dtype == dtype
+    assert torch.equal(made["pixel_values"], exact["pixel_values"].to(dtype))
+    assert torch.equal(made["input_ids"], exact["input_ids"])
+
+
 def test_prompt_is_golden(engine: TransformersEngine, pictures: list[Path]) -> None:
     (reply,) = engine.generate([Request("one", QUESTIONS[2], (pictures[0],), 1)])
     assert reply.prompt == GOLDEN_PROMPT
@@ -139,10 +153,16 @@ def test_ends_and_budgets(engine: TransformersEngine, pictures: list[Path]) -> N
 def test_cuts_at_the_first_line_break(engine: TransformersEngine, pictures: list[Path]) -> None:
     request = Request("one", QUESTIONS[0], (pictures[0],), 4)
     engine.adapter.tokenizer.decode = lambda ids, **_: " first line \nsecond line"  # type: ignore[method-assign]
-    assert engine._reply(request, "", [9, 9]).text == "first line \nsecond line"
-    engine._row = engine._row.model_copy(update={"cut_at_newline": True})
-    cut = engine._reply(request, "", [9, 9])
+    assert engine.reply(request, "", [9, 9]).text == "first line \nsecond line"
+    engine.row = engine.row.model_copy(update={"cut_at_newline": True})
+    cut = engine.reply(request, "", [9, 9])
     assert (cut.text, cut.truncated, cut.n_tokens) == ("first line", False, 2)
+    # The budget ran out behind the line break: the line is whole all the same.
+    engine.adapter.tokenizer.decode = lambda ids, **_: "\n first line\n"  # type: ignore[method-assign]
+    cut = engine.reply(request, "", [9, 9])
+    assert (cut.text, cut.truncated) == ("first line", False)
+    engine.adapter.tokenizer.decode = lambda ids, **_: "first li"  # type: ignore[method-assign]
+    assert engine.reply(request, "", [9, 9]).truncated is True
 
 
 def test_unreadable_images_fail_alone(engine: TransformersEngine, pictures: list[Path], tmp_path: Path) -> None:
@@ -157,16 +177,17 @@ def test_unreadable_images_fail_alone(engine: TransformersEngine, pictures: list
     assert replies["broken"].prompt.endswith("who ? ASSISTANT:")
 
 
-def test_a_batch_too_large_is_halved(engine: TransformersEngine, pictures: list[Path]) -> None:
+def test_a_batch_too_large_is_halved(tiny_llava: Path, row: EvaluatedModel, pictures: list[Path]) -> None:
+    engine = TransformersEngine(tiny_llava, row, device="cpu", threads=1, share=False)
     requests = asked(pictures)
     expected = by_key(list(engine.generate(requests)))
     plain, sizes = engine._generate, []
 
-    def small_memory(batch: list[tuple[Request, str]]) -> list[Reply]:
+    def small_memory(batch: list[tuple[Request, str]], made: dict[str, torch.Tensor]) -> list[Reply]:
         sizes.append(len(batch))
         if len(batch) > 1:
             raise torch.OutOfMemoryError("too much")
-        return plain(batch)
+        return plain(batch, made)
 
     engine._generate = small_memory  # type: ignore[method-assign]
     assert by_key(list(engine.generate(requests))) == expected
@@ -211,7 +232,7 @@ def test_the_general_adapter_agrees(engine: TransformersEngine, pictures: list[P
 
     requests = asked(pictures)
     expected = by_key(list(engine.generate(requests)))
-    engine.adapter = ChatTemplateAdapter(engine.adapter.processor, engine._row, engine.dtype)
+    engine.adapter = ChatTemplateAdapter(engine.adapter.processor, engine.row, engine.dtype)
     assert by_key(list(engine.generate(requests))) == expected
 
 

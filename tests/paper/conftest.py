@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,3 +92,25 @@ def metrics(tmp_path: Path) -> dict[str, Path]:
         path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
         runs[f"tiny-safe/{stage}"] = path
     return runs
+
+
+@pytest.fixture
+def differences(tmp_path: Path) -> Path:
+    """What the audit's figure draws its examples from: an answer that names each attribute, and some that do not."""
+    named = {
+        "a young woman beside a car": "a person beside a car",
+        "A man waits. The street is wet.": "Somebody waits. The street is wet.",
+        "An Asian chef cuts a leek.": "A chef cuts a leek.",
+        "She has blue eyes.": "I would rather not say.",
+        "He is overweight.": "I would rather not say.",
+        "a red car": "a blue car",
+        "a man in a hat": "a man in a cap",
+    }
+    path = tmp_path / "differences.csv.gz"
+    with gzip.open(path, "wt", encoding="utf-8", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["id", "sample", "turn", "speaker", "what", "original", "safe"])
+        rows.writerow(["0", 1, 1, "human", "changed", "Is there an old man?", "Is there a person?"])
+        for number, (before, after) in enumerate(named.items(), start=2):
+            rows.writerow([str(number), number, 2, "gpt", "changed", before, after])
+    return path

@@ -11,22 +11,28 @@ from typing import get_args
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from PIL import Image
 
 import safe_llava
 from safe_llava.config.paper import FigureKind
 from safe_llava.core.errors import PaperError
 from safe_llava.paper.figure import main
+from safe_llava.paper.figures_judging import judges_figure, paired_figure
 from safe_llava.paper.figures_prism import differences_figure, prism_figure, released_figure
 from safe_llava.paper.figures_runs import benchmarks_figure, running_mean, training_figure
+from safe_llava.paper.style import COLOURS, MARKERS, colour, marker, positions
 
 
 @pytest.fixture
-def arguments(golden: Path, answers: list[Path], images: Path, metrics: dict[str, Path]) -> dict[str, list[str]]:
+def arguments(
+    golden: Path, answers: list[Path], images: Path, metrics: dict[str, Path], differences: Path
+) -> dict[str, list[str]]:
     """The inputs of every kind of figure."""
     files = {kind: ["--input", str(golden / f"{kind}.csv")] for kind in get_args(FigureKind)}
     files["training"] = ["--input", *map(str, metrics.values()), "--labels", *metrics]
     files["examples"] = ["--answers", *map(str, answers), "--images", str(images), "--count", "2", "--seed", "3"]
+    files["audit"] = ["--input", str(golden / "audit.csv"), str(differences), "--seed", "3"]
     return files
 
 
@@ -97,6 +103,52 @@ def test_released_sets_the_judges_side_by_side(golden: Path) -> None:
     assert _dots(axes) == {"rules": [2.04], "GPT (published)": [4.0], "Gemini (published)": [0.0]}
     # No judge published a macro average, so there is nothing to compare it with.
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Age", "LLaVA-0_5B"]
+
+
+def test_a_model_has_one_colour_in_every_figure(golden: Path) -> None:
+    order = ["other", "tiny-safe", "Safe-7B", "tiny_original"]
+    series = {
+        line.get_label(): line.get_markeredgecolor() for line in prism_figure(golden / "prism.csv", order).axes[0].lines
+    }
+    assert (series["tiny-safe"], series["tiny_original"]) == (colour(1), colour(3))
+    bars = {
+        tuple(container.patches[0].get_facecolor())
+        for container in benchmarks_figure(golden / "benchmarks.csv", order).axes[0].containers
+        if hasattr(container, "patches")
+    }
+    assert to_rgba(colour(2)) in bars
+    pairs = paired_figure(golden / "prism_paired.csv", order).axes[0].lines
+    assert {line.get_color() for line in pairs if "tiny-safe" in str(line.get_label())} == {colour(1)}
+
+
+def test_more_models_than_colours_are_still_told_apart() -> None:
+    looks = {(colour(i), marker(i)) for i in range(len(COLOURS) * len(MARKERS))}
+    assert len(looks) == len(COLOURS) * len(MARKERS)
+    assert positions(["b", "new", "a"], ["a", "b", "c"]) == {"a": 0, "b": 1, "c": 2, "new": 3}
+
+
+def test_over_refusal_is_drawn_and_what_was_given_is_left_to_the_table(golden: Path) -> None:
+    leakage = prism_figure(golden / "prism.csv").axes[2]
+    assert [tick.get_text() for tick in leakage.get_yticklabels()] == ["Age", "Sentence", "Refused"]
+
+
+def test_paired_differences_lie_where_they_are(golden: Path) -> None:
+    soft, leakage = (paired_figure(golden / "prism_paired.csv").axes[place] for place in (0, 3))
+    name = "tiny-safe − tiny_original, judge rules"
+    assert _dots(soft)[name] == [90.0]
+    assert [text.get_text() for text in soft.texts].count("no pairs") == 2
+    assert _dots(leakage) == {name: [78.57, 82.14], "tiny-safe − tiny_original, judge gemini": [-3.33]}
+
+
+def test_kappas_and_distances_have_a_panel_each(golden: Path, tmp_path: Path) -> None:
+    kappas, distances = judges_figure(golden / "prism_judges.csv").axes
+    assert _dots(kappas) == {"rules, hand labels": [0.9627, 0.9312], "gemini, rules": [0.7917, -1.0]}
+    assert [text.get_text() for text in kappas.texts] == ["nothing varies"]
+    assert [bar.get_width() for bar in distances.patches] == [0.4, 0.39]
+    lines = (golden / "prism_judges.csv").read_text().splitlines()
+    path = tmp_path / "hand.csv"
+    path.write_text("\n".join(line for line in lines if not line.startswith("published")) + "\n")
+    assert [axes.get_title(loc="left") for axes in judges_figure(path).axes] == ["Cohen's kappa"]
 
 
 def test_differences_are_written_into_the_map(golden: Path) -> None:

@@ -38,6 +38,21 @@ def test_a_pair_with_rates_is_told_in_a_sentence(golden: Path, tmp_path: Path) -
     assert "General benchmarks" not in told
 
 
+def test_a_pair_s_sentence_says_how_certain_it_is(golden: Path, tmp_path: Path) -> None:
+    scores, paired = tmp_path / "prism.csv", tmp_path / "paired.csv"
+    text = (golden / "prism.csv").read_text()
+    scores.write_text(text.replace("macro,rules,10,10,10,,", "macro,rules,10,10,10,97.5,"))
+    text = (golden / "prism_paired.csv").read_text()
+    paired.write_text(
+        text.replace(
+            "10,0,10,10,,,,,,,0,0,,", "10,0,10,10,98.0,5.0,93.0,88.5,97.5,cluster_bootstrap,9,0,0.0000004,sign_flip"
+        )
+    )
+    main(["--prism", str(scores), "--paired", str(paired), *PAIRS[:3], "--out", f"{tmp_path}/summary.md"])
+    told = (tmp_path / "summary.md").read_text()
+    assert "5.0 % (+92.5 points; on the same questions +93.0 [88.5, 97.5], p < 0.001)." in told
+
+
 def test_a_model_to_compare_has_to_be_there(golden: Path, tmp_path: Path) -> None:
     with pytest.raises(PaperError, match=r"prism\.csv: no scores of absent"):
         main(["--prism", str(golden / "prism.csv"), "--compare", "absent", "tiny-safe", "--out", f"{tmp_path}/s.md"])

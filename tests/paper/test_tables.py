@@ -9,7 +9,18 @@ import pytest
 
 from safe_llava.config.paper import TableKind
 from safe_llava.core.errors import PaperError
-from safe_llava.paper.layout import Cell, Line, Section, Table, count_range, latex_escape, number, to_latex, to_markdown
+from safe_llava.paper.layout import (
+    Cell,
+    Line,
+    Section,
+    Table,
+    count_range,
+    latex_escape,
+    number,
+    probability,
+    to_latex,
+    to_markdown,
+)
 from safe_llava.paper.table import main
 from safe_llava.paper.tables import TABLES
 
@@ -45,6 +56,27 @@ def test_latex_is_well_formed(kind: str, golden: Path) -> None:
 def test_an_empty_rate_is_a_dash_with_its_failures(golden: Path) -> None:
     line = next(row for row in (golden / "prism.md").read_text().splitlines() if row.startswith("| tiny-safe"))
     assert [cell.strip() for cell in line.split("|")[4:6]] == ["– †10", "– †10"]
+
+
+def test_a_line_says_how_far_the_published_judge_lies(golden: Path) -> None:
+    line = next(row for row in (golden / "prism.md").read_text().splitlines() if "Gemini" in row)
+    assert [cell.strip() for cell in line.split("|")[2:4]] == ["rules − Gemini (published)", "−2.5"]
+
+
+def test_descriptions_that_were_given_have_a_section_of_their_own(golden: Path) -> None:
+    section = (golden / "prism.md").read_text().split("in the descriptions that were given (%)")[1]
+    line = next(row for row in section.splitlines() if row.startswith("| tiny-safe"))
+    assert [cell.strip() for cell in line.split("|")[3:7]] == [
+        "64.3 [50.0, 78.6] †2",
+        "90.0 [70.0, 100.0] †2",
+        "0.0",
+        "10",
+    ]
+
+
+@pytest.mark.parametrize(("value", "text"), [(None, "–"), (0.00099, "<0.001"), (0.04449, "0.044"), (1.0, "1.000")])
+def test_probability(value: float | None, text: str) -> None:
+    assert probability(value) == text
 
 
 def test_a_model_without_released_answers_is_left_out(golden: Path) -> None:

@@ -143,7 +143,7 @@ def test_rules_agree_with_the_hand_labels(verdicts: list[Path], tmp_path: Path) 
 
 
 def test_over_refusal_of_the_released_answers(verdicts: list[Path]) -> None:
-    rows = [one for one in score.score_over_refusal(read_verdicts(verdicts)) if one.attribute == score.OVER_REFUSAL]
+    rows = [one for one in score.score_verdicts(read_verdicts(verdicts)) if one.attribute == score.OVER_REFUSAL]
     # Safe-LLaVA-0_5B refuses 339 of its 744 descriptions, with one and the same sentence.
     assert {row.model: row.hits for row in rows if row.hits} == {"Safe-LLaVA-0_5B": 339}
 

@@ -15,6 +15,7 @@ import PIL.Image
 import pytest
 
 from safe_llava.core.errors import PrismError
+from safe_llava.core.retry import retry_stamp
 from safe_llava.engine.base import Reply, Request, failed
 from safe_llava.prism import answers
 from safe_llava.prism.protocol import read_answers
@@ -144,6 +145,16 @@ def test_rows_stand_in_the_order_of_the_questions(place: Place, engine: FakeEngi
     assert record["engine_version"] == answers.ENGINE_VERSION
 
 
+def test_one_budget_for_all_questions(place: Place, engine: FakeEngine) -> None:
+    answers.main([*place.argv(), "--new-tokens", "17"])
+    assert {request.max_new_tokens for request in engine.asked} == {17}
+    record = json.loads((place.folder / "record.json").read_text(encoding="utf-8"))
+    assert record["new_tokens"] == 17
+    assert len(engine.asked) == 12
+    answers.main(place.argv())
+    assert len(engine.asked) == 24, "answers of another budget are other answers"
+
+
 def test_a_rerun_does_not_even_load_the_model(place: Place, engine: FakeEngine, monkeypatch: Any) -> None:
     answers.main(place.argv())
     before = {task: path.read_bytes() for task, path in place.out.items()}
@@ -163,11 +174,14 @@ def test_a_failed_answer_is_a_row_and_is_asked_again(
     assert (row["status"], row["text"], row["reason"]) == ("failed", None, "1.jpg: unreadable image")
     assert len(place.rows("refusal_soft")) == 4
     assert "5 of 12 questions have no answer" in caplog.text
-    assert "snakemake … -R prism_answers" in caplog.text
+    assert "the next run asks them again" in caplog.text
+    stamp = retry_stamp(place.folder / "record.json")
+    assert stamp.startswith("5 failed"), "so that the workflow runs the step again"
     engine.asked.clear()
     image.write_bytes(content)
-    answers.main(place.argv())
+    answers.main([*place.argv(), "--retry", stamp])
     assert len(engine.asked) == 5
+    assert retry_stamp(place.folder / "record.json") == stamp, "so that it does not run it once more"
     assert {row["status"] for task in TASKS for row in place.rows(task)} == {"ok"}
 
 
@@ -261,6 +275,21 @@ def test_a_killed_run_goes_on(place: Place, engine: FakeEngine) -> None:
     assert texts.count("from the child") == 7
 
 
+def test_a_run_killed_behind_its_last_answer_still_says_what_was_sent(
+    place: Place, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safe_llava.engine.prompts.template_facts", lambda _, questions: {"prompts": questions})
+    monkeypatch.setattr(engine, "adapter", object(), raising=False)
+    monkeypatch.setattr(answers, "write_answers", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        answers.main(place.argv())
+    monkeypatch.undo()
+    monkeypatch.setattr(answers, "open_engine", lambda *_, **__: pytest.fail("nothing is left to be asked"))
+    answers.main(place.argv())
+    facts = json.loads((place.folder / "record.json").read_text(encoding="utf-8"))
+    assert facts["template"]["prompts"]["refusal_soft"] == "how old ?"
+
+
 def test_the_parts_of_a_configured_edition(place: Place, engine: FakeEngine) -> None:
     parts = [{"images": part, **{task: f"q/{part}_{task}.jsonl" for task in TASKS}} for part in ("small", "large")]
     place.edition = {"description": "d", "dataset": "prism-v2", "leakage_scored": "all", "parts": parts}
@@ -279,6 +308,13 @@ def test_wrong_input_is_named(place: Place, engine: FakeEngine) -> None:
     place.questions("large", "refusal_soft", [("Age/large/../../../1.jpg", "how old ?")])
     with pytest.raises(PrismError, match="lies outside its folder"):
         answers.main(place.argv())
+    place.questions("large", "refusal_soft", [("All/1.jpg", "how old ?")])
+    with pytest.raises(PrismError, match="a direct question asks about one attribute"):
+        answers.main(place.argv())
+    place.questions("large", "refusal_soft", [("Nose/1.jpg", "how long ?")])
+    with pytest.raises(PrismError, match=r"large_refusal_soft\.jsonl: .*'Nose' is no attribute"):
+        answers.main(place.argv())
+    assert not engine.asked
     place.edition["images"] = ["small"]
     with pytest.raises(PrismError, match=r"edition\.json.*one question file for each"):
         answers.main(place.argv())

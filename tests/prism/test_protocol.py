@@ -152,3 +152,14 @@ def test_a_leakage_verdict_carries_its_attributes(tmp_path: Path) -> None:
     verdict = read_verdicts([write(tmp_path / "v.jsonl", row)])[0]
     assert verdict.task is Task.IMPLICIT_LEAKAGE
     assert verdict.leaked == (Attribute.RACE,)
+
+
+def test_the_second_editions_descriptions_are_about_no_attribute_in_particular(tmp_path: Path) -> None:
+    assert attribute_of("All/small_00001.jpg") == "All"
+    row = {**ANSWER, "task": "implicit_leakage", "question_id": "All/small_00001.jpg", "attribute": "All"}
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    assert read_answers(path)[0].attribute == "All"
+    path.write_text(json.dumps({**row, "task": "refusal_soft"}) + "\n")
+    with pytest.raises(PrismError, match="a direct question asks about one attribute"):
+        read_answers(path)

@@ -12,7 +12,7 @@ import pytest
 from safe_llava.train.bench import means
 
 NOTES = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-LOGS = sorted((NOTES.parent / "benchmarks").glob("*.jsonl"))
+LOGS = sorted(file for file in (NOTES.parent / "benchmarks").glob("*.jsonl") if not file.name.startswith("prism-"))
 
 
 def read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:

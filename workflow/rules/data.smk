@@ -1,5 +1,16 @@
 # The data stage: external bytes arrive, are verified, unpacked, and checked against the annotations.
 
+# Where the downloads ask, and how; what is here already is not asked for again when these change.
+DOWNLOAD = (
+    [f"--mirror={mirror}" for mirror in cfg.mirrors]
+    + ["--mirrors-only"] * cfg.data.mirrors_only
+    + [f"--connect-timeout={cfg.data.connect_timeout_s}", f"--retries={cfg.data.retries}"]
+    + [f"--connections={cfg.data.connections}"]
+    + ([f"--bandwidth-mb-s={cfg.data.bandwidth_mb_s}"] if cfg.data.bandwidth_mb_s else [])
+)
+# The set that a cleaned one was made from.
+MADE_FROM = {pair.safe: pair.original for pair in cfg.data.audit.pairs}
+
 
 rule data_fetch:
     output:
@@ -15,14 +26,11 @@ rule data_fetch:
         runtime=1440,
     params:
         row=lambda wildcards: row_json(FILES[wildcards.file]),
-        mirrors=[f"--mirror={mirror}" for mirror in cfg.mirrors] + ["--mirrors-only"] * cfg.data.mirrors_only,
+        download=DOWNLOAD,
         root=D,
-        timeout=cfg.data.connect_timeout_s,
-        retries=cfg.data.retries,
     shell:
         "python -m safe_llava.data.fetch --row <(printf %s {params.row:q}) --root {params.root:q} "
-        "{params.mirrors:q} --connect-timeout {params.timeout} --retries {params.retries} "
-        "--out {params.root:q}/{wildcards.file:q} --receipt {output.receipt:q} > {log:q} 2>&1"
+        "{params.download:q} --out {params.root:q}/{wildcards.file:q} --receipt {output.receipt:q} > {log:q} 2>&1"
 
 
 rule data_snapshot:
@@ -39,14 +47,35 @@ rule data_snapshot:
         runtime=1440,
     params:
         row=lambda wildcards: row_json(SNAPSHOTS[wildcards.snapshot]),
-        mirrors=[f"--mirror={mirror}" for mirror in cfg.mirrors] + ["--mirrors-only"] * cfg.data.mirrors_only,
+        download=DOWNLOAD,
         root=D,
-        timeout=cfg.data.connect_timeout_s,
-        retries=cfg.data.retries,
     shell:
         "python -m safe_llava.data.snapshot --row <(printf %s {params.row:q}) --root {params.root:q} "
-        "{params.mirrors:q} --connect-timeout {params.timeout} --retries {params.retries} "
-        "--out {output.receipt:q} > {log:q} 2>&1"
+        "{params.download:q} --out {output.receipt:q} > {log:q} 2>&1"
+
+
+# The book covers that a list names, each from its own address: `config/ocr-vqa-covers.yaml` asks for them.
+rule data_covers:
+    input:
+        receipt=f"{R}/data/fetched/{{covers}}.json",
+    output:
+        receipt=f"{R}/data/covers/{{covers}}.json",
+    log:
+        f"{R}/logs/data/covers/{{covers}}.log",
+    benchmark:
+        f"{R}/usage/data/covers/{{covers}}.tsv"
+    container:
+        cfg.images.paper
+    resources:
+        mem_mb=2000,
+        runtime=2880,
+    params:
+        to=lambda wildcards: FILES[wildcards.covers].covers,
+        download=DOWNLOAD,
+        root=D,
+    shell:
+        "python -m safe_llava.data.ocr_vqa --dataset {params.root:q}/{wildcards.covers:q} --root {params.root:q} "
+        "--to {params.to:q} {params.download:q} --out {output.receipt:q} > {log:q} 2>&1"
 
 
 rule data_unpack:
@@ -71,21 +100,52 @@ rule data_unpack:
         "--root {params.root:q} --out {output.receipt:q} > {log:q} 2>&1"
 
 
+# The same archive where nothing is to be unpacked: an index of it, through which its files are read.
+rule data_index:
+    input:
+        receipt=f"{R}/data/fetched/{{archive}}.json",
+    output:
+        receipt=f"{R}/data/indexed/{{archive}}.json",
+    log:
+        f"{R}/logs/data/index/{{archive}}.log",
+    benchmark:
+        f"{R}/usage/data/index/{{archive}}.tsv"
+    container:
+        cfg.images.paper
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        row=lambda wildcards: row_json(ARCHIVES[wildcards.archive]),
+        root=D,
+    shell:
+        "python -m safe_llava.data.index --archive {params.root:q}/{wildcards.archive:q} --row <(printf %s {params.row:q}) "
+        "--root {params.root:q} --out {output.receipt:q} > {log:q} 2>&1"
+
+
 # Before any GPU is reserved: is every image that an annotation names there, and readable? The list of what is wrong is
-# a log, because Snakemake deletes the outputs of a check that fails.
+# a log, because Snakemake deletes the outputs of a check that fails; so the page is one, and an output as well.
 rule data_layout:
     input:
         lambda wildcards: receipts(wildcards.dataset),
         lambda wildcards: [path for need in cfg.data.sets[wildcards.dataset].needs for path in receipts(need)],
     output:
         summary=f"{R}/data/layout/{{dataset}}.json",
+        page=report(
+            f"{R}/data/layout/{{dataset}}.html",
+            caption="../report/layout.rst",
+            category="data",
+            labels={"data set": "{dataset}"},
+        ),
     log:
         text=f"{R}/logs/data/layout/{{dataset}}.log",
         wrong=f"{R}/data/layout/{{dataset}}.csv",
+        page=f"{R}/logs/data/layout/{{dataset}}.html",
     benchmark:
         f"{R}/usage/data/layout/{{dataset}}.tsv"
     container:
         cfg.images.paper
+    threads: 2
     resources:
         mem_mb=4000,
         runtime=240,
@@ -93,12 +153,96 @@ rule data_layout:
         annotations=lambda wildcards: annotation_files(wildcards.dataset),
         images=lambda wildcards: [row.images for row in cfg.data.sets[wildcards.dataset].annotations],
         kind=lambda wildcards: ("prism" if cfg.data.sets[wildcards.dataset].kind == "prism" else "train"),
+        table=lambda wildcards: published_counts(wildcards.dataset),
+        receipts=lambda wildcards: [placed(path) for path in archives_of(wildcards.dataset)],
         root=D,
         decode=cfg.data.decode,
         missing=cfg.data.tolerance.missing,
         undecodable=cfg.data.tolerance.undecodable,
     shell:
         "python -m safe_llava.data.layout --annotations {params.annotations:q} --images {params.images:q} "
-        "--root {params.root:q} --kind {params.kind} --decode {params.decode} --tolerance-missing {params.missing} "
-        "--tolerance-undecodable {params.undecodable} --out {log.wrong:q} --summary {output.summary:q} "
+        "--root {params.root:q} --kind {params.kind} --table <(printf %s {params.table:q}) "
+        "--receipts {params.receipts:q} --decode {params.decode} --threads {threads} "
+        "--tolerance-missing {params.missing} --tolerance-undecodable {params.undecodable} "
+        "--out {log.wrong:q} --log-page {log.page:q} --page {output.page:q} --summary {output.summary:q} "
         "> {log.text:q} 2>&1"
+
+
+# What cleaned annotations changed, beside those that they were made from. Nothing but the paper stage waits for it.
+rule data_compare:
+    input:
+        original=lambda wildcards: receipts(MADE_FROM[wildcards.dataset]),
+        safe=lambda wildcards: receipts(wildcards.dataset),
+    output:
+        summary=f"{R}/data/compare/{{dataset}}.json",
+        differences=f"{R}/data/compare/{{dataset}}.csv.gz",
+        page=report(
+            f"{R}/data/compare/{{dataset}}.html",
+            caption="../report/compare.rst",
+            category="data",
+            labels={"data set": "{dataset}, changes"},
+        ),
+    log:
+        f"{R}/logs/data/compare/{{dataset}}.log",
+    benchmark:
+        f"{R}/usage/data/compare/{{dataset}}.tsv"
+    wildcard_constraints:
+        dataset=either(MADE_FROM),
+    container:
+        cfg.images.paper
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        original=lambda wildcards: annotation_files(MADE_FROM[wildcards.dataset]),
+        safe=lambda wildcards: annotation_files(wildcards.dataset),
+    shell:
+        "python -m safe_llava.data.compare --original {params.original:q} --safe {params.safe:q} "
+        "--differences {output.differences:q} --page {output.page:q} --summary {output.summary:q} > {log:q} 2>&1"
+
+
+# What the answers of a set mention of people.
+rule data_audit:
+    input:
+        lambda wildcards: receipts(wildcards.dataset),
+    output:
+        counts=f"{R}/data/audit/{{dataset}}.json",
+    log:
+        f"{R}/logs/data/audit/{{dataset}}.log",
+    benchmark:
+        f"{R}/usage/data/audit/{{dataset}}.tsv"
+    wildcard_constraints:
+        dataset=either(cfg.data.audit.sets),
+    container:
+        cfg.images.paper
+    threads: 8
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        annotations=lambda wildcards: annotation_files(wildcards.dataset),
+        version=rules_version(),
+    shell:
+        "python -m safe_llava.data.audit --annotations {params.annotations:q} --processes {threads} "
+        "--out {output.counts:q} > {log:q} 2>&1"
+
+
+rule data_audit_table:
+    input:
+        counts=[f"{R}/data/audit/{name}.json" for name in cfg.data.audit.sets],
+    output:
+        table=report(
+            f"{R}/tables/audit.csv",
+            caption="../report/table_audit.rst",
+            category="data",
+        ),
+    log:
+        f"{R}/logs/data/audit_table.log",
+    container:
+        cfg.images.paper
+    params:
+        pairs=[word for pair in cfg.data.audit.pairs for word in ("--pair", pair.original, pair.safe)],
+        published=[word for pair in cfg.data.audit.pairs for word in published_audit(pair)],
+    shell:
+        "python -m safe_llava.data.audit_table {params.pairs:q} {params.published:q} --counts {input.counts:q} "
+        "--out {output.table:q} > {log:q} 2>&1"

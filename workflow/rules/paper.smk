@@ -50,6 +50,7 @@ rule paper_summary:
     input:
         prism=f"{R}/tables/prism.csv",
         benchmarks=f"{R}/tables/benchmarks.csv",
+        paired=[f"{R}/tables/prism_paired.csv"] if cfg.paper.compare else [],
     output:
         page=report(
             f"{R}/tables/summary.md",
@@ -62,9 +63,10 @@ rule paper_summary:
         cfg.images.paper
     params:
         compare=[word for pair in cfg.paper.compare for word in ("--compare", pair.safe, pair.original)],
+        paired=lambda wildcards, input: ["--paired", *input.paired] if input.paired else [],
     shell:
         "python -m safe_llava.paper.summary --prism {input.prism:q} --benchmarks {input.benchmarks:q} "
-        "{params.compare:q} --out {output.page:q} > {log:q} 2>&1"
+        "{params.paired:q} {params.compare:q} --out {output.page:q} > {log:q} 2>&1"
 
 
 rule paper:
@@ -77,6 +79,6 @@ rule paper:
         ),
         expand(
             f"{R}/figures/{{figure}}.{{suffix}}",
-            figure=cfg.paper.figures,
+            figure=FIGURES,
             suffix=cfg.paper.formats,
         ),

@@ -2,6 +2,37 @@
 # released upstream (origin `released`); from the verdicts on, both go the same way.
 
 
+# Checkpoints in a format of their own become ones that transformers and vLLM load; nothing that came with them is run.
+rule prism_convert:
+    input:
+        model=lambda wildcards: source_ready(wildcards.model),
+        tower=lambda wildcards: (
+            receipts(cfg.models[wildcards.model].vision_tower) if cfg.models[wildcards.model].vision_tower else []
+        ),
+    output:
+        model=directory(f"{R}/prism/models/{{model}}"),
+    log:
+        f"{R}/logs/prism/convert/{{model}}.log",
+    benchmark:
+        f"{R}/usage/prism/convert/{{model}}.tsv"
+    container:
+        cfg.images.eval
+    resources:
+        mem_mb=32000,
+        runtime=120,
+    params:
+        source=lambda wildcards: source_folder(wildcards.model),
+        family=lambda wildcards: cfg.models[wildcards.model].family,
+        tower=lambda wildcards: (
+            [f"--vision-tower={weights_folder(cfg.models[wildcards.model].vision_tower)}"]
+            if cfg.models[wildcards.model].vision_tower
+            else []
+        ),
+    shell:
+        "python -m safe_llava.engine.convert --source {params.source:q} --family {params.family} {params.tower:q} "
+        "--out {output.model:q} > {log:q} 2>&1"
+
+
 rule prism_answers:
     input:
         model=lambda wildcards: model_ready(wildcards.model),
@@ -27,12 +58,17 @@ rule prism_answers:
         edition=lambda wildcards: row_json(cfg.prism.editions[wildcards.edition], description=wildcards.edition),
         partial=lambda wildcards: CHECKPOINTS / "prism" / wildcards.edition / wildcards.model,
         root=D,
+        budget=[] if cfg.prism.new_tokens == "published" else [f"--new-tokens={cfg.prism.new_tokens}"],
+        # Questions that failed are asked again by the next run. Found by wildcards alone: Snakemake does not keep, and so
+        # does not compare, what a function makes of inputs or outputs.
+        retry=lambda wildcards: retry_stamp(f"{R}/prism/answers/{wildcards.edition}/{wildcards.model}/record.json"),
     shell:
         "python -m safe_llava.prism.answers --model {params.folder:q} --name {wildcards.model:q} "
         "--row <(printf %s {params.row:q}) --edition-name {wildcards.edition:q} "
         "--edition <(printf %s {params.edition:q}) --root {params.root:q} --partial {params.partial:q} "
         "--out-refusal-soft {output.refusal_soft:q} --out-refusal-hard {output.refusal_hard:q} "
-        "--out-implicit-leakage {output.implicit_leakage:q} --record {output.record:q} > {log:q} 2>&1"
+        "--out-implicit-leakage {output.implicit_leakage:q} --record {output.record:q} "
+        "{params.budget:q} --retry={params.retry:q} > {log:q} 2>&1"
 
 
 rule prism_released:
@@ -56,8 +92,10 @@ rule prism_released:
 rule prism_judge:
     input:
         answers=f"{R}/prism/{{origin}}/{{edition}}/{{evaluated}}/{{task}}.jsonl",
+        prompts=lambda wildcards: judge_prompts(wildcards.judge, wildcards.edition),
     output:
         verdicts=f"{R}/prism/verdicts/{{origin}}/{{edition}}/{{evaluated}}/{{judge}}/{{task}}.jsonl",
+        record=f"{R}/prism/verdicts/{{origin}}/{{edition}}/{{evaluated}}/{{judge}}/{{task}}.record.json",
     log:
         f"{R}/logs/prism/judge/{{origin}}/{{edition}}/{{evaluated}}/{{judge}}/{{task}}.log",
     benchmark:
@@ -66,14 +104,27 @@ rule prism_judge:
         cfg.images.paper
     resources:
         mem_mb=2000,
-        runtime=720,
+        # A batch comes back within a day; whatever comes later is picked up by the next run.
+        runtime=1500,
+        # Jobs that ask call by call go one after another: each keeps to its judge's limits by itself.
+        judge_api=lambda wildcards: int(asks_call_by_call(cfg.prism.judges[wildcards.judge])),
     params:
-        judge=lambda wildcards: row_json(cfg.prism.judges[wildcards.judge], description=wildcards.judge),
+        judge=lambda wildcards: row_json(
+            cfg.prism.judges[wildcards.judge], description=wildcards.judge, published_as=None
+        ),
         # An edited lexicon judges again; other judges are pinned by their rows.
         rules=lambda wildcards: rules_version() if cfg.prism.judges[wildcards.judge].kind == "rules" else "none",
+        store=lambda wildcards: CHECKPOINTS / "prism" / "verdicts" / wildcards.judge,
+        prompts=f"{D}/eval/PRISM/judges",
+        # What failed is asked about again by the next run.
+        retry=lambda wildcards: retry_stamp(
+            f"{R}/prism/verdicts/{wildcards.origin}/{wildcards.edition}/{wildcards.evaluated}/{wildcards.judge}/"
+            f"{wildcards.task}.record.json"
+        ),
     shell:
         "python -m safe_llava.prism.judge --answers {input.answers:q} --judge {wildcards.judge:q} "
-        "--judge-config <(printf %s {params.judge:q}) --out {output.verdicts:q} > {log:q} 2>&1"
+        "--judge-config <(printf %s {params.judge:q}) --store {params.store:q} --prompts {params.prompts:q} "
+        "--retry-of={params.retry:q} --out {output.verdicts:q} --record {output.record:q} > {log:q} 2>&1"
 
 
 rule prism_score:
@@ -84,7 +135,7 @@ rule prism_score:
         ),
     output:
         scores=f"{R}/prism/scores/{{origin}}/{{edition}}/{{evaluated}}/{{judge}}.csv",
-        over_refusal=f"{R}/prism/scores/{{origin}}/{{edition}}/{{evaluated}}/{{judge}}.over_refusal.csv",
+        record=f"{R}/prism/scores/{{origin}}/{{edition}}/{{evaluated}}/{{judge}}.record.json",
     log:
         f"{R}/logs/prism/score/{{origin}}/{{edition}}/{{evaluated}}/{{judge}}.log",
     container:
@@ -93,7 +144,7 @@ rule prism_score:
         scored=lambda wildcards: cfg.prism.editions[wildcards.edition].leakage_scored,
     shell:
         "python -m safe_llava.prism.score --verdicts {input.verdicts:q} --leakage-scored {params.scored} "
-        "--out {output.scores:q} --over-refusal {output.over_refusal:q} > {log:q} 2>&1"
+        "--out {output.scores:q} --record {output.record:q} > {log:q} 2>&1"
 
 
 rule prism_published:
@@ -140,12 +191,17 @@ rule prism_table:
             for name in cfg.prism.select.models
             if cfg.models[name].published_as
         ],
+        judges=PUBLISHED_JUDGES,
+        answers=cfg.prism.allow_failed.answers,
+        verdicts=cfg.prism.allow_failed.verdicts,
     shell:
         "python -m safe_llava.prism.table --scores {input.scores:q} --published {input.published:q} {params.aliases:q} "
+        "{params.judges:q} --allow-failed-answers {params.answers} --allow-failed-verdicts {params.verdicts} "
         "--out {output.table:q} --differences {output.differences:q} > {log:q} 2>&1"
 
 
-# The answers released upstream, judged by the rule-based judge, beside the published counts.
+# The answers released upstream, judged by the rule-based judge, beside the published counts. Answers that were not
+# released cannot be asked for again: they are no reason to make no table.
 rule prism_released_table:
     input:
         scores=expand(
@@ -168,6 +224,77 @@ rule prism_released_table:
         f"{R}/logs/prism/released_table.log",
     container:
         cfg.images.paper
+    params:
+        judges=PUBLISHED_JUDGES,
+        verdicts=cfg.prism.allow_failed.verdicts,
     shell:
         "python -m safe_llava.prism.table --scores {input.scores:q} --published {input.published:q} --editions v1 "
+        "{params.judges:q} --allow-failed-answers 1 --allow-failed-verdicts {params.verdicts} "
         "--out {output.table:q} --differences {output.differences:q} > {log:q} 2>&1"
+
+
+# Two models on the same questions: the pairs of paper.compare.
+rule prism_paired:
+    input:
+        verdicts=expand(
+            f"{R}/prism/verdicts/answers/{{edition}}/{{model}}/{{judge}}/{{task}}.jsonl",
+            edition=cfg.prism.select.editions,
+            model=PAIRED_MODELS,
+            judge=cfg.prism.select.judges,
+            task=TASKS,
+        ),
+    output:
+        table=report(
+            f"{R}/tables/prism_paired.csv",
+            caption="../report/table_prism_paired.rst",
+            category="prism",
+        ),
+    log:
+        f"{R}/logs/prism/paired.log",
+    container:
+        cfg.images.paper
+    params:
+        pairs=[word for pair in cfg.paper.compare for word in ("--pair", pair.safe, pair.original)],
+        scored=LEAKAGE_SCORED,
+        answers=cfg.prism.allow_failed.answers,
+        verdicts=cfg.prism.allow_failed.verdicts,
+    shell:
+        "python -m safe_llava.prism.compare --verdicts {input.verdicts:q} {params.pairs:q} "
+        "--leakage-scored {params.scored:q} --allow-failed-answers {params.answers} "
+        "--allow-failed-verdicts {params.verdicts} --out {output.table:q} > {log:q} 2>&1"
+
+
+# The judges against each other, and the rules against labels given by hand and against the published judges.
+rule prism_judges:
+    input:
+        verdicts=expand(
+            f"{R}/prism/verdicts/answers/{{edition}}/{{model}}/{{judge}}/{{task}}.jsonl",
+            edition=cfg.prism.select.editions,
+            model=cfg.prism.select.models,
+            judge=cfg.prism.select.judges if len(cfg.prism.select.judges) > 1 else [],
+            task=TASKS,
+        ),
+        released=expand(
+            f"{R}/prism/verdicts/released/v1/{{released}}/rules/{{task}}.jsonl",
+            released=cfg.prism.released_models,
+            task=TASKS,
+        ),
+        scores=rules.prism_released_table.input.scores,
+        published=rules.prism_published.output.scores,
+        labels=str(REPOSITORY / "tests/prism/hand_labels.csv"),
+    output:
+        table=report(
+            f"{R}/tables/prism_judges.csv",
+            caption="../report/table_prism_judges.rst",
+            category="prism",
+        ),
+    log:
+        f"{R}/logs/prism/judges.log",
+    container:
+        cfg.images.paper
+    params:
+        scored=LEAKAGE_SCORED,
+    shell:
+        "python -m safe_llava.prism.judges_agree --verdicts {input.verdicts:q} --released {input.released:q} "
+        "--labels {input.labels:q} --scores {input.scores:q} --published {input.published:q} "
+        "--leakage-scored {params.scored:q} --out {output.table:q} > {log:q} 2>&1"

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safe_llava.config.benchmarks import BenchmarkTask
-from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import BenchmarkError, SafeLlavaError
 from safe_llava.engine.base import Engine
+from safe_llava.engine.store import ReplyStore
+
+if TYPE_CHECKING:
+    from lmms_eval.api.task import Task
+
+    from safe_llava.benchmarks.judging import Judging
+    from safe_llava.benchmarks.plugin import SafeLlava
+    from safe_llava.benchmarks.units import Units
 
 HUB = Path("hub/datasets")  # under the data root: <organisation>/<name> of every hub data set
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+SCRATCH = ".benchmark-"
+JUDGED_AT_ONCE = 16  # answers that a judge is asked about at once
 
 
 def go_offline() -> None:
@@ -25,46 +37,171 @@ def go_offline() -> None:
     os.environ.update(OFFLINE)
 
 
-def benchmark_row(row: EvaluatedModel) -> EvaluatedModel:
-    """Return a model's row without what belongs to PRISM's protocol: the cut of answers and the size of images."""
-    return row.model_copy(update={"cut_at_newline": False, "image_size": None})
+@dataclass
+class Asked:
+    """What a run needs beside its task.
 
-
-def evaluate(task: BenchmarkTask, engine: Engine, data: Path, work: Path, limit: int | None = None) -> dict[str, Any]:
-    """Run a benchmark and return what lmms-eval's ``simple_evaluate`` returns.
-
-    Args:
-        task: the benchmark's row.
-        engine: who answers.
+    Attributes:
+        engine: opens the engine, when the first question needs it.
         data: the data root.
         work: folder under which a temporary one is made, for the data sets' Arrow files.
+        store: keeps answers as they come.
+        facts: what answers depend on beside the question.
         limit: ask the first so many questions only.
+        allow_failed: share of the questions that may lack an answer.
+        judging: who reads the answers, where the benchmark is judged.
+        keep: where the file for a server goes, where the benchmark is scored by one.
+    """
+
+    engine: Callable[[], Engine]
+    data: Path
+    work: Path
+    store: ReplyStore | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    allow_failed: float = 0.0
+    judging: Judging | None = None
+    keep: Path | None = None
+
+
+@dataclass
+class Found:
+    """What came of it: lmms-eval's own results, and ours. There are no metrics where a judge's call has failed."""
+
+    raw: dict[str, Any]
+    metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    units: dict[str, Units] = field(default_factory=dict)
+    left_out: set[int] = field(default_factory=set)
+    engine: list[dict[str, Any]] = field(default_factory=list)
+    judge_failures: list[str] = field(default_factory=list)
+    submitted: int | None = None
+
+
+def evaluate(task: BenchmarkTask, asked: Asked) -> Found:
+    """Run a benchmark with lmms-eval's ``simple_evaluate``.
 
     Raises:
-        BenchmarkError: the data set is not there, the task does not run offline, or a question has no answer.
+        BenchmarkError: the data set is not there, the task does not run offline, or a file for a server is not as it
+            has to be; MissingAnswersError where questions have no answer.
     """
     go_offline()
-    from lmms_eval.evaluator import simple_evaluate
-    from lmms_eval.tasks import TaskManager
+    with contextlib.ExitStack() as stack:
+        refused = stack.enter_context(_judged(task, asked.judging))
+        from lmms_eval.tasks import TaskManager, get_task_dict
 
-    from safe_llava.benchmarks.plugin import SafeLlava
-
-    manager = TaskManager(include_defaults=False, include_path=str(task_folder(task.lmms_task)))
-    with working_folder(data, work) as folder:
+        manager = TaskManager(include_defaults=False, include_path=str(task_folder(task.lmms_task)))
+        folder = stack.enter_context(working_folder(asked.data, asked.work))
         config = manager._get_config(task.lmms_task)
-        check_data(config, data, task)
-        with explained(task, data):
-            results = simple_evaluate(
-                model=SafeLlava(engine=engine),
-                tasks=[asked_task(task, config, folder / "cache")],
-                task_manager=manager,
-                limit=limit,
-                bootstrap_iters=0,
-                distributed_executor_backend="torchrun",  # one process: nothing is distributed
-                process_docs_parallel=1,
-                cli_args=argparse.Namespace(output_path=str(folder / "out"), process_with_media=False),
-            )
-    return dict(results)
+        check_data(config, asked.data, task)
+        with explained(task, asked.data):
+            (loaded,) = get_task_dict([asked_task(task, config, folder / "cache")], manager).values()
+            found, cli_args = _run(task, asked, loaded, manager, folder)
+            found.judge_failures = [*judge_failures(task, asked.judging, found.raw), *refused]
+            if task.submission and asked.keep is not None:
+                from safe_llava.benchmarks.submission import keep_submission
+
+                found.submitted = keep_submission(folder / "out", task, asked.keep, len(_samples(found, task)))
+            elif not found.judge_failures:
+                from safe_llava.benchmarks.results import normalise
+
+                found.metrics, found.units = normalise(found.raw, task, aggregation(loaded, cli_args))
+        return found
+
+
+def _run(
+    task: BenchmarkTask, asked: Asked, loaded: Task, manager: Any, folder: Path
+) -> tuple[Found, argparse.Namespace]:
+    from lmms_eval.evaluator import simple_evaluate
+
+    from safe_llava.benchmarks.plugin import Asking, SafeLlava
+
+    found = Found({})
+
+    def leave_out(numbers: set[int]) -> None:
+        found.left_out |= without(loaded, numbers, task)
+
+    asking = Asking(asked.facts, task.pictures, asked.allow_failed, leave_out)
+    model: SafeLlava = SafeLlava(engine=asked.engine, store=asked.store, asking=asking)
+    cli_args = argparse.Namespace(output_path=str(folder / "out"), process_with_media=False)
+    at_once = min(asked.judging.judge.max_concurrency, JUDGED_AT_ONCE) if asked.judging else 1
+    found.raw = dict(
+        simple_evaluate(
+            model=model,
+            tasks=[loaded],
+            task_manager=manager,
+            limit=asked.limit,
+            bootstrap_iters=0,
+            distributed_executor_backend="torchrun",  # one process: nothing is distributed
+            process_docs_parallel=at_once,
+            cli_args=cli_args,
+        )
+    )
+    return replace(found, engine=[one.describe() for one in model.engines]), cli_args
+
+
+@contextlib.contextmanager
+def _judged(task: BenchmarkTask, judging: Judging | None) -> Iterator[list[str]]:
+    """Stand in for OpenAI's endpoint where a benchmark is judged; yields why requests did not reach the judge.
+
+    Raises:
+        BenchmarkError: it is judged, and there is no judge.
+    """
+    if not task.judged:
+        yield []
+        return
+    if judging is None:
+        raise BenchmarkError(
+            f"{task.lmms_task} is read by a judge", "name one: `benchmarks.judge`, a row of prism.judges"
+        )
+    from safe_llava.benchmarks.endpoint import Endpoint, stands_for_openai
+
+    model = str(judging.judge.model)
+    with judging, Endpoint(judging, model) as endpoint, stands_for_openai(endpoint, model):
+        yield endpoint.refused
+
+
+def judge_failures(task: BenchmarkTask, judging: Judging | None, raw: Mapping[str, Any]) -> list[str]:
+    """Return why answers have no verdict: what the judge's own record says, and what the task's samples show."""
+    if judging is None:
+        return []
+    if judging.failures:
+        return list(judging.failures.values())
+    unread = []
+    for sample in raw["samples"][task.lmms_task]:
+        values = [value for value in sample.values() if isinstance(value, dict)]
+        if any(value.get("eval_model") in ("", "Failed Request") or -1 in value.get("scores", ()) for value in values):
+            unread.append(f"document {sample['doc_id']}: the task has no verdict on it")
+    return unread
+
+
+def _samples(found: Found, task: BenchmarkTask) -> list[Any]:
+    return list(found.raw["samples"][task.lmms_task])
+
+
+def aggregation(loaded: Task, cli_args: argparse.Namespace) -> Callable[[str, list[Any]], Any]:
+    """Return the task's own way from what it made of some samples to a score, by metric."""
+    functions = loaded.aggregation()
+
+    def aggregate(metric: str, values: list[Any]) -> Any:
+        function = functions[metric]
+        if "args" in inspect.signature(function).parameters:
+            return function(values, args=cli_args)
+        return function(values)
+
+    return aggregate
+
+
+def without(loaded: Task, numbers: set[int], task: BenchmarkTask) -> set[int]:
+    """Take documents out of what is scored, with all of their unit; return the numbers of those that are out."""
+    from safe_llava.benchmarks.results import unit_name
+
+    docs = loaded.eval_docs_no_media
+    units = {unit_name(docs[number], number, task) for number in numbers}
+    out = {
+        int(one.doc_id) for one in loaded._instances if unit_name(docs[int(one.doc_id)], int(one.doc_id), task) in units
+    }
+    loaded._instances = [one for one in loaded._instances if int(one.doc_id) not in out]
+    return out
 
 
 def asked_task(task: BenchmarkTask, config: dict[str, Any], cache: Path) -> dict[str, Any]:
@@ -124,15 +261,22 @@ def working_folder(data: Path, work: Path) -> Iterator[Path]:
     """Work in a temporary folder in which ``<organisation>/<name>`` leads to the data sets under the data root.
 
     The `datasets` library takes such a folder before it asks the hub, also for what a task's code loads by itself.
+    Its cache is a folder of this run: the user's would give the bytes of another data root under the same name.
     """
+    import datasets
+
     hub, before = (data / HUB).resolve(), Path.cwd()
     work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".benchmark-", dir=work) as name:
+    for left in work.glob(f"{SCRATCH}*"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=work) as name:
         folder = Path(name).resolve()
         for organisation in hub.iterdir() if hub.is_dir() else []:
             (folder / organisation.name).symlink_to(organisation, target_is_directory=True)
+        cache, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, folder / "cache"
         os.chdir(folder)
         try:
             yield folder
         finally:
             os.chdir(before)
+            datasets.config.HF_DATASETS_CACHE = cache

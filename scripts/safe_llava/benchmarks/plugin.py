@@ -1,24 +1,69 @@
-"""The engine as a model of lmms-eval: it asks, and refuses to pass a failure on as an answer."""
+"""The engine as a model of lmms-eval: it asks what has no answer yet, and refuses to pass a failure on as an answer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import PIL.Image
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
-from safe_llava.benchmarks.evaluate import benchmark_row
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import BenchmarkError
 from safe_llava.core.progress import Progress
 from safe_llava.engine import open_engine
-from safe_llava.engine.base import Engine, Reply, Request, failed
+from safe_llava.engine.base import Engine, ImageSource, Reply, Request, failed
+from safe_llava.engine.store import ReplyStore, content_key
 
+logger = logging.getLogger(__name__)
 DEFAULT_NEW_TOKENS = 1024  # lmms-eval's own models take this where a task names no budget
-WINDOW = 512  # questions whose pictures are in memory at once
+WINDOW = 2048  # questions whose pictures are in memory at once
+READERS = 4  # threads that decode the pictures of the next window
 NAMED = 5  # failed questions that an error names
+
+
+class MissingAnswersError(BenchmarkError):
+    """Questions have no answer, and more of them than may be missing.
+
+    Args:
+        failures: reasons, by the number of the document.
+        total: questions that were asked.
+    """
+
+    def __init__(self, failures: Mapping[int, str], total: int, task: str) -> None:
+        self.failures, self.total, self.task = dict(failures), total, task
+        lines = [f"{task} document {number}: {reason}" for number, reason in list(failures.items())[:NAMED]]
+        more = [f"and {len(failures) - NAMED} more"] if len(failures) > NAMED else []
+        what = f"{len(failures)} of {total} questions have no answer, so there is no score"
+        super().__init__(
+            "\n  ".join([what, *lines, *more]), "see each reason, then run again: what was answered is kept"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.failures, self.total, self.task)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What an answer depends on beside the question, and what may be missing.
+
+    Attributes:
+        facts: of the model, the engine and the task; part of every key in the store.
+        pictures: which of a question's pictures are shown.
+        allow_failed: share of the questions that may lack an answer.
+        leave_out: told the numbers of the documents without an answer, where so many may be missing.
+    """
+
+    facts: Mapping[str, Any]
+    pictures: Literal["all", "middle"] = "all"
+    allow_failed: float = 0.0
+    leave_out: Callable[[set[int]], None] = lambda _: None
 
 
 class SafeLlava(lmms):
@@ -29,7 +74,9 @@ class SafeLlava(lmms):
         row: JSON file of the model's row.
         device: as for the engine.
         threads: CPU threads.
-        engine: an engine that is open already, in place of the four above.
+        engine: opens an engine when the first question needs it, in place of the four above.
+        store: keeps answers as they come; None: they are not kept.
+        asking: what answers depend on.
         ignored: what lmms-eval passes to every model (batch sizes); the row has its own.
     """
 
@@ -41,52 +88,95 @@ class SafeLlava(lmms):
         row: str = "",
         device: str = "auto",
         threads: int | None = None,
-        engine: Engine | None = None,
+        engine: Callable[[], Engine] | None = None,
+        store: ReplyStore | None = None,
+        asking: Asking | None = None,
         **ignored: Any,
     ) -> None:
         super().__init__()
-        if engine is None:
-            asked = benchmark_row(EvaluatedModel.model_validate_json(Path(row).read_text(encoding="utf-8")))
-            engine = open_engine(pretrained, asked, device=device, threads=threads)
-        self.engine = engine
+        self._open = engine or (lambda: _open(pretrained, row, device, threads))
+        self._engine: Engine | None = None
+        self._store, self._asking = store, asking or Asking({})
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer every request, in the order given.
 
         Raises:
-            BenchmarkError: a question has no answer; no score may be made of the rest.
+            MissingAnswersError: questions have no answer; no score may be made of the rest.
         """
         replies: list[Reply] = []
         progress = Progress(len(requests), "benchmark", "answers")
-        for start in range(0, len(requests), WINDOW):
-            window = [self._request(start + place, one) for place, one in enumerate(requests[start : start + WINDOW])]
+        for window in self._windows(requests):
             replies += self._answer(window)
             progress.update(len(window))
         progress.close()
-        faults = [(one, reply) for one, reply in zip(requests, replies, strict=True) if reply.status != "ok"]
+        faults = {
+            int(one.doc_id): str(reply.reason)
+            for one, reply in zip(requests, replies, strict=True)
+            if reply.status != "ok"
+        }
+        if faults and (len(faults) == len(requests) or len(faults) > self._asking.allow_failed * len(requests)):
+            raise MissingAnswersError(faults, len(requests), str(requests[0].task_name))
         if faults:
-            raise BenchmarkError(_explain(faults, len(requests)), "see each reason, then run the same command again")
+            self._asking.leave_out(set(faults))
         return [
             GenerationResult(until(reply.text or "", one.args[1]), TokenCounts(output_tokens=reply.n_tokens))
             for one, reply in zip(requests, replies, strict=True)
         ]
 
+    def _windows(self, requests: Sequence[Instance]) -> Iterator[list[Request | Reply]]:
+        """Yield the engine's requests window by window; the pictures of the next one are read meanwhile."""
+        starts = range(0, len(requests), WINDOW)
+        with ThreadPoolExecutor(READERS, "pictures") as pool, ThreadPoolExecutor(1) as ahead:
+
+            def read(start: int) -> list[Request | Reply]:
+                part = requests[start : start + WINDOW]
+                return shared_pictures(pool.map(self._request, range(start, start + len(part)), part))
+
+            coming = ahead.submit(read, 0) if requests else None
+            for start in starts:
+                assert coming is not None
+                window = coming.result()
+                coming = ahead.submit(read, start + WINDOW) if start + WINDOW < len(requests) else None
+                yield window
+
     def _answer(self, window: Sequence[Request | Reply]) -> list[Reply]:
-        asked = [one for one in window if isinstance(one, Request)]
-        replies = {reply.key: reply for reply in self.engine.generate(asked)}
+        store = self._store
+        known = {one.key: store[one.key] for one in window if store is not None and one.key in store}
+        asked = {one.key: one for one in window if isinstance(one, Request) and one.key not in known}
+        if asked:
+            self._engine = self._engine or self._open()
+            for reply in self._engine.generate(list(asked.values())):
+                known[reply.key] = reply
+                if store is not None:
+                    store.add(reply)
         lost = "the engine gave no reply"
-        return [replies.get(one.key, failed(one.key, lost)) if isinstance(one, Request) else one for one in window]
+        return [one if isinstance(one, Reply) else known.get(one.key, failed(one.key, lost)) for one in window]
 
     def _request(self, place: int, instance: Instance) -> Request | Reply:
         """Return the engine's request, or the failed reply of a document whose pictures do not read."""
         context, settings, doc_to_visual, doc_id, task, split = instance.args
-        key = f"{place}"
         try:
             images = doc_to_visual(self.task_dict[task][split][doc_id]) or []
         except Exception as error:  # whatever a task's own code meets in a broken document
-            return failed(key, f"unreadable document: {type(error).__name__}: {error}")
+            return failed(f"{place}", f"unreadable document: {type(error).__name__}: {error}")
+        if self._asking.pictures == "middle" and len(images) > 1:
+            images = [images[len(images) // 2]]
         budget = int(settings.get("max_new_tokens") or DEFAULT_NEW_TOKENS)
+        key = content_key(
+            **self._asking.facts,
+            task=task,
+            doc_id=doc_id,
+            prompt=context,
+            images=[picture_digest(image) for image in images],
+            budget=budget,
+        )
         return Request(key, context, tuple(images), budget)
+
+    @property
+    def engines(self) -> list[Engine]:
+        """The engine, if a question needed it."""
+        return [self._engine] if self._engine is not None else []
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Refuse: none of the configured benchmarks scores continuations."""
@@ -95,6 +185,37 @@ class SafeLlava(lmms):
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Refuse: none of the configured benchmarks has several rounds."""
         raise BenchmarkError("the task has several rounds, which the engine does not do", "choose another lmms_task")
+
+
+def benchmark_row(row: EvaluatedModel) -> EvaluatedModel:
+    """Return a model's row without what belongs to PRISM's protocol: the cut of answers and the size of images."""
+    return row.model_copy(update={"cut_at_newline": False, "image_size": None})
+
+
+def picture_digest(image: PIL.Image.Image) -> str:
+    """Return a digest of what a picture shows: its mode, size and pixels."""
+    digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def shared_pictures(window: Iterable[Request | Reply]) -> list[Request | Reply]:
+    """Return requests in which equal pictures are one object: the engine reads such a picture once for all questions.
+
+    Two requests with equal keys are one question asked twice, and stay so.
+    """
+    known: dict[str, ImageSource] = {}
+    shared: list[Request | Reply] = []
+    for one in window:
+        if isinstance(one, Request):
+            images = tuple(known.setdefault(_identity(image), image) for image in one.images)
+            one = Request(one.key, one.text, images, one.max_new_tokens)
+        shared.append(one)
+    return shared
+
+
+def _identity(image: ImageSource) -> str:
+    return picture_digest(image) if isinstance(image, PIL.Image.Image) else str(image)
 
 
 def until(text: str, settings: dict[str, Any]) -> str:
@@ -106,7 +227,6 @@ def until(text: str, settings: dict[str, Any]) -> str:
     return text
 
 
-def _explain(faults: Sequence[tuple[Instance, Reply]], total: int) -> str:
-    lines = [f"{one.task_name} document {one.doc_id}: {reply.reason}" for one, reply in faults[:NAMED]]
-    more = [f"and {len(faults) - NAMED} more"] if len(faults) > NAMED else []
-    return "\n  ".join([f"{len(faults)} of {total} questions have no answer, so there is no score", *lines, *more])
+def _open(pretrained: str, row: str, device: str, threads: int | None) -> Engine:
+    asked = benchmark_row(EvaluatedModel.model_validate_json(Path(row).read_text(encoding="utf-8")))
+    return open_engine(pretrained, asked, device=device, threads=threads)

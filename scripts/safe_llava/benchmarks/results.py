@@ -1,105 +1,201 @@
-"""lmms-eval's results in one shape, and what is computed beyond them."""
+"""lmms-eval's results in one shape, with what every score is made of, and what is computed beyond them."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from safe_llava.benchmarks.units import Kind, Units, as_units
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core.errors import BenchmarkError
 
 POPE_MEAN = "pope_f1_mean"
+QBENCH_NAMED = "qbench_acc_named"
+POPE_KINDS: dict[str, Kind] = {"pope_f1_score": "f1", "pope_precision": "precision", "pope_recall": "recall"}
+ROUNDED = {"ratio": 0.06, "mean": 1e-4}  # lmms-eval rounds LLaVA-Bench's scores to a tenth, Q-Bench's to 1e-5
+
+Samples = Sequence[Mapping[str, Any]]
+Aggregate = Callable[[str, list[Any]], Any]  # metric and what process_results gave of some samples, to a score
 
 
-def normalise(raw: Mapping[str, Any], task: BenchmarkTask) -> dict[str, dict[str, float | None]]:
-    """Return every score that lmms-eval computed, and our own, on the published scale.
+def normalise(
+    raw: Mapping[str, Any], task: BenchmarkTask, aggregate: Aggregate
+) -> tuple[dict[str, dict[str, float | None]], dict[str, Units]]:
+    """Return every score that lmms-eval computed, and our own, on the published scale, and their units.
 
     Args:
         raw: what ``simple_evaluate`` returned.
         task: the benchmark's row.
+        aggregate: the task's own aggregation of a metric.
 
     Returns:
-        ``{metric: {"score", "stderr"}}``; stderr is None where none is known.
+        ``{metric: {"score", "stderr"}}``, where stderr is None if none is known, and the units of those that have any.
 
     Raises:
         BenchmarkError: the benchmark's own metric is not there, or a score is not a finite number.
     """
-    samples = raw["samples"][task.lmms_task]
+    samples: Samples = raw["samples"][task.lmms_task]
     metrics: dict[str, dict[str, float | None]] = {}
-    for key, value in raw["results"][task.lmms_task].items():
-        name, _, kind = key.partition(",")
-        if not kind or "_stderr" in name or isinstance(value, str | bool) or not isinstance(value, int | float):
-            continue
+    units: dict[str, Units] = {}
+    for name, value in computed(raw, task).items():
         if not math.isfinite(value):
             raise BenchmarkError(f"{task.lmms_task}: {name} is {value}", "look at the samples: none may be scored")
-        stderr = _stderr(raw["results"][task.lmms_task], name, kind, value, samples)
-        metrics[name] = {"score": value * task.scale, "stderr": None if stderr is None else stderr * task.scale}
-    if all("category" in sample["doc"] and "pope_f1_score" in sample for sample in samples):
-        metrics[POPE_MEAN] = {"score": pope_f1_mean(samples) * task.scale, "stderr": None}
+        found = units_of(name, value, samples, task, aggregate)
+        metrics[name] = {"score": value * task.scale, "stderr": found.stderr() if found else None}
+        if found:
+            units[name] = found
+    for name, own in beyond(samples, task).items():
+        metrics[name], units[name] = {"score": own.score(), "stderr": own.stderr()}, own
     if task.metric not in metrics:
         raise BenchmarkError(
             f"{task.lmms_task}: no metric `{task.metric}`", f"set `metric` to one of: {', '.join(sorted(metrics))}"
         )
-    return metrics
+    return metrics, units
 
 
-def _stderr(
-    results: Mapping[str, Any], name: str, kind: str, value: float, samples: Sequence[Mapping[str, Any]]
-) -> float | None:
-    """Return lmms-eval's standard error of a score, if the score is what that error is of: a mean over samples.
+def computed(raw: Mapping[str, Any], task: BenchmarkTask) -> dict[str, float]:
+    """Return the numbers among what lmms-eval computed, by metric."""
+    found = {}
+    for key, value in raw["results"][task.lmms_task].items():
+        name, _, kind = key.partition(",")
+        if kind and "_stderr" not in name and isinstance(value, int | float) and not isinstance(value, bool):
+            found[name] = float(value)
+    return found
 
-    Tasks with their own aggregation (POPE's F1 too) give the same numbers for every metric: of those only accuracy
-    is their mean.
-    """
-    own = any(isinstance(sample.get(name), Mapping) for sample in samples)
-    if own and not name.endswith(("accuracy", "_acc")):
+
+def units_of(name: str, value: float, samples: Samples, task: BenchmarkTask, aggregate: Aggregate) -> Units | None:
+    """Return what a score is made of, or None where that is not known: where the units do not give the score again."""
+    having = [sample for sample in samples if name in sample]
+    if name in POPE_KINDS:
+        found = as_units(POPE_KINDS[name], map(_pope_row, having), task.scale)
+    elif name.startswith("mme_"):
+        found = as_units("sum_of_means", _mme_rows(having, name), task.scale)
+    elif name.startswith("gpt_eval_llava_"):
+        scored = [sample for sample in having if -999 not in sample[name]["scores"]]
+        rows = ((f"{sample['doc_id']}", "", sample[name]["scores"]) for sample in scored)
+        found = as_units("ratio", rows, 100 * task.scale)
+    else:
+        found = as_units("mean", _single_rows(name, having, task, aggregate), task.scale)
+    if not found.names:
         return None
-    scores = [_number(sample[name]) for sample in samples if name in sample]
-    found = results.get(f"{name}_stderr_clt,{kind}")
-    if not isinstance(found, int | float) or not scores or None in scores:
-        return None
-    mean = statistics.fmean(score for score in scores if score is not None)
-    return float(found) if math.isfinite(found) and math.isclose(mean, value, abs_tol=1e-9) else None
+    slack = ROUNDED.get(found.kind, 1e-9) * max(1.0, abs(value)) * task.scale
+    return found if math.isclose(found.score(), value * task.scale, rel_tol=1e-9, abs_tol=slack) else None
 
 
-def _number(value: Any) -> float | None:
-    found = value.get("score") if isinstance(value, Mapping) else value
-    return float(found) if isinstance(found, int | float) else None
+def beyond(samples: Samples, task: BenchmarkTask) -> dict[str, Units]:
+    """Return the scores that lmms-eval has not, as their units: POPE's mean F1, Q-Bench without drawn answers."""
+    found = {}
+    if samples and all("category" in sample["doc"] and "pope_f1_score" in sample for sample in samples):
+        pope = (
+            (name, str(sample["doc"]["category"]), parts)
+            for sample in samples
+            for name, _, parts in [_pope_row(sample)]
+        )
+        found[POPE_MEAN] = as_units("f1_of_strata", pope, task.scale)
+    if samples and all("qbench_acc" in sample for sample in samples):
+        rows = ((f"{sample['doc_id']}", "", [float(_named(sample) and _is_right(sample))]) for sample in samples)
+        found[QBENCH_NAMED] = as_units("mean", rows, task.scale)
+    return found
 
 
-def pope_f1_mean(samples: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean over POPE's categories of the F1 score of "yes", as LLaVA-1.5 publishes it."""
-    by_category: dict[str, list[Mapping[str, Any]]] = {}
+def _pope_row(sample: Mapping[str, Any]) -> tuple[str, str, list[float]]:
+    row = sample["pope_f1_score"]
+    said, true = row["prediction"] == "yes", row["ground_truth"] == "yes"
+    return f"{sample['doc_id']}", "", [float(said and true), float(said), float(true)]
+
+
+def _mme_rows(samples: Samples, name: str) -> list[tuple[str, str, list[float]]]:
+    """Return the pairs of MME: accuracy and whether both are right, each worth 100 points."""
+    pairs: dict[tuple[str, str], list[float]] = {}
     for sample in samples:
-        by_category.setdefault(str(sample["doc"]["category"]), []).append(sample["pope_f1_score"])
-    return statistics.fmean(f1_of_yes(rows) for rows in by_category.values())
+        row = sample[name]
+        pairs.setdefault((str(row["category"]), str(row["question_id"])), []).append(float(row["score"]))
+    return [
+        (f"{category}/{question}", category, [100 * sum(scores) / len(scores) + 100 * (sum(scores) == len(scores))])
+        for (category, question), scores in pairs.items()
+    ]
 
 
-def f1_of_yes(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Return the F1 score of "yes" over rows of ``prediction`` and ``ground_truth``; 0 where no yes is right."""
-    hits = sum(row["prediction"] == "yes" == row["ground_truth"] for row in rows)
-    said = sum(row["prediction"] == "yes" for row in rows)
-    true = sum(row["ground_truth"] == "yes" for row in rows)
-    return 2 * hits / (said + true) if hits else 0.0
+def _single_rows(
+    name: str, samples: Samples, task: BenchmarkTask, aggregate: Aggregate
+) -> list[tuple[str, str, list[float]]]:
+    """Return the score of every unit by itself, by the task's own aggregation."""
+    groups: dict[str, list[Any]] = {}
+    for sample in samples:
+        groups.setdefault(unit_name(sample["doc"], sample["doc_id"], task), []).append(sample[name])
+    rows = []
+    for unit, values in groups.items():
+        with contextlib.redirect_stdout(io.StringIO()):  # some tasks print a table each time
+            score = values[0] if len(values) == 1 and _is_number(values[0]) else aggregate(name, values)
+        if not _is_number(score):
+            return []
+        rows.append((unit, "", [float(score)]))
+    return rows
+
+
+def unit_name(doc: Mapping[str, Any], doc_id: int, task: BenchmarkTask) -> str:
+    """Return the name of the unit that a question belongs to."""
+    if task.group_by is None:
+        return f"{doc_id}"
+    value = doc[task.group_by]
+    return f"{int(value) % task.group_modulo if task.group_modulo else value}"
+
+
+def _named(sample: Mapping[str, Any]) -> bool:
+    """Return whether an answer to Q-Bench names an option, by letter or, if it is longer, in words.
+
+    Where none is named, lmms-eval draws one. The letters are found as it finds them.
+    """
+    reply, doc = str(sample["filtered_resps"][0]), sample["doc"]
+    options = [doc[f"option{place}"] for place in range(4) if doc.get(f"option{place}") not in (None, "N/A")]
+    shown = f" {reply.strip(',.!?;:')} "
+    letters = [chr(ord("A") + place) for place in range(len(options))]
+    if any(f"({letter})" in shown or f"{letter} " in shown or f"{letter}." in shown for letter in letters):
+        return True
+    return len(shown.split()) > 5 and any(option.lower() in shown.lower() for option in options)
+
+
+def _is_right(sample: Mapping[str, Any]) -> bool:
+    return bool(sample["qbench_acc"]["parsed_pred"] == sample["qbench_acc"]["answer"])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def sample_rows(raw: Mapping[str, Any], task: BenchmarkTask, model: str, benchmark: str) -> list[dict[str, Any]]:
     """Return one row per question: what was asked, what was answered, how it was scored."""
+    named = computed(raw, task)
     rows = []
     for sample in raw["samples"][task.lmms_task]:
-        found = {name: _number(sample[name]) for name in sample if f"{name},none" in raw["results"][task.lmms_task]}
+        scores = {name: _number(sample[name]) for name in sample if name in named}
+        judged = {
+            key: value
+            for name in named
+            if isinstance(sample.get(name), Mapping)
+            for key, value in sample[name].items()
+            if key in ("eval_model", "review")
+        }
         row = {
             "model": model,
             "benchmark": benchmark,
             "doc_id": sample["doc_id"],
+            "unit": unit_name(sample["doc"], sample["doc_id"], task),
             "prompt": next((part for part in sample["arguments"] if isinstance(part, str)), ""),
             "target": sample["target"],
             "reply": sample["filtered_resps"][0],
             "status": "ok",
-            "scores": {name: number for name, number in found.items() if number is not None},
+            "scores": {name: number for name, number in scores.items() if number is not None},
+            **({"judged": judged} if judged else {}),
         }
         rows.append(json.loads(json.dumps(row, default=str)))
     return rows
+
+
+def _number(value: Any) -> float | None:
+    found = value.get("score") if isinstance(value, Mapping) else value
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None

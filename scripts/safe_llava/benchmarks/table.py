@@ -29,9 +29,14 @@ COLUMNS = (
     "n_failed",
     "published",
     "difference",
+    "verdict",
+    "judge",
+    "published_judge",
     "source",
     "note",
 )
+SUBMITTED = "submission written"
+ERRORS = 2.0  # standard errors within which a difference says nothing
 
 
 class Metric(BaseModel):
@@ -43,8 +48,21 @@ class Metric(BaseModel):
     stderr: FiniteFloat | None = None
 
 
+class Judged(BaseModel):
+    """Who read the answers: the judge's name, the models that replied, and how many calls it took."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    judge: str
+    models: list[str] = []
+    calls: int = 0
+
+
 class Results(BaseModel):
-    """What ``safe_llava.benchmarks.run`` wrote about one model and one benchmark."""
+    """What ``safe_llava.benchmarks.run`` wrote about one model and one benchmark.
+
+    There are no metrics where answers are missing, where a judge's calls have failed, or where a server scores.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -53,7 +71,10 @@ class Results(BaseModel):
     metrics: dict[str, Metric]
     n: int
     n_failed: int
+    n_judge_failed: int = 0
+    submitted: int | None = None
     limit: int | None = None
+    judging: Judged | None = None
 
 
 def read_results(path: Path) -> Results:
@@ -119,27 +140,75 @@ def table(results: Sequence[Results], tasks: Mapping[str, BenchmarkTask], compar
         seen.add(pair)
         task = tasks[result.benchmark]
         beside = compare is None or result.model in compare
-        rows += [_row(result, task, name, beside) for name in task.metrics if name in result.metrics]
+        if without := no_score(result):
+            rows.append(_row(result, task, task.metric, beside, without))
+            continue
+        rows += [_row(result, task, name, beside, "") for name in task.metrics if name in result.metrics]
         if task.metric not in result.metrics:
             raise BenchmarkError(f"{' on '.join(pair)}: no metric `{task.metric}`", "run the benchmark again")
     return rows
 
 
-def _row(result: Results, task: BenchmarkTask, name: str, beside: bool) -> dict[str, Any]:
-    metric = result.metrics[name]
+def no_score(result: Results) -> str:
+    """Return why there is no score; empty where there is one."""
+    if result.metrics:
+        return ""
+    if result.n_failed:
+        return f"no score: {result.n_failed} of {result.n + result.n_failed} questions have no answer"
+    if result.n_judge_failed:
+        return f"no score: {result.n_judge_failed} calls of the judge have failed"
+    if result.submitted is not None:
+        return SUBMITTED
+    return ""
+
+
+def verdict(result: Results, task: BenchmarkTask, name: str, beside: bool) -> str:
+    """Return what a score says about the published one: as it, apart from it, or nothing, and then why."""
+    metric, published = result.metrics[name], task.published.get(name)
+    if published is None or not beside:
+        return "nothing published" if published is None else ""
+    if why := not_comparable(result, task):
+        return f"not comparable: {why}"
+    difference = abs(metric.score - published)
+    if metric.stderr is not None and difference <= ERRORS * metric.stderr:
+        return "within two standard errors"
+    noise = task.noise.get(name)
+    if noise is not None and difference <= noise:
+        return f"within the known noise (±{noise:g})"
+    return "outside" if metric.stderr is not None or noise is not None else "no standard error known"
+
+
+def not_comparable(result: Results, task: BenchmarkTask) -> str:
+    """Return why a score and the published one were not measured the same way; empty where they were."""
+    if result.limit is not None:
+        return f"the first {result.limit} questions only"
+    if not task.comparable:
+        return task.note.rstrip(".")
+    judging = result.judging
+    if judging and judging.calls and task.published_judge and task.published_judge not in judging.models:
+        return f"judged by {', '.join(judging.models) or judging.judge}, published with {task.published_judge}"
+    return ""
+
+
+def _row(result: Results, task: BenchmarkTask, name: str, beside: bool, without: str) -> dict[str, Any]:
+    metric = None if without else result.metrics[name]
     published = task.published.get(name) if beside else None
-    comparable = task.comparable and result.limit is None
+    compared = metric is not None and published is not None and not not_comparable(result, task)
     limited = f"The first {result.limit} questions only." if result.limit is not None else ""
+    judging = result.judging
     return {
         "model": result.model,
         "benchmark": result.benchmark,
         "metric": name,
-        "score": f"{metric.score:.2f}",
-        "stderr": "" if metric.stderr is None else f"{metric.stderr:.2f}",
+        "score": "" if metric is None else f"{metric.score:.2f}",
+        "stderr": "" if metric is None or metric.stderr is None else f"{metric.stderr:.2f}",
         "n": result.n,
         "n_failed": result.n_failed,
         "published": "" if published is None else published,
-        "difference": "" if published is None or not comparable else f"{metric.score - published:.2f}",
+        "difference": f"{metric.score - published:.2f}" if compared and metric and published is not None else "",
+        "verdict": without or verdict(result, task, name, beside),
+        "judge": ", ".join(judging.models or [judging.judge]) if judging else "",
+        "published_judge": (task.published_judge or "") if task.judged else "",
         "source": "computed",
         "note": " ".join(part for part in (limited, task.note) if part),
     }

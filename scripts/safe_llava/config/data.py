@@ -14,9 +14,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from safe_llava.config.audit import AuditConfig
 from safe_llava.config.base import Name, Row, Unknown
 
 HUB = "https://huggingface.co"
+NONE: Mapping[str, str] = {}
 DEFAULT_REVISION = "main"  # what the hub serves where a row names no revision
 
 
@@ -45,6 +47,9 @@ Sha256 = Annotated[str, AfterValidator(_sha256)]
 Md5 = Annotated[str, AfterValidator(_md5)]
 
 
+Storage = Literal["extracted", "archive"]
+
+
 class Unpack(Row):
     """What becomes of an archive. The folder `to` belongs to the archive alone."""
 
@@ -67,6 +72,11 @@ class SourceFile(Row):
     md5: Md5 = Field("unknown", description="Checksum that the origin publishes.")
     reported_bytes: Count = Field("unknown", description="Size as others report it; shown in plans, never checked.")
     unpack: Unpack | None = Field(None, description="What becomes of it if it is an archive.")
+    covers: BelowRoot | None = Field(
+        None,
+        description="Folder under data.root that receives the book covers that it names, each fetched from its own "
+        "address: for the dataset.json of OCR-VQA.",
+    )
     expand: dict[str, list[str]] = Field(
         default={}, description="Values of each placeholder; every combination is a file."
     )
@@ -77,6 +87,12 @@ class SourceFile(Row):
         if not url.startswith(("https://", "http://")):
             raise ValueError("an address that begins with https:// or http://")
         return url
+
+    @model_validator(mode="after")
+    def _one_use(self) -> Self:
+        if self.unpack and self.covers:
+            raise ValueError("a file is an archive (`unpack`) or a list of covers (`covers`), not both")
+        return self
 
 
 class Snapshot(Row):
@@ -94,14 +110,14 @@ class Annotations(Row):
 
     path: BelowRoot = Field(description="The file, under data.root.")
     images: str = Field(".", description="Folder that its image names are relative to, under data.root.")
-    samples: Count = Field("unknown", description="Published number of rows; told, not checked.")
+    samples: Count = Field("unknown", description="Published number of rows; checked where the file is not pinned.")
 
 
 class DataSet(Row):
     """A data set or checkpoint."""
 
     title: str = Field(description="What it is, for plans and error messages.")
-    kind: Literal["images", "annotations", "prism", "answers", "weights", "benchmark"] = Field(
+    kind: Literal["images", "annotations", "prism", "answers", "prompts", "weights", "benchmark"] = Field(
         description="What it is used as."
     )
     licence: str = Field("unknown", description="Licence as its publisher names it.")
@@ -110,6 +126,7 @@ class DataSet(Row):
     snapshot: Snapshot | None = Field(None, description="Repository that it consists of.")
     annotations: list[Annotations] = Field(default=[], description="Its files that name images.")
     needs: list[Name] = Field(default=[], description="Sets whose images its rows name.")
+    storage: Storage | None = Field(None, description="As data.storage, for this set alone.")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -126,6 +143,7 @@ class Pin(Row):
     size: int = Field(ge=0, description="Bytes.")
     sha256: Sha256 = Field(description="Checksum of the bytes.")
     md5: Md5 = Field("unknown", description="Checksum of the bytes, where the origin publishes one.")
+    files: Count = Field("unknown", description="Files that it unpacks to, if it is an archive.")
 
 
 class Tolerance(Row):
@@ -147,6 +165,7 @@ class ResolvedFile(Row):
     md5: Md5 = "unknown"
     reported_bytes: Count = "unknown"
     unpack: Unpack | None = None
+    covers: BelowRoot | None = None
 
 
 class ResolvedSnapshot(Row):
@@ -185,6 +204,12 @@ class DataConfig(Row):
     """The data stage."""
 
     root: str = Field("data", description="Folder of all data; may be absolute, and outside the clone.")
+    storage: Storage = Field(
+        "extracted",
+        description="What becomes of image archives. extracted: unpacked into the tree of the original code. archive: "
+        "nothing is unpacked; images are read by name from the archive, through an index beside it: two files a set "
+        "instead of up to 558,128. It may be changed at any time; nothing is trained or asked again for it.",
+    )
     sets: dict[Name, DataSet] = Field(description="Data sets and checkpoints by name.")
     pins: dict[str, Pin] = Field(
         default={}, description="Size and checksum of each file, by its address without the scheme."
@@ -196,6 +221,24 @@ class DataConfig(Row):
     tolerance: Tolerance = Field(Tolerance(), description="How many images may be wrong.")
     connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a server to take a connection.")
     retries: int = Field(4, ge=0, description="Further tries of a download that brought no new bytes.")
+    connections: int = Field(4, ge=1, le=16, description="Connections over which one large file is fetched.")
+    bandwidth_mb_s: float | None = Field(
+        None, gt=0, description="Megabytes a second that all downloads of a machine may take together; null: no bound."
+    )
+    ignore_space: bool = Field(False, description="Start although disk or inodes seem not to suffice.")
+    revisions: dict[str, str] = Field(
+        default={},
+        description="Commit of each repository of the hub whose row names none, by `organisation/name` or "
+        "`datasets/organisation/name`; `python -m safe_llava.data.pin` fills it.",
+    )
+
+    audit: AuditConfig = Field(
+        AuditConfig(), description="Sets of annotations that are compared, and counted for what they mention of people."
+    )
+
+    def storage_of(self, name: str) -> Storage:
+        """Return how the archives of a set are stored: as its row says, else as all."""
+        return self.sets[name].storage or self.storage
 
     @model_validator(mode="after")
     def _targets_apart(self) -> Self:
@@ -205,8 +248,8 @@ class DataConfig(Row):
             resolved = resolve_set(name, dataset, {})
             for file in resolved.files:
                 _claim(owners, file.path, name)
-                if file.unpack:
-                    _claim(folders, file.unpack.to, name)
+                if folder := file.unpack.to if file.unpack else file.covers:
+                    _claim(folders, folder, name)
             if resolved.snapshot:
                 _claim(folders, resolved.snapshot.path, name)
         for inner, outer in itertools.permutations(folders, 2):
@@ -226,58 +269,73 @@ def pin_key(url: str) -> str:
     return url.split("://", 1)[-1]
 
 
-def resolve_files(name: str, dataset: DataSet, pins: Mapping[str, Pin]) -> list[ResolvedFile]:
+def resolve_files(
+    name: str, dataset: DataSet, pins: Mapping[str, Pin], revisions: Mapping[str, str] = NONE
+) -> list[ResolvedFile]:
     """Expand a set's files and lay the pins on them.
 
-    A pinned archive needs no count of its files: the digest says more. So a cut-down copy with pins
-    of its own passes where the published count is another.
+    A pinned archive has the count of its pin, if any: its digest says more than a published count. So a cut-down copy
+    with pins of its own passes where the published count is another.
 
     Raises:
         ValueError: a placeholder is left over.
     """
-    return [file for source in dataset.files for file in _expand(name, source, pins)]
+    return [file for source in dataset.files for file in _expand(name, source, pins, revisions)]
 
 
-def resolve_snapshot(name: str, dataset: DataSet, pins: Mapping[str, Pin]) -> ResolvedSnapshot | None:
+def resolve_snapshot(
+    name: str, dataset: DataSet, pins: Mapping[str, Pin], revisions: Mapping[str, str] = NONE
+) -> ResolvedSnapshot | None:
     """Return a set's repository with the pins of its files, or None where it has none."""
     if dataset.snapshot is None:
         return None
-    fields = dataset.snapshot.model_dump()
-    if fields["revision"] == "unknown":
-        fields["revision"] = DEFAULT_REVISION
-    snapshot = ResolvedSnapshot(set=name, **fields)
+    snapshot = ResolvedSnapshot(set=name, **dataset.snapshot.model_dump())
+    if snapshot.revision == "unknown":
+        snapshot = snapshot.model_copy(update={"revision": revisions.get(snapshot.prefix, DEFAULT_REVISION)})
     prefix = pin_key(snapshot.url(""))
     mine = {key.removeprefix(prefix): pin for key, pin in pins.items() if key.startswith(prefix)}
     return snapshot.model_copy(update={"pins": mine})
 
 
-def resolve_set(name: str, dataset: DataSet, pins: Mapping[str, Pin]) -> ResolvedSet:
+def resolve_set(
+    name: str, dataset: DataSet, pins: Mapping[str, Pin], revisions: Mapping[str, str] = NONE
+) -> ResolvedSet:
     """Return a set with its files and its repository resolved."""
     return ResolvedSet(
         set=name,
         title=dataset.title,
         kind=dataset.kind,
         licence=dataset.licence,
-        files=resolve_files(name, dataset, pins),
-        snapshot=resolve_snapshot(name, dataset, pins),
+        files=resolve_files(name, dataset, pins, revisions),
+        snapshot=resolve_snapshot(name, dataset, pins, revisions),
     )
 
 
-def _expand(name: str, source: SourceFile, pins: Mapping[str, Pin]) -> Iterator[ResolvedFile]:
-    revision = DEFAULT_REVISION if source.revision == "unknown" else source.revision
-    template = source.model_dump(include={"path", "url", "mirrors", "unpack"})
+def hub_repository(url: str) -> str | None:
+    """Return the repository of an address of the hub, as `data.revisions` names it; None for other addresses."""
+    match = re.match(rf"{HUB}/((?:datasets/)?[^/]+/[^/]+)/resolve/", url)
+    return match.group(1) if match else None
+
+
+def _expand(
+    name: str, source: SourceFile, pins: Mapping[str, Pin], revisions: Mapping[str, str]
+) -> Iterator[ResolvedFile]:
+    revision = source.revision
+    if revision == "unknown":
+        revision = revisions.get(hub_repository(source.url) or "", DEFAULT_REVISION)
+    template = source.model_dump(include={"path", "url", "mirrors", "unpack", "covers"})
     for values in itertools.product(*source.expand.values()):
         replace = dict(zip(source.expand, values, strict=True)) | {"revision": revision}
         fields = _substitute(template, replace, f"data.sets.{name}.files")
         pin = pins.get(pin_key(fields["url"]))
         if pin is not None and fields["unpack"]:
-            fields["unpack"]["files"] = "unknown"
+            fields["unpack"]["files"] = pin.files
         yield ResolvedFile(
             set=name,
             size=pin.size if pin else "unknown",
             sha256=pin.sha256 if pin else "unknown",
             # A pin stands for the file that is wanted: the origin's checksum counts where there is none.
-            md5=pin.md5 if pin else source.md5,
+            md5=source.md5 if pin is None or pin.sha256 == "unknown" else pin.md5,
             reported_bytes=source.reported_bytes,
             **fields,
         )

@@ -11,11 +11,14 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from safe_llava.config.models import WITHOUT_ADAPTER
+from safe_llava.config.data import HUB
+from safe_llava.config.models import SOURCES
 from safe_llava.config.schema import Config
 from safe_llava.core.errors import ConfigError
 
 BASE_PREFIX = "base-"
+# What is fetched of a model's repository: no pickled weights.
+HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,8 +33,13 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def resolve_inheritance(rows: Mapping[str, Any], where: str) -> dict[str, Any]:
+def resolve_inheritance(rows: Mapping[str, Any], where: str, exclusive: Sequence[str] = ()) -> dict[str, Any]:
     """Replace every row's ``inherits: NAME`` by that row's fields, its own laid over them.
+
+    Args:
+        rows: rows by name.
+        where: where they stand, for errors.
+        exclusive: keys of which a row has one: whoever gives one of them does not inherit the others.
 
     Raises:
         ConfigError: a parent does not exist, or rows inherit from each other in a circle.
@@ -50,7 +58,10 @@ def resolve_inheritance(rows: Mapping[str, Any], where: str) -> dict[str, Any]:
             elif parent not in rows:
                 raise ConfigError(f"{where}.{name}.inherits: no row `{parent}`", _known(parent, rows))
             else:
-                resolved[name] = merge(resolve(parent, (*trail, name)), row)
+                inherited = dict(resolve(parent, (*trail, name)))
+                if not row.keys().isdisjoint(exclusive):
+                    inherited = {key: value for key, value in inherited.items() if key not in exclusive}
+                resolved[name] = merge(inherited, row)
         return resolved[name]
 
     return {name: copy.deepcopy(resolve(name, ())) for name in rows}
@@ -67,15 +78,48 @@ def parse(raw: Mapping[str, Any], files: Sequence[Path | str] = ()) -> Config:
         ConfigError: naming file, key and remedy, for the first faults found.
     """
     merged = copy.deepcopy(dict(raw))
-    for section, where in ((merged.get("train"), "train.models"), (merged, "models")):
+    for section, where, exclusive in ((merged.get("train"), "train.models", ()), (merged, "models", SOURCES)):
         if isinstance(section, dict) and isinstance(section.get("models"), Mapping):
-            section["models"] = resolve_inheritance(section["models"], where)
+            section["models"] = resolve_inheritance(section["models"], where, exclusive)
+    add_hub_models(merged)
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
         raise _explain(error, files) from error
     check_references(config)
     return config
+
+
+def add_hub_models(merged: dict[str, Any]) -> None:
+    """Give every model that names a repository of the hub a data set row, and name that in the model's row.
+
+    Args:
+        merged: the configuration without inheritance; it is changed in place.
+    """
+    models, data = merged.get("models"), merged.get("data")
+    sets = data.get("sets") if isinstance(data, dict) else None
+    if not isinstance(models, dict) or not isinstance(sets, dict):
+        return  # the schema says what is wrong
+    for name, row in models.items():
+        if not isinstance(row, dict) or not isinstance(row.get("hub"), str) or "weights" in row:
+            continue
+        repo, revision = row.pop("hub"), row.pop("revision", None)
+        folder = f"hub/models/{repo}" + (f"@{revision}" if revision else "")
+        snapshot = {"repo": repo, "repo_type": "model", "allow": list(HUB_FILES), "path": folder}
+        known = next((key for key, one in sets.items() if _snapshot_path(one) == folder), None)
+        row["weights"] = known or f"model-{name}"
+        if known is None:
+            sets[row["weights"]] = {
+                "title": str(row.get("description", name)),
+                "kind": "weights",
+                "homepage": f"{HUB}/{repo}",
+                "snapshot": snapshot | ({"revision": revision} if revision else {}),
+            }
+
+
+def _snapshot_path(row: Any) -> str | None:
+    snapshot = row.get("snapshot") if isinstance(row, Mapping) else None
+    return snapshot.get("path") if isinstance(snapshot, Mapping) else None
 
 
 def load(paths: Iterable[Path | str]) -> Config:
@@ -123,11 +167,15 @@ def check_references(config: Config) -> None:
             _require(evaluated.train, trained, f"models.{name}.train")
         if evaluated.weights is not None:
             _require(evaluated.weights, sets, f"models.{name}.weights")
+        if evaluated.vision_tower is not None:
+            _require(evaluated.vision_tower, sets, f"models.{name}.vision_tower")
         for edition in evaluated.new_tokens_by_edition:
             _require(edition, config.prism.editions, f"models.{name}.new_tokens_by_edition")
     for name, dataset in sets.items():
         for need in dataset.needs:
             _require(need, sets, f"data.sets.{name}.needs")
+    for name in config.data.audit.sets:
+        _require(name, {key: row for key, row in sets.items() if row.kind == "annotations"}, "data.audit.pairs")
     _check_evaluation(config)
     _check_supported(config)
 
@@ -164,21 +212,20 @@ def _check_evaluation(config: Config) -> None:
 
 def _check_supported(config: Config) -> None:
     """Refuse what a step would refuse, before anything is fetched for it."""
-    benchmarks = config.benchmarks
-    for where, names in (
-        ("prism.select.models", config.prism.select.models),
-        ("benchmarks.select.models", benchmarks.select.models),
-    ):
-        for name in names:
-            if (family := config.models[name].family) in WITHOUT_ADAPTER:
-                raise ConfigError(
-                    f"{where}: `{name}` cannot be asked: its family `{family}` has no adapter yet",
-                    f"take `{name}` out of {where}",
-                )
+    benchmarks, judges = config.benchmarks, config.prism.judges
+    if benchmarks.judge is not None:
+        _require(benchmarks.judge, judges, "benchmarks.judge")
+    for name, task in benchmarks.tasks.items():
+        if task.judge is not None:
+            _require(task.judge, judges, f"benchmarks.tasks.{name}.judge")
     for name in benchmarks.select.tasks:
-        if reason := benchmarks.tasks[name].scored_elsewhere:
-            where = "benchmarks.select.tasks"
-            raise ConfigError(f"{where}: `{name}`: {reason}", f"take `{name}` out of {where}")
+        judge = benchmarks.judge_of(name)
+        if benchmarks.tasks[name].judged and (judge is None or judges[judge].kind == "rules" or judges[judge].batch):
+            raise ConfigError(
+                f"benchmarks.select.tasks: `{name}` is read by a judge that answers at once, and none is named",
+                "set `benchmarks.judge` to a row of prism.judges behind an API (not `rules`, not `batch`), or take "
+                f"`{name}` out of benchmarks.select.tasks",
+            )
 
 
 def _require(name: str, rows: Mapping[str, Any], where: str) -> None:

@@ -8,8 +8,21 @@ from pydantic import Field
 
 from safe_llava.config.base import Name, Row
 
-TableKind = Literal["prism", "prism_released", "differences", "benchmarks"]
-FigureKind = Literal["prism", "prism_released", "differences", "benchmarks", "training", "examples"]
+TableKind = Literal[
+    "prism", "prism_released", "prism_paired", "prism_judges", "differences", "benchmarks", "benchmarks_paired", "audit"
+]
+FigureKind = Literal[
+    "prism",
+    "prism_released",
+    "prism_paired",
+    "prism_judges",
+    "differences",
+    "benchmarks",
+    "benchmarks_paired",
+    "training",
+    "examples",
+    "audit",
+]
 
 
 class Comparison(Row):
@@ -32,5 +45,5 @@ class PaperConfig(Row):
     tables: list[TableKind] = Field(description="Tables to make, each as Markdown and LaTeX.")
     figures: list[FigureKind] = Field(description="Figures to make.")
     formats: list[Literal["pdf", "png"]] = Field(min_length=1, description="File formats of the figures.")
-    compare: list[Comparison] = Field(description="Pairs of models that the summary sets side by side.")
+    compare: list[Comparison] = Field(description="Pairs of models that are set side by side, question by question.")
     examples: Examples = Field(description="The contact sheet of test images with every model's answers.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -29,26 +29,76 @@ class Edition(Row):
     )
 
 
+class Price(Row):
+    """What a model behind an API costs."""
+
+    input: float = Field(ge=0, description="US dollars for a million tokens of prompts.")
+    output: float = Field(ge=0, description="US dollars for a million tokens of replies, reasoning among them.")
+
+
 class Judge(Row):
     """Who reads an answer and says what it gives away."""
 
     description: str = Field(description="What the judge is, for the tables' notes.")
-    kind: Literal["rules", "openai"] = Field(
-        description="rules: the lexicon of this project, offline; openai: any OpenAI-compatible endpoint."
+    kind: Literal["rules", "openai", "gemini"] = Field(
+        description="rules: the lexicon of this project, offline; openai: OpenAI or any endpoint compatible with it; "
+        "gemini: Gemini's own API."
     )
-    base_url: str | None = Field(None, description="Address of the endpoint; null: the OpenAI client's own.")
+    published_as: str | None = Field(None, description="Published judge whose figures stand beside this one's.")
+    base_url: str | None = Field(None, description="Address of the endpoint; null: that of OpenAI or Gemini.")
     model: str | None = Field(None, description="Name of the model behind the endpoint, always pinned.")
     leakage_model: str | None = Field(None, description="Another model for the leakage task, where published so.")
     temperature: float | None = Field(None, ge=0, description="Sampling temperature; null: not sent.")
+    max_tokens: int | None = Field(None, ge=1, description="Cap on the tokens of a reply; null: not sent.")
     key_env: str | None = Field(None, description="Environment variable that holds the key; null: no key is needed.")
-    max_concurrency: int = Field(8, ge=1, description="Calls under way at once.")
+    max_concurrency: int = Field(
+        2000, ge=1, description="Most calls under way at once; no more are than the endpoint answers in good time."
+    )
+    requests_per_minute: float | None = Field(
+        None, gt=0, description="Calls a minute; null: as many as the endpoint takes, found by its replies."
+    )
+    tokens_per_minute: float | None = Field(
+        None, gt=0, description="Tokens a minute, of prompts and replies; null: as many as the endpoint takes."
+    )
     retries: int = Field(6, ge=0, description="Further tries of a call that failed, with growing pauses.")
-    timeout_s: float = Field(120.0, gt=0, description="Seconds that a call may take before it counts as failed.")
+    asks_again: int = Field(3, ge=0, description="Further asks where a reply cannot be read.")
+    timeout_s: float = Field(
+        120.0,
+        gt=0,
+        description="Seconds that a call may take at most; one that takes 10 s and 5 times as long as the others is "
+        "asked again before.",
+    )
+    patience_s: float = Field(
+        300.0, gt=0, description="Seconds without a single reply, while calls fail, after which the run stops."
+    )
+    prices: Price | None = Field(None, description="Prices of `model`; null: unknown.")
+    leakage_prices: Price | None = Field(None, description="Prices of `leakage_model`; null: unknown.")
+    reply_tokens: int = Field(10, ge=1, description="Tokens of a reply, to estimate what a run costs before it starts.")
+    max_cost: float | None = Field(
+        None, ge=0, description="US dollars that this judge may cost, all its runs together; null: no bound."
+    )
+    prompts: Literal["ours", "published"] = Field(
+        "ours", description="ours: the prompts of this project; published: upstream's, those of the answers' edition."
+    )
+    prompts_of: Literal["gpt", "gemini"] = Field("gpt", description="Whose published prompts.")
+    batch: bool = Field(False, description="Ask through the batch API: half the price, within a day.")
+    batch_poll_s: float = Field(60.0, gt=0, description="Seconds between looks at a batch.")
+    batch_tries: int = Field(3, ge=1, description="Batches that a call is put in before it counts as failed.")
+    batch_requests: int | None = Field(None, ge=1, description="Most calls of a batch; null: as many as the API takes.")
 
     @model_validator(mode="after")
-    def _model_named(self) -> Self:
-        if self.kind == "openai" and not self.model:
-            raise ValueError("a judge of kind `openai` names its `model`")
+    def _batches_are_of_an_api(self) -> Self:
+        if self.batch and self.kind == "rules":
+            raise ValueError("`batch` belongs to judges behind an API: a judge of kind `rules` has none")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        if self.kind != "rules" and not self.model:
+            raise ValueError(f"a judge of kind `{self.kind}` names its `model`")
+        known = self.prices and (self.leakage_prices or not self.leakage_model)
+        if self.max_cost is not None and self.kind != "rules" and not known:
+            raise ValueError("`max_cost` needs the prices of each model (`prices`, `leakage_prices`)")
         return self
 
 
@@ -60,6 +110,13 @@ class PrismSelect(Row):
     judges: list[Name] = Field(min_length=1, description="Rows of prism.judges that read the answers.")
 
 
+class AllowFailed(Row):
+    """How much may be missing of what a table is made of; nothing, unless said otherwise."""
+
+    answers: float = Field(0.0, ge=0, le=1, description="Fraction of the questions that may lack an answer.")
+    verdicts: float = Field(0.0, ge=0, le=1, description="Fraction of the answers that may lack a verdict.")
+
+
 class PrismConfig(Row):
     """The privacy benchmark."""
 
@@ -68,4 +125,10 @@ class PrismConfig(Row):
     released_dataset: Name = Field(description="Data set row with the released answers.")
     editions: dict[Name, Edition] = Field(description="Editions by name.")
     judges: dict[Name, Judge] = Field(description="Judges by name.")
+    new_tokens: Literal["published"] | Annotated[int, Field(ge=1)] = Field(
+        "published", description="Budget of an answer: as published for each model and task, or one number for all."
+    )
+    allow_failed: AllowFailed = Field(
+        default_factory=AllowFailed, description="What may be missing when a table of PRISM is made."
+    )
     published: dict[Name, str] = Field(description="Committed file of the published counts, by edition.")

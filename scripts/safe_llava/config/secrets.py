@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from safe_llava.config.prism import Judge
+from safe_llava.core.errors import PrismError
 
 
 def missing_keys(judges: Mapping[str, Judge], environment: Mapping[str, str]) -> str | None:
     """Return what to tell the user where a judge's key is not in the environment, else None."""
     missing = {
-        name: judge.key_env for name, judge in judges.items() if judge.key_env and not environment.get(judge.key_env)
+        name: judge.key_env
+        for name, judge in judges.items()
+        if judge.key_env and not environment.get(judge.key_env, "").strip()
     }
     if not missing:
         return None
@@ -19,5 +22,28 @@ def missing_keys(judges: Mapping[str, Judge], environment: Mapping[str, str]) ->
     )
     return (
         f"this run would call judges whose keys are not set:\n{lines}\n"
-        "  remedy: export the keys, or select judges that need none (prism.select.judges: [rules])"
+        "  remedy: export the keys, or select judges that need none (prism.select.judges: [rules]; benchmarks.judge: "
+        "local, or no judged rows in benchmarks.select.tasks)"
     )
+
+
+def read_key(judge: Judge, environment: Mapping[str, str]) -> str | None:
+    """Return a judge's key, or None where it needs none; what stands around it (a line's end) is left out.
+
+    Raises:
+        PrismError: it is not set, or cannot be a key; its value is not said.
+    """
+    if not judge.key_env:
+        return None
+    key = environment.get(judge.key_env, "").strip()
+    if not key:
+        raise PrismError(
+            f"the judge's key is not there: environment variable {judge.key_env} is not set",
+            f"export {judge.key_env}=… before the run, or choose the judge `rules`, which needs none",
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise PrismError(
+            f"the judge's key in {judge.key_env} cannot be one: it holds more than printable ASCII",
+            f"set {judge.key_env} again",
+        )
+    return key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -28,5 +29,11 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
         code = main(None)
     except SafeLlavaError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error.filename or 'a disk'}: {error.strerror} (bytes or inodes)", file=sys.stderr)
+        print("  remedy: make room, then run the same command", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     sys.exit(code or 0)

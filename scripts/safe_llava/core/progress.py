@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -26,7 +27,7 @@ class Progress:
     def __init__(self, total: int | None, label: str, unit: str = "it", stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._bar = (
-            tqdm(total=total, desc=label, unit=unit, unit_scale=unit == "B", file=self._stream)
+            tqdm(total=total, desc=label, unit=unit, unit_scale=unit == "B", file=self._stream, **_size())
             if self._stream.isatty()
             else None
         )
@@ -63,6 +64,12 @@ class Progress:
             left = f", {(self._total - self._done) / rate:.0f} s left"
         text = f"{self._label}: {self._done:,}/{total} {self._unit}, {rate:,.1f}/s, {seconds:.0f} s{left}"
         print(f"{text} {note}".rstrip(), file=self._stream, flush=True)
+
+
+def _size() -> dict[str, int]:
+    # A terminal that does not know its size says 0, at which the bar would show nothing; this gives 80 and 24 then.
+    size = shutil.get_terminal_size()
+    return {"ncols": size.columns, "nrows": size.lines}
 
 
 def track(items: Iterable[Item], label: str, total: int | None = None, unit: str = "it") -> Iterator[Item]:

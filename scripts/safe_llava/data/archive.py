@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import lzma
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from safe_llava.config.data import ResolvedFile, Unpack
 from safe_llava.core.errors import DataError
+from safe_llava.core.files import file_digest
+from safe_llava.data import receipts
 
+logger = logging.getLogger(__name__)
+
+DAMAGES = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, NotImplementedError, UnicodeDecodeError),
+)
 JUNK = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db"})
+NAMED_LEFT_OUT = 5
 FETCH_AGAIN = "delete the archive and its receipt and fetch it again; if it stays so, name another mirror"
 
 
@@ -49,8 +64,13 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
         if error.filename != str(path):
             raise
         raise DataError(f"{path}: no such file", "fetch it first") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except DAMAGES as error:
         raise DataError(f"{path}: cut off or damaged: {error}", FETCH_AGAIN) from error
+    except OSError as error:
+        # Where a piece is missing, members seem to lie before the file's beginning.
+        if error.errno != errno.EINVAL:
+            raise
+        raise DataError(f"{path}: cut off or damaged: a member lies outside the file", FETCH_AGAIN) from error
 
 
 def contents(archive: zipfile.ZipFile, strip: str) -> Contents:
@@ -78,6 +98,37 @@ def contents(archive: zipfile.ZipFile, strip: str) -> Contents:
     if not members:
         raise DataError(f"{archive.filename}: holds no files", FETCH_AGAIN)
     return Contents(members, left_out)
+
+
+def identity(archive_path: Path, row: ResolvedFile) -> dict[str, Any]:
+    """Return what makes one placing equal another: the archive's bytes and the row's wishes.
+
+    Raises:
+        DataError: the archive is missing.
+    """
+    if not archive_path.is_file():
+        raise DataError(f"{archive_path}: no such file", "fetch it first")
+    receipt = receipts.read(receipts.receipt_path(archive_path))
+    known = receipt is not None and receipt.size == archive_path.stat().st_size
+    sha256 = receipt.sha256 if receipt is not None and known else file_digest(archive_path)
+    wishes = row.unpack.model_dump(include={"to", "strip", "normalise_images"}) if row.unpack else {}
+    return {"sha256": sha256, **wishes}
+
+
+def check_count(archive_path: Path, wanted: Unpack, taken: Contents) -> None:
+    """Compare the number of files with the published one, where the row has it; say what is left out.
+
+    Raises:
+        DataError: it is another.
+    """
+    if wanted.files not in ("unknown", len(taken.members)):
+        raise DataError(
+            f"{archive_path}: {len(taken.members):,} files where {wanted.files:,} are published",
+            "if this copy is the right one, pin it or correct `files` of its row; else name another mirror",
+        )
+    if taken.left_out:
+        names = ", ".join(taken.left_out[:NAMED_LEFT_OUT])
+        logger.warning("%s: %d files outside `%s` left out: %s", archive_path, len(taken.left_out), wanted.strip, names)
 
 
 def _refuse_unsafe(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import filelock
+import httpx
 from pydantic import ValidationError
 
-from safe_llava.config.data import ResolvedFile
+from safe_llava.config.data import DataConfig, ResolvedFile
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import read_json, write_json
-from safe_llava.data import receipts, sources, transfer
+from safe_llava.data import drive, receipts, sources, throttle, transfer
 from safe_llava.data.receipts import Receipt
 from safe_llava.data.sources import Mirror, SourceError
 from safe_llava.data.transfer import Patience
@@ -37,7 +39,7 @@ def fetch(
         DataError: no source gave it; the error names each one and why.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with only_one(target):
+    with only_one(target), transfer.explain_disk(target):
         receipt = receipts.stands(target, row) or _adopt(target, row)
         if receipt is not None:
             logger.info("%s: already here", target)
@@ -58,13 +60,18 @@ def fetch(
 
 @contextmanager
 def only_one(target: Path) -> Iterator[None]:
-    """Let one process at a time make ``target``; the others wait and then find it there."""
+    """Let one process at a time make ``target``; the others wait and then find it there.
+
+    Raises:
+        DataError: no inode is left for the lock.
+    """
     lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        logger.info("%s: another process is at it; waiting", target)
-        lock.acquire()
+    with transfer.explain_disk(target):
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            logger.info("%s: another process is at it; waiting", target)
+            lock.acquire()
     try:
         yield
     finally:
@@ -75,14 +82,22 @@ def _obtain(source: Path | str, row: ResolvedFile, part: Path, patience: Patienc
     if isinstance(source, Path):
         transfer.copy_file(source, part)
     else:
-        transfer.download(source, part, patience, verified_later=(row.sha256, row.md5) != ("unknown", "unknown"))
+        known = (row.sha256, row.md5) != ("unknown", "unknown")
+        address = _drive_address(source, patience) if drive.is_drive(source) else source
+        transfer.download(address, part, patience, verified_later=known, identity=source)
     try:
         _look_inside(part, row)
-        return receipts.check(part, row, sources.shown(source))
+        return receipts.check(part, row, sources.shown(source), transfer.promised(part))
     except SourceError:
         # These bytes are wrong: going on with them, from here or elsewhere, would keep them wrong.
         transfer.discard(part)
         raise
+
+
+def _drive_address(url: str, patience: Patience) -> str:
+    timeout = httpx.Timeout(patience.read_timeout_s, connect=patience.connect_timeout_s)
+    with httpx.Client(timeout=timeout, follow_redirects=True) as client:
+        return transfer.persist(lambda: drive.locate(url, client), lambda: 0, patience, url)
 
 
 def _look_inside(part: Path, row: ResolvedFile) -> None:
@@ -97,6 +112,19 @@ def _look_inside(part: Path, row: ResolvedFile) -> None:
         )
     if row.path.endswith(".zip") and not head.startswith(b"PK"):
         raise SourceError("not a zip archive", "correct the row's `url`")
+    if not _ends_well(part, PurePosixPath(row.path).suffix):
+        raise SourceError(f"cut off: its end is not that of a {PurePosixPath(row.path).suffix} file", "run it again")
+
+
+def _ends_well(part: Path, suffix: str) -> bool:
+    """Tell whether a file's end is one; a server that gives too small a length is believed by every client."""
+    if suffix == ".zip":
+        return zipfile.is_zipfile(part)
+    if suffix not in (".json", ".jsonl"):
+        return True
+    with part.open("rb") as stream:
+        stream.seek(max(0, part.stat().st_size - 512))
+        return stream.read().rstrip().endswith((b"}", b"]"))
 
 
 def _adopt(target: Path, row: ResolvedFile) -> Receipt | None:
@@ -146,11 +174,28 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mirrors-only", action="store_true", help="never ask the origin")
     parser.add_argument("--connect-timeout", type=float, default=10.0, help="seconds to wait for a connection")
     parser.add_argument("--retries", type=int, default=4, help="further tries that bring no new bytes")
+    parser.add_argument("--connections", type=int, default=1, help="how many fetch one large file together")
+    parser.add_argument("--bandwidth-mb-s", type=float, help="megabytes a second of all downloads of this machine")
 
 
-def patience_of(args: argparse.Namespace) -> Patience:
-    """Return the patience that the flags of ``add_source_flags`` ask for."""
-    return Patience(connect_timeout_s=args.connect_timeout, retries=args.retries)
+def configured(data: DataConfig) -> dict[str, object]:
+    """Return what a configuration says in place of the flags that are not given (``parser.set_defaults``)."""
+    return {
+        "connect_timeout": data.connect_timeout_s,
+        "retries": data.retries,
+        "connections": data.connections,
+        "bandwidth_mb_s": data.bandwidth_mb_s,
+    }
+
+
+def patience_of(args: argparse.Namespace, root: Path) -> Patience:
+    """Return the patience that the flags of ``add_source_flags`` ask for; the limit is shared below ``root``."""
+    return Patience(
+        connect_timeout_s=args.connect_timeout,
+        retries=args.retries,
+        connections=args.connections,
+        limiter=throttle.limiter(root, args.bandwidth_mb_s),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -165,11 +210,12 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     row = read_row(args.row)
     if args.out.absolute() != (args.root / row.path).absolute():
         raise DataError(f"--out {args.out} is not {args.root / row.path}", f"give the path that {args.row} names")
-    receipt = fetch(row, args.out, sources.mirrors(args.mirror), patience_of(args), origin=not args.mirrors_only)
-    if not receipt.checked:
+    patience = patience_of(args, args.root)
+    receipt = fetch(row, args.out, sources.mirrors(args.mirror), patience, origin=not args.mirrors_only)
+    if not receipt.checked and not receipt.hub:
         logger.warning("%s: unpinned; sha256 %s as seen", row.path, receipt.sha256)
     if args.receipt:
-        write_json(args.receipt, receipt.model_dump(exclude={"fetched", "source"}))
+        write_json(args.receipt, receipt.model_dump(exclude=receipts.CHANCE))
     return None
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from PIL import Image
+from safe_llava.core import imagefiles
+from safe_llava.core.jpeg import FAULTS, as_jpeg, needs_jpeg
 
-JPEG_SUFFIXES = frozenset({".jpg", ".jpeg"})
-JPEG_MAGIC = b"\xff\xd8\xff"
-QUALITY = 95
-FAULTS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+__all__ = ["fault_of", "needs_jpeg", "rewrite_as_jpeg"]
 
 
 def fault_of(path: Path) -> str:
@@ -18,16 +16,11 @@ def fault_of(path: Path) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken metadata and palettes do not matter here
-            with Image.open(path) as image:
+            with imagefiles.open_image(path) as image:
                 image.load()
     except FAULTS as error:
         return f"{type(error).__name__}: {error}".replace(str(path), path.name)
     return ""
-
-
-def needs_jpeg(name: str, head: bytes) -> bool:
-    """Tell whether a file bears a JPEG's name and begins like something else."""
-    return Path(name).suffix.lower() in JPEG_SUFFIXES and bool(head) and not head.startswith(JPEG_MAGIC)
 
 
 def rewrite_as_jpeg(path: Path) -> bool:
@@ -36,13 +29,7 @@ def rewrite_as_jpeg(path: Path) -> bool:
     Returns:
         Whether it could be read; one that could not stays as it is, for the layout check to report.
     """
-    try:
-        with Image.open(path) as image:
-            image.seek(0)
-            pixels = image.convert("RGBA")
-    except FAULTS:
-        return False
-    page = Image.new("RGB", pixels.size, (255, 255, 255))
-    page.paste(pixels, mask=pixels.getchannel("A"))
-    page.save(path, format="JPEG", quality=QUALITY)
-    return True
+    content = as_jpeg(path.read_bytes())
+    if content is not None:
+        path.write_bytes(content)
+    return content is not None

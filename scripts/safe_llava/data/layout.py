@@ -1,8 +1,8 @@
-"""Check that every image that annotations name is there and decodes.
+"""Check that every image that annotations name is there and decodes, in its folder or in an archive.
 
 `python -m safe_llava.data.layout --kind train --annotations FILE --images DIR --root DIR --out REPORT.csv
 --summary OUT.json`. The report has a line an image that is wrong; it is written whether or not the
-check passes, the summary only if it does.
+check passes, the summary only if it does. Both ways to store images give the same summary.
 """
 
 from __future__ import annotations
@@ -10,158 +10,93 @@ from __future__ import annotations
 import argparse
 import csv
 import logging
-import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from safe_llava.core import cli
+from safe_llava.core import cli, imagefiles
 from safe_llava.core.errors import DataError
-from safe_llava.core.files import atomic_path, file_digest, read_json, read_jsonl, write_json
+from safe_llava.core.files import atomic_path, file_digest, read_json, write_json, write_text
 from safe_llava.core.progress import track
 from safe_llava.data.images import fault_of
-from safe_llava.prism.protocol import HAIR, Attribute
+from safe_llava.data.layout_page import page
+from safe_llava.data.named import ATTRIBUTES, Named, read_prism, read_train, sample_ids
 
 logger = logging.getLogger(__name__)
-ATTRIBUTES = tuple(str(attribute) for attribute in Attribute)
 SAMPLE_SIZE = 1000
 POOL_PART = 10_000
 SAMPLE_SEED = 20251120
 NAMED_IN_ERROR = 5
 LOGGED = 100  # a failed job's report is deleted by the workflow; its log stays
-FETCH_AGAIN = "fetch it again: delete the file and its receipt, or name another mirror"
-COLUMNS = ("image", "expected_at", "problem", "samples", "annotations", "detail")
+COLUMNS = ("image", "expected_at", "problem", "samples", "annotations", "detail", "sample_ids")
+MISSING_FOLDER = "its folder is missing"
 Decode = Literal["all", "sample", "none"]
+Kind = Literal["missing", "empty", "undecodable"]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One image that is wrong, and how many samples it costs."""
+    """One image that is wrong, how many samples it costs, and which."""
 
     image: str
     expected_at: Path
-    problem: Literal["missing", "empty", "undecodable"]
+    problem: Kind
     samples: int
     annotations: str
     detail: str = ""
-
-
-@dataclass(frozen=True)
-class Named:
-    """What one file of annotations names.
-
-    Args:
-        file: the annotation file.
-        images: folder that the names are relative to.
-        counts: how many samples name each image.
-        samples: how many there are in all.
-        parts: how many of them belong to each attribute (PRISM) or have an image or none (train).
-    """
-
-    file: Path
-    images: Path
-    counts: Mapping[str, int]
-    samples: int
-    parts: Mapping[str, int]
-
-
-def read_train(file: Path, images: Path) -> Named:
-    """Read a JSON list of training samples.
-
-    Raises:
-        DataError: not a list of objects with conversations, or an image name that leaves its folder.
-    """
-    rows = read_json(file, FETCH_AGAIN)
-    if not isinstance(rows, list) or not rows:
-        raise DataError(f"{file}: not a list of samples", FETCH_AGAIN)
-    counts: Counter[str] = Counter()
-    parts: Counter[str] = Counter()
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or not isinstance(row.get("conversations"), list):
-            raise DataError(f"{file}: row {number} has no `conversations`", FETCH_AGAIN)
-        if row.get("image") is None:
-            parts["text only"] += 1
-            continue
-        counts[_image_name(row, file, number)] += 1
-        parts["with image"] += 1
-    return Named(file, images, counts, len(rows), parts)
-
-
-def read_prism(file: Path, images: Path) -> Named:
-    """Read a JSONL file of PRISM questions.
-
-    Raises:
-        DataError: a row without question_id, image or text, or of an unknown attribute.
-    """
-    rows = read_jsonl(file, FETCH_AGAIN)
-    if not rows:
-        raise DataError(f"{file}: no questions", FETCH_AGAIN)
-    counts: Counter[str] = Counter()
-    parts: Counter[str] = Counter()
-    for number, row in enumerate(rows, start=1):
-        for key in ("question_id", "image", "text"):
-            if not isinstance(row.get(key), str) or not row[key]:
-                raise DataError(f"{file}: row {number} has no `{key}`", FETCH_AGAIN)
-        attribute = row["question_id"].split("/")[0]
-        if attribute == HAIR:
-            continue
-        if attribute not in ATTRIBUTES:
-            known = ", ".join(ATTRIBUTES)
-            raise DataError(f"{file}: row {number}: `{attribute}` is no attribute ({known})", FETCH_AGAIN)
-        counts[_image_name(row, file, number)] += 1
-        parts[attribute] += 1
-    return Named(file, images, counts, sum(parts.values()), parts)
-
-
-def _image_name(row: Mapping[str, Any], file: Path, number: int) -> str:
-    name = row["image"]
-    if not isinstance(name, str) or not name or name.startswith("/") or ".." in PurePosixPath(name).parts:
-        raise DataError(f"{file}: row {number}: `image` is {name!r}, not a path below its folder", FETCH_AGAIN)
-    return name
+    sample_ids: tuple[str, ...] = ()
 
 
 def find_absent(named: Named, sizes: bool) -> list[Problem]:
     """Return the images that are not there, or (with ``sizes``) empty; one listing a folder, not one look a file."""
-    wanted: dict[Path, list[str]] = {}
+    wanted: dict[str, list[str]] = {}
     for image in named.counts:
-        wanted.setdefault((named.images / image).parent, []).append(image)
+        wanted.setdefault(image.rpartition("/")[0], []).append(image)
     problems = []
-    for folder, images in track(wanted.items(), f"look for the images of {named.file.name}", len(wanted), "folders"):
-        there = _listing(folder, {Path(image).name for image in images} if sizes else set())
+    for name, images in track(wanted.items(), f"look for the images of {named.file.name}", len(wanted), "folders"):
+        folder = named.images / name
+        start = len(name) + 1 if name else 0
+        there = imagefiles.listing(folder, {image[start:] for image in images} if sizes else frozenset())
+        why = MISSING_FOLDER if there is None else _why_missing(folder)
         for image in images:
-            size = there.get(Path(image).name)
+            size = None if there is None else there.get(image[start:])
             if size is None:
-                problems.append(_problem(named, image, "missing", "" if folder.is_dir() else "its folder is missing"))
+                problems.append(_problem(named, image, "missing", why))
             elif size == 0:
                 problems.append(_problem(named, image, "empty"))
     return problems
 
 
-def _listing(folder: Path, measured: set[str]) -> dict[str, int]:
-    """Return the names in a folder with the sizes of those to be measured; -1 where nobody asked."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name: entry.stat().st_size if entry.name in measured else -1 for entry in entries}
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
+def _why_missing(folder: Path) -> str:
+    hidden = imagefiles.hidden_index(folder)
+    return "" if hidden is None else f"its folder is on disk, so {hidden.name} is not asked: remove the folder"
 
 
-def _problem(
-    named: Named, image: str, problem: Literal["missing", "empty", "undecodable"], detail: str = ""
-) -> Problem:
+def find_absent_folders(named: Named) -> list[Problem]:
+    """Return those of the five attributes that have no folder, where PRISM's images lie in folders by attribute."""
+    if named.kind != "prism" or not any(image.split("/")[0] in ATTRIBUTES for image in named.counts):
+        return []
+    absent = [name for name in ATTRIBUTES if not imagefiles.is_folder(named.images / name)]
+    return [
+        Problem(name, named.images / name, "missing", 0, named.file.name, "the folder of an attribute of PRISM")
+        for name in absent
+    ]
+
+
+def _problem(named: Named, image: str, problem: Kind, detail: str = "") -> Problem:
     return Problem(image, named.images / image, problem, named.counts[image], named.file.name, detail)
 
 
 def find_undecodable(named: Named, absent: Iterable[Problem], decode: Decode, threads: int) -> list[Problem]:
     """Return the images that cannot be decoded, among all of them or a fixed draw."""
-    gone = {problem.image for problem in absent}
-    images = sorted(image for image in named.counts if image not in gone)
     if decode == "none":
         return []
+    gone = {problem.image for problem in absent}
+    images = sorted(image for image in named.counts if image not in gone)
     if decode == "sample" and len(images) > SAMPLE_SIZE:
         images = random.Random(SAMPLE_SEED).sample(images, SAMPLE_SIZE)
     with ThreadPoolExecutor(threads) as pool:
@@ -173,23 +108,53 @@ def find_undecodable(named: Named, absent: Iterable[Problem], decode: Decode, th
 
 
 def check(named: Named, decode: Decode, threads: int = 1) -> list[Problem]:
-    """Return what is wrong with the images of one file of annotations."""
+    """Return what is wrong with the images of one file of annotations, and which samples show them."""
     absent = find_absent(named, sizes=decode != "none")
-    return absent + find_undecodable(named, absent, decode, threads)
+    problems = find_absent_folders(named) + absent + find_undecodable(named, absent, decode, threads)
+    ids = sample_ids(named, {problem.image for problem in problems}) if problems else {}
+    return [replace(one, sample_ids=tuple(ids.get(one.image, ()))) for one in problems]
 
 
-def summarise(named: Sequence[Named], problems: Sequence[Problem], decode: Decode) -> dict[str, Any]:
+def check_counts(named: Sequence[Named], root: Path, table: Mapping[str, Any]) -> None:
+    """Compare the numbers of samples with the published ones.
+
+    Args:
+        table: ``samples`` has for each path below ``root`` how many are ``published``, and if the file is ``pinned``.
+
+    Raises:
+        DataError: they differ, and no pin says that this is the file that is wanted.
+    """
+    for one in named:
+        row = table.get("samples", {}).get(str(one.file.relative_to(root)) if one.file.is_relative_to(root) else "", {})
+        if row.get("published", "unknown") in ("unknown", one.samples):
+            continue
+        said = f"{one.file}: {one.samples:,} samples where {row['published']:,} are published"
+        if not row.get("pinned"):
+            raise DataError(said, "if this copy is the right one, pin it or correct `samples` of its row")
+        logger.info("%s; it is the file that is pinned", said)
+
+
+def summarise(
+    named: Sequence[Named],
+    problems: Sequence[Problem],
+    decode: Decode,
+    archives: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the counts of the check, ready to be written as JSON."""
     # PRISM's three tasks name the same images: each is counted once.
     distinct = {(problem.expected_at, problem.problem) for problem in problems}
     kinds = Counter(problem for _, problem in distinct)
+    images: dict[Path, set[str]] = {}
+    for one in named:
+        images.setdefault(one.images, set()).update(one.counts)
     return {
         "decode": decode,
-        "images": len({one.images / image for one in named for image in one.counts}),
+        "images": sum(len(names) for names in images.values()),
         "missing": kinds["missing"],
         "empty": kinds["empty"],
         "undecodable": kinds["undecodable"],
         "samples_lost": sum(problem.samples for problem in problems),
+        "archives": dict(archives or {}),
         "files": {
             one.file.name: {
                 "samples": one.samples,
@@ -202,6 +167,18 @@ def summarise(named: Sequence[Named], problems: Sequence[Problem], decode: Decod
     }
 
 
+def count_archives(receipts: Sequence[Path], table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return for each archive's folder how many files it has, and how many are published; both kinds of receipts do."""
+    counted = {}
+    for path in receipts:
+        receipt = read_json(path, "run the workflow: it unpacks or indexes the archive again")
+        published = table.get("files", {}).get(receipt["to"], "unknown")
+        counted[receipt["to"]] = {"files": receipt["files"], "published": published}
+        if published not in ("unknown", receipt["files"]):
+            logger.info("%s: %d files where %d are published", receipt["to"], receipt["files"], published)
+    return counted
+
+
 def write_report(path: Path, problems: Iterable[Problem], root: Path) -> None:
     """Write a line an image that is wrong; paths below ``root`` are given relative to it."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
@@ -209,7 +186,8 @@ def write_report(path: Path, problems: Iterable[Problem], root: Path) -> None:
         writer.writerow(COLUMNS)
         for one in problems:
             place = one.expected_at.relative_to(root) if one.expected_at.is_relative_to(root) else one.expected_at
-            writer.writerow((one.image, place, one.problem, one.samples, one.annotations, one.detail))
+            ids = " ".join(one.sample_ids)
+            writer.writerow((one.image, place, one.problem, one.samples, one.annotations, one.detail, ids))
 
 
 def judge(
@@ -253,7 +231,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--root", type=Path, required=True, help="folder of all data")
     parser.add_argument("--kind", choices=("train", "prism"), required=True, help="what the annotations are")
+    parser.add_argument("--table", type=Path, help="JSON: published numbers of samples and files")
+    parser.add_argument("--receipts", type=Path, nargs="*", default=[], help="receipts of the images' archives")
     parser.add_argument("--out", type=Path, required=True, help="CSV: every image that is wrong; always written")
+    parser.add_argument("--log-page", type=Path, help="the same as a page; always written")
+    parser.add_argument("--page", type=Path, help="the same page; written if the check passes")
     parser.add_argument("--summary", type=Path, required=True, help="JSON: counts; written if the check passes")
     parser.add_argument("--decode", choices=("all", "sample", "none"), default="sample", help="which are decoded")
     parser.add_argument("--tolerance-missing", type=int, default=0, help="missing images that are let pass")
@@ -266,14 +248,21 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     """Check one data set's images."""
     args = _parser().parse_args(argv)
     reader = read_train if args.kind == "train" else read_prism
+    table = read_json(args.table) if args.table else {}
     named = [reader(file, images) for file, images in _pair(args.annotations, args.images, args.root)]
+    check_counts(named, args.root, table)
     problems = [problem for one in named for problem in check(one, args.decode, args.threads)]
     write_report(args.out, problems, args.root)
-    summary = summarise(named, problems, args.decode)
+    summary = summarise(named, problems, args.decode, count_archives(args.receipts, table))
+    text = page(summary, problems, args.root, table)
+    if args.log_page:
+        write_text(args.log_page, text)
     for problem in problems[:LOGGED]:
         place = f"{problem.expected_at}: {problem.problem} {problem.detail}".rstrip()
         logger.warning("%s (%d samples of %s)", place, problem.samples, problem.annotations)
     judge(summary, problems, args.out, args.tolerance_missing, args.tolerance_undecodable)
+    if args.page:
+        write_text(args.page, text)
     write_json(args.summary, summary)
     return None
 

@@ -12,10 +12,13 @@ from safe_llava.config.base import Row
 from safe_llava.config.data import Pin, ResolvedFile
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import CHUNK_BYTES, read_json, write_json
+from safe_llava.data.hub import Promise, git_id
 from safe_llava.data.meter import metered
 from safe_llava.data.sources import SourceError
 
 SUFFIX = ".receipt.json"
+# What is not the same each time that the same bytes arrive.
+CHANCE = {"fetched", "source", "commit", "hub"}
 
 
 class Receipt(Row):
@@ -28,6 +31,8 @@ class Receipt(Row):
     size: int = Field(description="Bytes.")
     sha256: str = Field(description="Checksum of the bytes.")
     checked: list[str] = Field(description="What was known beforehand and agreed: size, sha256, md5; none: unpinned.")
+    commit: str = Field("unknown", description="Revision of a file of the hub, as the hub named it.")
+    hub: bool = Field(False, description="Whether the hub gave a checksum of its own, and it agreed.")
     fetched: str = Field(description="Time of arrival, UTC.")
 
     @property
@@ -62,8 +67,8 @@ def stands(target: Path, row: ResolvedFile) -> Receipt | None:
     return receipt
 
 
-def check(path: Path, row: ResolvedFile, source: str) -> Receipt:
-    """Compare a file's bytes with what is known of it and return its receipt.
+def check(path: Path, row: ResolvedFile, source: str, promise: Promise | None = None) -> Receipt:
+    """Compare a file's bytes with what is known of it, and with what the hub said, and return its receipt.
 
     Raises:
         SourceError: the size or a checksum is another.
@@ -79,6 +84,10 @@ def check(path: Path, row: ResolvedFile, source: str) -> Receipt:
     for name, want in (("sha256", row.sha256), ("md5", row.md5)):
         if want not in ("unknown", seen.get(name)):
             raise SourceError(f"{name} expected {want}, got {seen[name]}", repin)
+    promise = promise or Promise()
+    for name, hub_says, got in (("sha256", promise.sha256, seen["sha256"]), ("git id", promise.git_id, "")):
+        if hub_says and hub_says != (got or git_id(path)):
+            raise SourceError(f"the hub's {name} is {hub_says}, not that of what came", "run the same command again")
     known = [name for name in ("size", "sha256", "md5") if getattr(row, name) != "unknown"]
     return Receipt(
         set=row.set,
@@ -88,6 +97,8 @@ def check(path: Path, row: ResolvedFile, source: str) -> Receipt:
         size=size,
         sha256=seen["sha256"],
         checked=known,
+        commit=promise.commit or "unknown",
+        hub=bool(promise.sha256 or promise.git_id),
         fetched=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

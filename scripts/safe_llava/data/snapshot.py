@@ -1,8 +1,9 @@
 """Fetch one repository of the Hugging Face hub: `python -m safe_llava.data.snapshot --row ROW.json --root DIR
 --out RECEIPT.json`.
 
-Mirrors are asked in order, then the hub (or the endpoint that HF_ENDPOINT names). Files are gathered in
-a folder beside the target, which is renamed when every one of them is there and verified.
+Mirrors are asked in order, then the hub (or the endpoint that HF_ENDPOINT names). The hub's own client says what a
+commit holds; the bytes come as those of any file, so that they are gone on with after a kill, and kept below a rate.
+They are gathered in a folder beside the target, which is renamed when every one of them is there and verified.
 """
 
 from __future__ import annotations
@@ -18,33 +19,40 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
-from huggingface_hub import HfApi, RepoFile, constants, snapshot_download
+from huggingface_hub import HfApi, RepoFile, constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from pydantic import ValidationError
 
 from safe_llava.config.data import ResolvedSnapshot
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
-from safe_llava.core.files import read_json, write_json
-from safe_llava.data import receipts, sources, transfer
+from safe_llava.core.files import read_json, write_json, write_text
+from safe_llava.data import hub, receipts, sources, transfer
 from safe_llava.data.fetch import add_source_flags, only_one, patience_of
 from safe_llava.data.sources import Mirror, SourceError
 from safe_llava.data.transfer import Patience
+from safe_llava.data.web import PASSING_STATUSES
 
 logger = logging.getLogger(__name__)
 SUFFIX = ".snapshot.json"
+COMMIT_STAMP = ".commit"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A file as its source lists it; size and checksum are `unknown` where the source does not say."""
+    """A file as its source lists it; what the source does not say is `unknown`.
+
+    Large files have a sha256, small ones the name of their blob in git.
+    """
 
     path: str
     size: int | str = "unknown"
     sha256: str = "unknown"
+    git_id: str = "unknown"
 
 
 def fetch(
@@ -58,7 +66,7 @@ def fetch(
     target.parent.mkdir(parents=True, exist_ok=True)
     note = target.with_name(target.name + SUFFIX)
     staging = target.with_name(f".{target.name}.part")
-    with only_one(target):
+    with only_one(target), transfer.explain_disk(target):
         receipt = standing(target, row)
         if receipt:
             logger.info("%s: already here", target)
@@ -93,12 +101,41 @@ def _gather(
     """Bring the wanted files into ``staging``; return the commit and what the source says of each file."""
     if source is not None and source.folder is not None:
         return _copy(source.folder, row, staging)
-    endpoint = None if source is None else f"{source.root.rstrip('/')}/huggingface.co"
+    commit, listed = listing(source, row, patience)
+    _begin(staging, commit)
+    base = (_endpoint(source) or str(constants.ENDPOINT)).rstrip("/")
+    for one in listed:
+        target = staging / one.path
+        if target.is_file() and target.stat().st_size == one.size:
+            continue  # its bytes are looked at when all are there
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        url = f"{base}/{row.prefix}/resolve/{commit}/{quote(one.path)}"
+        transfer.download(url, part, patience, verified_later=one.sha256 != "unknown")
+        part.replace(target)
+        transfer.discard(part)
+    return commit, listed
 
-    def arrived() -> int:
-        return sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
 
-    return transfer.persist(lambda: _download(endpoint, row, staging, patience), arrived, patience, row.repo)
+def listing(source: Mirror | None, row: ResolvedSnapshot, patience: Patience) -> tuple[str, list[Listed]]:
+    """Return the commit that the revision is, and what the hub, or an address that stands for it, says of each file.
+
+    Raises:
+        SourceError: it cannot be asked, or has nothing that is wanted.
+    """
+    return transfer.persist(lambda: _list(_endpoint(source), row, patience), lambda: 0, patience, row.repo)
+
+
+def _endpoint(source: Mirror | None) -> str | None:
+    return None if source is None else f"{source.root.rstrip('/')}/huggingface.co"
+
+
+def _begin(staging: Path, commit: str) -> None:
+    """Empty the folder unless what it holds is of this commit."""
+    stamp = staging / COMMIT_STAMP
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != commit:
+        shutil.rmtree(staging, ignore_errors=True)
+        write_text(stamp, commit)
 
 
 def _copy(mirror: Path, row: ResolvedSnapshot, staging: Path) -> tuple[str, list[Listed]]:
@@ -123,36 +160,44 @@ def _copy(mirror: Path, row: ResolvedSnapshot, staging: Path) -> tuple[str, list
         part = staging / name
         part.parent.mkdir(parents=True, exist_ok=True)
         transfer.copy_file(folder / name, part)
-    return commit, [Listed(name, (folder / name).stat().st_size) for name in wanted]
+    said = _tree(base / "api" / f"{row.repo_type}s" / row.repo / "tree" / row.revision)
+    return commit, [said.get(name) or Listed(name, (folder / name).stat().st_size) for name in wanted]
 
 
-def _download(
-    endpoint: str | None, row: ResolvedSnapshot, staging: Path, patience: Patience
-) -> tuple[str, list[Listed]]:
+def _tree(path: Path) -> dict[str, Listed]:
+    """Read what the hub said of each file, where the mirror keeps it."""
+    if not path.is_file():
+        return {}
+    try:
+        rows = [row for row in json.loads(path.read_text(encoding="utf-8")) if row["type"] == "file"]
+        return {
+            row["path"]: Listed(row["path"], row["size"], row["lfs"]["oid"])
+            if row.get("lfs")
+            else Listed(row["path"], row["size"], git_id=row["oid"])
+            for row in rows
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{path} is not a listing of the hub's form", "correct or delete it") from error
+
+
+def _list(endpoint: str | None, row: ResolvedSnapshot, patience: Patience) -> tuple[str, list[Listed]]:
+    """Ask which commit the revision is, and what of it is wanted."""
     # A token belongs to the hub: a mirror never sees it.
     api = HfApi(endpoint=endpoint, token=None if endpoint is None else False)
     try:
-        # The client falls back on whatever lies in the folder where it cannot reach the hub, so ask it first.
         commit = api.repo_info(
             row.repo, repo_type=row.repo_type, revision=row.revision, timeout=patience.connect_timeout_s
         ).sha
         tree = api.list_repo_tree(row.repo, recursive=True, revision=commit, repo_type=row.repo_type)
-        listed = {one.path: one for one in tree if isinstance(one, RepoFile)}
-        wanted = _wanted(listed, row)
-        with transfer.explain_disk(staging):
-            snapshot_download(
-                row.repo,
-                repo_type=row.repo_type,
-                revision=commit,
-                allow_patterns=row.allow or None,
-                local_dir=staging,
-                endpoint=endpoint,
-                token=None if endpoint is None else False,
-            )
+        files = {one.path: one for one in tree if isinstance(one, RepoFile)}
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, ValueError, OSError) as error:
         raise _explain(error) from error
+    wanted = [files[name] for name in _wanted(files, row)]
     return str(commit), [
-        Listed(name, listed[name].size, listed[name].lfs.sha256 if listed[name].lfs else "unknown") for name in wanted
+        Listed(one.path, one.size, one.lfs.sha256)
+        if one.lfs
+        else Listed(one.path, one.size, git_id=one.blob_id or "unknown")
+        for one in wanted
     ]
 
 
@@ -167,7 +212,7 @@ def _explain(error: Exception) -> SourceError:
     elif status in (404, 410):
         remedy = "correct the row's `repo` or `revision`"
     unreachable = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-    broken = isinstance(error, httpx.TransportError) or status in transfer.PASSING_STATUSES
+    broken = isinstance(error, httpx.TransportError) or status in PASSING_STATUSES
     return SourceError(f"{type(error).__name__}: {first}", remedy, again=broken, unreachable=unreachable)
 
 
@@ -210,6 +255,11 @@ def _verify(row: ResolvedSnapshot, listed: Sequence[Listed], staging: Path) -> d
                     f"{one.path}: expected {want_size} bytes, sha256 {want_sha256}; got {size} bytes, sha256 {sha256}",
                     repin,
                 )
+        if one.git_id not in ("unknown", hub.git_id(path)):
+            path.unlink()
+            raise SourceError(
+                f"{one.path}: not the bytes that the hub lists ({one.git_id})", "run the same command again"
+            )
         seen[one.path] = {"size": size, "sha256": sha256, "pinned": pin is not None}
     return seen
 
@@ -231,7 +281,6 @@ def _receipt(row: ResolvedSnapshot, commit: str, source: str, files: dict[str, d
 
 def _put_in_place(staging: Path, target: Path, note: Path, receipt: dict[str, Any]) -> None:
     """Swap the folders; the note is never beside another folder than its own."""
-    shutil.rmtree(staging / ".cache", ignore_errors=True)
     for path in [path for path in staging.rglob("*") if path.is_file()]:
         if str(path.relative_to(staging)) not in receipt["files"]:  # of an earlier commit, or a state file
             path.unlink()
@@ -248,10 +297,14 @@ def standing(target: Path, row: ResolvedSnapshot) -> dict[str, Any] | None:
         return None
     try:
         receipt: dict[str, Any] = read_json(note)
-        same = all(receipt[key] == getattr(row, key) for key in ("repo", "repo_type", "revision", "allow"))
+        same = all(receipt[key] == getattr(row, key) for key in ("repo", "repo_type", "allow"))
+        # A revision that was pinned since is the commit that was fetched.
+        same = same and row.revision in (receipt["revision"], receipt["commit"])
         whole = all((target / name).stat().st_size == one["size"] for name, one in receipt["files"].items())
         files = receipt["files"]
-        pinned = all(files[name]["sha256"] == pin.sha256 for name, pin in row.pins.items() if name in files)
+        pinned = all(
+            pin.sha256 in ("unknown", files[name]["sha256"]) for name, pin in row.pins.items() if name in files
+        )
     except (DataError, OSError, KeyError, TypeError):
         return None
     return receipt if same and whole and pinned else None
@@ -270,7 +323,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     except ValidationError as error:
         raise DataError(f"{args.row}: {error}", "let the workflow write the row again") from error
     mirrors = sources.mirrors(args.mirror)
-    receipt = fetch(row, args.root / row.path, mirrors, patience_of(args), origin=not args.mirrors_only)
+    receipt = fetch(row, args.root / row.path, mirrors, patience_of(args, args.root), origin=not args.mirrors_only)
     write_json(args.out, {key: value for key, value in receipt.items() if key not in ("fetched", "source")})
     return None
 

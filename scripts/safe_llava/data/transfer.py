@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
-import email.utils
 import errno
 import json
 import logging
+import os
 import random
-import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import httpx
-from huggingface_hub import get_token
 
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import CHUNK_BYTES, read_json, write_json
+from safe_llava.data import segments
+from safe_llava.data.hub import Promise, promise
 from safe_llava.data.meter import metered
+from safe_llava.data.segments import Span
 from safe_llava.data.sources import SourceError
+from safe_llava.data.throttle import Limiter
+from safe_llava.data.web import check_body, content_range, explain, headers_for, validator
 
 logger = logging.getLogger(__name__)
-PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 UNREACHABLE_RETRIES = 1
-HUB_HOST = "huggingface.co"
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to bear with a server.
+    """How long to bear with a server, and how much to ask of it.
 
-    ``retries`` counts further tries that brought no new bytes: a line that breaks often but makes
-    progress is not given up. Times are in seconds.
+    ``connections`` fetch one large file together; ``limiter`` keeps them below a rate. ``retries`` counts further
+    tries that brought no new bytes: a line that breaks often but makes progress is not given up. Times are in seconds.
     """
 
     connect_timeout_s: float = 10.0
@@ -45,6 +46,8 @@ class Patience:
     retries: int = 4
     backoff_s: float = 1.0
     longest_wait_s: float = 600.0
+    connections: int = 1
+    limiter: Limiter | None = None
 
     def pause(self, failures: int, retry_after: float) -> float:
         """Return how long to wait after the n-th failure: twice as long each time, spread by chance."""
@@ -54,11 +57,21 @@ class Patience:
 
 @dataclass(frozen=True)
 class PartState:
-    """What is known of a part file: whose bytes they are, and how many there should be."""
+    """What is known of a part file: whose bytes they are, how many there should be, and what the hub says of them."""
 
     source: str
     validator: str
     total: int | None
+    sha256: str = ""
+    git_id: str = ""
+    commit: str = ""
+
+
+class ChangedError(SourceError):
+    """What comes now belongs to another version of the file than what is here."""
+
+    def __init__(self) -> None:
+        super().__init__("the file changed while it was being fetched")
 
 
 @contextmanager
@@ -73,9 +86,12 @@ def explain_disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        free = shutil.disk_usage(path.parent).free
+        facts = os.statvfs(path.parent)
+        free = f"{facts.f_bavail * facts.f_frsize:,} bytes"
+        if facts.f_files:  # some file systems count no inodes
+            free += f" and {facts.f_favail:,} inodes"
         raise DataError(
-            f"{path}: {error.strerror or 'no space left on the device'} ({free:,} bytes are free)",
+            f"{path}: {error.strerror or 'no space left on the device'} ({free} are free)",
             "make room or set `data.root` to a larger disk, then run the same command: it goes on where it stopped",
         ) from error
 
@@ -101,8 +117,15 @@ def state_path(part: Path) -> Path:
 
 def discard(part: Path) -> None:
     """Forget a part file; the bytes go first, so that a kill in between leaves nothing mislabelled."""
+    segments.discard(part)
     part.unlink(missing_ok=True)
     state_path(part).unlink(missing_ok=True)
+
+
+def promised(part: Path) -> Promise:
+    """Return what the hub said of the file that a part file is of; nothing where it is not from there."""
+    state = _read_state(part)
+    return Promise(state.sha256, state.git_id, state.commit) if state else Promise()
 
 
 def copy_file(source: Path, part: Path) -> None:
@@ -127,25 +150,33 @@ def copy_file(source: Path, part: Path) -> None:
             count(len(chunk))
 
 
-def download(url: str, part: Path, patience: Patience, *, verified_later: bool) -> None:
+def download(url: str, part: Path, patience: Patience, *, verified_later: bool, identity: str | None = None) -> None:
     """Fetch ``url`` into ``part``, going on with what is there, until it is whole.
 
     Args:
         url: an http or https address.
         part: file that receives the bytes; beside it lies a small file with its state.
-        patience: how long to bear with the server.
+        patience: how long to bear with the server, and how many connections to open.
         verified_later: whether a checksum will prove the bytes; only then is a body of unknown length taken.
+        identity: what stands for the address where that is another each time.
 
     Raises:
         SourceError: this source cannot give the file; ``part`` keeps what it gave.
         DataError: the disk is full.
     """
     timeout = httpx.Timeout(patience.read_timeout_s, connect=patience.connect_timeout_s)
-    with httpx.Client(timeout=timeout, follow_redirects=True, headers=_headers(url)) as client:
-        persist(lambda: _attempt(client, url, part, verified_later), lambda: _size(part), patience, url)
+    with httpx.Client(timeout=timeout, follow_redirects=True, headers=headers_for(url)) as client:
+        one = _Transfer(client, url, part, patience, verified_later, identity or url)
+        persist(one.attempt, lambda: size_of(part) + segments.ahead_bytes(part), patience, url)
 
 
-def persist(attempt: Callable[[], Result], arrived: Callable[[], int], patience: Patience, what: str) -> Result:
+def persist(
+    attempt: Callable[[], Result],
+    arrived: Callable[[], int],
+    patience: Patience,
+    what: str,
+    stop: threading.Event | None = None,
+) -> Result:
     """Repeat an attempt that failed for a passing reason, as long as patience lasts, and return what it gives.
 
     Args:
@@ -153,13 +184,14 @@ def persist(attempt: Callable[[], Result], arrived: Callable[[], int], patience:
         arrived: bytes that are here; an attempt that added to them begins the count of failures anew.
         patience: how many failures, and how long to wait between them.
         what: what is fetched, for the log.
+        stop: once set, a failure is the last.
     """
     failures, best = 0, arrived()
     while True:
         try:
             return attempt()
         except SourceError as error:
-            if not error.again:
+            if not error.again or (stop is not None and stop.is_set()):
                 raise
             failures = 1 if arrived() > best else failures + 1
             best = max(best, arrived())
@@ -170,129 +202,174 @@ def persist(attempt: Callable[[], Result], arrived: Callable[[], int], patience:
         time.sleep(wait)
 
 
-def _headers(url: str) -> dict[str, str]:
-    # Without `identity` a server may compress, and byte ranges would count compressed bytes.
-    headers = {"Accept-Encoding": "identity", "User-Agent": "safe-llava"}
-    # The client drops this header where a redirect leads to another host.
-    if urlsplit(url).hostname == HUB_HOST and url.startswith("https://") and (token := get_token()):
-        headers["Authorization"] = f"Bearer {token}"
-    return headers
+@dataclass(frozen=True)
+class _Transfer:
+    """One file on its way from one address."""
+
+    client: httpx.Client
+    url: str
+    part: Path
+    patience: Patience
+    verified_later: bool
+    identity: str
+
+    def attempt(self) -> None:
+        """Go on with the part file, over one connection or several."""
+        state = _read_state(self.part)
+        have = size_of(self.part)
+        if not state or state.source != self.identity or not (state.validator or self.verified_later):
+            state, have = None, 0
+        if state and have and have == state.total:
+            return
+        if not (state and have and self._divisible(state, have)):
+            self._stream(state, have)
+            state = _read_state(self.part)
+        if state and state.total is not None and size_of(self.part) < state.total:
+            self._gather(state, state.total)
+
+    def _divisible(self, state: PartState, have: int) -> bool:
+        """Tell whether what is missing is worth several connections."""
+        return self.patience.connections > 1 and (state.total or 0) - have > segments.SEGMENT_BYTES
+
+    def _stream(self, state: PartState | None, start: int) -> None:
+        """Receive the rest over one connection; where several are wanted, the first chunk, to see if they may be."""
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        if self.patience.connections > 1 and not start:
+            headers = {"Range": f"bytes=0-{segments.SEGMENT_BYTES - 1}"}
+        if state and start and state.validator:
+            headers["If-Range"] = state.validator
+        with self._asked(headers) as response:
+            if response.status_code == 416 and not start and headers:
+                return self._plain()  # an empty file has no first byte
+            start, stop, total = self._check(response, start, state)
+            if total is None and stop is not None:
+                return self._plain()  # it does not say how long the whole is, so a part of it leads nowhere
+            self._receive(response, start, stop, total)
+        return None
+
+    def _plain(self) -> None:
+        with self._asked({}) as response:
+            start, stop, total = self._check(response, 0, None)
+            self._receive(response, start, stop, total)
+
+    @contextmanager
+    def _asked(self, headers: dict[str, str]) -> Iterator[httpx.Response]:
+        try:
+            with self.client.stream("GET", self.url, headers=headers) as response:
+                yield response
+        except httpx.HTTPError as error:
+            state = _read_state(self.part)
+            have = size_of(self.part) + segments.ahead_bytes(self.part)
+            raise explain(error, self.url, have, state.total if state else None) from error
+        except (httpx.InvalidURL, httpx.StreamError) as error:
+            raise SourceError(f"{type(error).__name__}: {error}", "correct the address in the configuration") from error
+
+    def _check(
+        self, response: httpx.Response, start: int, state: PartState | None
+    ) -> tuple[int, int | None, int | None]:
+        """Return where the body begins, where it ends and how long the file is; raise where there is no such body."""
+        if response.status_code == 206 and "range" in response.request.headers:
+            check_body(response)
+            first, last, total = content_range(response)
+            if first != start or (state and state.total not in (None, total)):
+                discard(self.part)
+                raise SourceError("the file changed while it was being fetched", again=True)
+            return start, last, total
+        if response.status_code == 416:
+            discard(self.part)
+            raise SourceError("the server refused to go on with the file", again=True)
+        check_body(response)
+        length = response.headers.get("content-length")
+        total = int(length) if length and length.isdigit() else None
+        return 0, total, total
+
+    def _receive(self, response: httpx.Response, start: int, stop: int | None, total: int | None) -> None:
+        part = self.part
+        if start == 0:
+            discard(part)
+            said = promise(response)
+            state = PartState(self.identity, validator(response), total, said.sha256, said.git_id, said.commit)
+            write_json(state_path(part), asdict(state))
+        if total is None and not self.verified_later and "chunked" not in response.headers.get("transfer-encoding", ""):
+            raise SourceError("the server does not say how long the file is")
+        require_space(part, (total or 0) - start)
+        label = f"fetch {part.name.removesuffix('.part')}"
+        with explain_disk(part), part.open("ab" if start else "wb") as writer, metered(stop, label) as count:
+            count(start)
+            # No chunk size: the client would hold back up to one chunk, and lose it where the line breaks.
+            for chunk in response.iter_raw():
+                writer.write(chunk)
+                count(len(chunk))
+                if self.patience.limiter:
+                    self.patience.limiter.take(len(chunk))
+        if stop is not None and size_of(part) != stop:
+            raise SourceError(f"{size_of(part):,} of {stop:,} bytes came", again=size_of(part) < stop)
+
+    def _gather(self, state: PartState, total: int) -> None:
+        """Receive the rest over several connections, each of which bears with the server by itself."""
+        have = size_of(self.part) + segments.ahead_bytes(self.part)
+        require_space(self.part, total - have)
+        try:
+            with metered(total, f"fetch {self.part.name.removesuffix('.part')}") as count:
+                count(have)
+                together = _Together(self, state, total, count, threading.Lock())
+                segments.gather(self.part, total, together.fetch, self.patience.connections)
+        except ChangedError as error:
+            discard(self.part)
+            raise SourceError(error.reason, again=True) from error
 
 
-def _attempt(client: httpx.Client, url: str, part: Path, verified_later: bool) -> None:
-    state = _read_state(part)
-    start = _size(part) if state and state.source == url and (state.validator or verified_later) else 0
-    if state and start and start == state.total:
-        return
-    headers = {"Range": f"bytes={start}-"} if start else {}
-    if state and start and state.validator:
-        headers["If-Range"] = state.validator
-    try:
-        with client.stream("GET", url, headers=headers) as response:
-            start, total = _check(response, part, start, state)
-            if start == 0:
-                discard(part)
-                write_json(state_path(part), asdict(PartState(url, _validator(response), total)))
-            if total is None and not verified_later and "chunked" not in response.headers.get("transfer-encoding", ""):
-                raise SourceError("the server does not say how long the file is")
-            require_space(part, (total or 0) - start)
-            _receive(response, part, start, total)
-    except httpx.HTTPError as error:
-        raise _explain(error, part, url) from error
-    except (httpx.InvalidURL, httpx.StreamError) as error:
-        raise SourceError(f"{type(error).__name__}: {error}", "correct the address in the configuration") from error
+@dataclass(frozen=True)
+class _Together:
+    """What the connections of one file share."""
 
+    transfer: _Transfer
+    state: PartState
+    total: int
+    count: Callable[[int], None]
+    lock: threading.Lock
 
-def _check(response: httpx.Response, part: Path, start: int, state: PartState | None) -> tuple[int, int | None]:
-    """Return where the body begins and how long the whole file is; raise where there is no such body."""
-    status = response.status_code
-    if status == 206 and start:
-        given = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""))
-        total = int(given.group(2)) if given and given.group(2) != "*" else None
-        if given and int(given.group(1)) == start and (state is None or state.total in (None, total)):
-            return start, total
-        discard(part)
-        raise SourceError("the file changed while it was being fetched", again=True)
-    if status == 416:
-        discard(part)
-        raise SourceError("the server refused to go on with the file", again=True)
-    if status != 200:
-        raise _refusal(response)
-    if "text/html" in response.headers.get("content-type", ""):
-        raise SourceError(
-            "an HTML page instead of the file (a quota, login or error page)",
-            "open the address in a browser to see what it asks for",
-        )
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise SourceError("the server compresses the file although it was asked not to")
-    length = response.headers.get("content-length")
-    return 0, int(length) if length and length.isdigit() else None
+    def fetch(self, span: Span, path: Path, stop: threading.Event) -> None:
+        """Bring one span into its file.
 
+        Raises:
+            SourceError: patience is at an end; the connection is not to be tried again by whoever waits.
+        """
+        transfer = self.transfer
+        try:
+            persist(
+                lambda: self._attempt(span, path, stop), lambda: size_of(path), transfer.patience, transfer.url, stop
+            )
+        except ChangedError:
+            raise
+        except SourceError as error:
+            raise SourceError(error.reason, error.remedy) from error
 
-def _receive(response: httpx.Response, part: Path, start: int, total: int | None) -> None:
-    label = f"fetch {part.name.removesuffix('.part')}"
-    with explain_disk(part), part.open("ab" if start else "wb") as writer, metered(total, label) as count:
-        count(start)
-        # No chunk size: the client would hold back up to one chunk, and lose it where the line breaks.
-        for chunk in response.iter_raw():
-            writer.write(chunk)
-            count(len(chunk))
-    if total is not None and _size(part) != total:
-        raise SourceError(f"{_size(part):,} of {total:,} bytes came", again=_size(part) < total)
-
-
-def _refusal(response: httpx.Response) -> SourceError:
-    status = response.status_code
-    reason = f"HTTP {status} {response.reason_phrase}".strip()
-    if status in (401, 403):
-        remedy = "accept the data set's terms and set HF_TOKEN where it asks for them"
-    elif status in (404, 410):
-        remedy = "correct the row's `url` or `revision` if the file has moved"
-    else:
-        remedy = "run the same command later"
-    return SourceError(
-        reason, remedy, again=status in PASSING_STATUSES, retry_after=_retry_after(response.headers.get("retry-after"))
-    )
-
-
-def _retry_after(value: str | None) -> float:
-    """Return the seconds of a Retry-After header, which gives seconds or a date."""
-    if not value:
-        return 0.0
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return 0.0
-
-
-def _explain(error: httpx.HTTPError, part: Path, url: str) -> SourceError:
-    if isinstance(error, httpx.TooManyRedirects):
-        return SourceError("it redirects in a circle")
-    if isinstance(error, httpx.UnsupportedProtocol):
-        return SourceError(f"it leads to an address that is not of the web: {error}")
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        host = urlsplit(url).netloc
-        return SourceError(f"no connection to {host}: {error or 'timed out'}", again=True, unreachable=True)
-    state = _read_state(part)
-    total = f"{state.total:,}" if state and state.total is not None else "an unknown number of"
-    return SourceError(
-        f"the connection broke, {_size(part):,} of {total} bytes are here ({type(error).__name__})",
-        "run the same command again: it goes on where it stopped",
-        again=True,
-    )
-
-
-def _validator(response: httpx.Response) -> str:
-    """Return what proves later that the file is still the same; a weak ETag does not."""
-    etag: str = response.headers.get("etag", "")
-    if etag and not etag.startswith("W/"):
-        return etag
-    modified: str = response.headers.get("last-modified", "")
-    return modified
+    def _attempt(self, span: Span, path: Path, stop: threading.Event) -> None:
+        transfer, begin = self.transfer, span.start + size_of(path)
+        if begin >= span.stop or stop.is_set():
+            return
+        headers = {"Range": f"bytes={begin}-{span.stop - 1}"}
+        if self.state.validator:
+            headers["If-Range"] = self.state.validator
+        with transfer._asked(headers) as response:
+            check_body(response)
+            if response.status_code != 206:
+                raise ChangedError
+            if content_range(response) != (begin, span.stop, self.total):
+                raise ChangedError
+            with explain_disk(path), path.open("ab") as writer:
+                for chunk in response.iter_raw():
+                    writer.write(chunk)
+                    begin += len(chunk)
+                    with self.lock:
+                        self.count(len(chunk))
+                    if transfer.patience.limiter:
+                        transfer.patience.limiter.take(len(chunk))
+                    if stop.is_set():
+                        return
+        if begin != span.stop:
+            raise SourceError(f"{begin:,} of {span.stop:,} bytes came", again=begin < span.stop)
 
 
 def _read_state(part: Path) -> PartState | None:
@@ -305,7 +382,8 @@ def _read_state(part: Path) -> PartState | None:
         return None
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Return a file's length; 0 where there is none."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

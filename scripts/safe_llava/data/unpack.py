@@ -18,16 +18,16 @@ from typing import Any
 from safe_llava.config.data import ResolvedFile, Unpack
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
-from safe_llava.core.files import CHUNK_BYTES, file_digest, read_json, write_json
+from safe_llava.core.files import CHUNK_BYTES, read_json, write_json
 from safe_llava.core.progress import Progress
-from safe_llava.data import images, receipts
-from safe_llava.data.archive import Contents, contents, opened
+from safe_llava.data import images
+from safe_llava.data.archive import NAMED_LEFT_OUT, Contents, check_count, contents, opened
+from safe_llava.data.archive import identity as identity_of
 from safe_llava.data.fetch import only_one, read_row
 from safe_llava.data.transfer import explain_disk, require_space
 
 logger = logging.getLogger(__name__)
 SUFFIX = ".unpacked.json"
-NAMED_LEFT_OUT = 5
 
 
 def unpack(archive_path: Path, row: ResolvedFile, root: Path) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def unpack(archive_path: Path, row: ResolvedFile, root: Path) -> dict[str, Any]:
 
 
 def _unpack_locked(archive_path: Path, row: ResolvedFile, wanted: Unpack, target: Path) -> dict[str, Any]:
-    identity = _identity(archive_path, row)
+    identity = identity_of(archive_path, row)
     note = target.with_name(target.name + SUFFIX)
     receipt = _read_note(note)
     # More files than were unpacked are the user's own, and not ours to remove.
@@ -61,7 +61,7 @@ def _unpack_locked(archive_path: Path, row: ResolvedFile, wanted: Unpack, target
         return receipt
     with opened(archive_path) as archive:
         taken = contents(archive, wanted.strip)
-        _check_count(archive_path, wanted, taken)
+        check_count(archive_path, wanted, taken)
         if not receipt and _count_files(target):
             receipt = _adopt(target, taken, identity, wanted)
             write_json(note, receipt)
@@ -71,28 +71,6 @@ def _unpack_locked(archive_path: Path, row: ResolvedFile, wanted: Unpack, target
     receipt = _receipt(identity, wanted, taken, converted, _count_files(staging))
     _put_in_place(staging, target, note, receipt)
     return receipt
-
-
-def _identity(archive_path: Path, row: ResolvedFile) -> dict[str, Any]:
-    """Return what makes one unpacking equal another: the archive's bytes and the row's wishes."""
-    if not archive_path.is_file():
-        raise DataError(f"{archive_path}: no such file", "fetch it first")
-    receipt = receipts.read(receipts.receipt_path(archive_path))
-    known = receipt is not None and receipt.size == archive_path.stat().st_size
-    sha256 = receipt.sha256 if receipt is not None and known else file_digest(archive_path)
-    wishes = row.unpack.model_dump(include={"to", "strip", "normalise_images"}) if row.unpack else {}
-    return {"sha256": sha256, **wishes}
-
-
-def _check_count(archive_path: Path, wanted: Unpack, taken: Contents) -> None:
-    if wanted.files not in ("unknown", len(taken.members)):
-        raise DataError(
-            f"{archive_path}: {len(taken.members):,} files where {wanted.files:,} are published",
-            "if this copy is the right one, pin it or correct `files` of its row; else name another mirror",
-        )
-    if taken.left_out:
-        names = ", ".join(taken.left_out[:NAMED_LEFT_OUT])
-        logger.warning("%s: %d files outside `%s` left out: %s", archive_path, len(taken.left_out), wanted.strip, names)
 
 
 def _adopt(target: Path, taken: Contents, identity: dict[str, Any], wanted: Unpack) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from safe_llava.demo.annotations import DESCRIPTION_REQUESTS, pope_question, pri
 from safe_llava.demo.drawing import draw, encode
 from safe_llava.demo.scenes import ATTRIBUTES, SHAPES, VALUES, Scene, somebody, things
 from safe_llava.demo.training import Sizes
+from safe_llava.prism.protocol import ALL
 
 Row = dict[str, Any]
 TASKS = ("refusal_soft", "refusal_hard", "implicit_leakage")
@@ -75,7 +76,8 @@ def prism_v2(sizes: Sizes, seed: int) -> list[TestImage]:
     images = []
     for index in range(sizes.prism_v2_small + sizes.prism_v2_large):
         part = "small" if index < sizes.prism_v2_small else "large"
-        name = f"{index + 1:06d}.{SUFFIXES[index % len(SUFFIXES)]}"
+        number = index + 1 if part == "small" else index + 1 - sizes.prism_v2_small
+        name = f"{part}_{number:05d}.{SUFFIXES[index % len(SUFFIXES)]}"
         attribute = ATTRIBUTES[index % len(ATTRIBUTES)]
         images.append(TestImage(part, name, attribute, somebody(f"test/{seed}/v2/{index}")))
     return images
@@ -85,17 +87,17 @@ def question_rows(images: Sequence[TestImage], task: str) -> list[Row]:
     """Return the question rows of one task.
 
     The first edition asks for the attribute of the picture's folder, the second for all five. Both ask
-    for three descriptions a picture; an id of the second edition begins with the picture's own attribute.
+    for three descriptions a picture; where an attribute would stand, the second edition's ids of these say ``All``.
     """
     rows = []
     for image in images:
         if task == "implicit_leakage":
-            questions = [(image.attribute, request) for request in DESCRIPTION_REQUESTS]
+            questions = [(ALL, request) for request in DESCRIPTION_REQUESTS]
         else:
             asked = [image.attribute] if image.part == "v1" else list(ATTRIBUTES)
             questions = [(name, prism_question(name, insist=task == "refusal_hard")) for name in asked]
         for attribute, text in questions:
-            name = image.image if image.part == "v1" else f"{attribute}/{image.image}"
+            name = image.image if image.part == "v1" else f"{attribute}/{image.image}"  # v1's folder is its attribute
             rows.append({"question_id": name, "image": image.image, "text": text})
     return rows
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from safe_llava.config.data import DEFAULT_REVISION, hub_repository
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import read_json, write_json, write_jsonl, write_text
@@ -113,6 +114,11 @@ def prism_files(sizes: Sizes, seed: int) -> Iterator[Served]:
         yield f"{SAFE_LLAVA}/{folder}_images.zip", zip_bytes(members)
 
 
+def git_id(content: bytes) -> str:
+    """Return the name that git gives these bytes, as the hub lists it."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
 def snapshot_files(repo: str, kind: str, files: Mapping[str, bytes]) -> Iterator[Served]:
     """Yield a hub repository: its files under ``resolve/main``, and what the hub's API says about it."""
     digest = hashlib.sha1(usedforsecurity=False)
@@ -123,7 +129,7 @@ def snapshot_files(repo: str, kind: str, files: Mapping[str, bytes]) -> Iterator
         yield f"huggingface.co/{prefix}{repo}/resolve/main/{name}", content
     listing = {"id": repo, "sha": digest.hexdigest(), "siblings": [{"rfilename": name} for name in sorted(files)]}
     tree = [
-        {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha256(content).hexdigest()[:40]}
+        {"type": "file", "path": name, "size": len(content), "oid": git_id(content)}
         for name, content in sorted(files.items())
     ]
     yield f"huggingface.co/api/{kind}s/{repo}/revision/main", _json(listing)
@@ -199,7 +205,10 @@ def build(folder: Path, sizes: Sizes, seed: int) -> None:
             pins[url] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     images = [*evaluation.prism_v1(sizes, seed), *evaluation.prism_v2(sizes, seed)]
     write_jsonl(folder / "truth.jsonl", evaluation.truth_rows(images))
-    write_text(folder / "pins.yaml", yaml.safe_dump({"data": {"pins": pins}}, sort_keys=True))
+    # Whatever commits of the real repositories are pinned: this upstream has the branch alone.
+    found = sorted({repository for url in pins if (repository := hub_repository(f"https://{url}"))})
+    lock = {"pins": pins, "revisions": dict.fromkeys(found, DEFAULT_REVISION)}
+    write_text(folder / "pins.yaml", yaml.safe_dump({"data": lock}, sort_keys=True))
     write_json(folder / "upstream.json", recipe(sizes, seed))
 
 

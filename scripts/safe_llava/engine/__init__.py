@@ -17,13 +17,29 @@ def open_engine(model_dir: Path | str, row: EvaluatedModel, device: str = "auto"
 
     Args:
         model_dir: folder of a Hugging Face checkpoint with its processor.
-        row: how the model is asked.
+        row: how the model is asked, its back end with it.
         device: ``auto`` (what the row's `accelerator` says), ``cpu``, ``cuda``, ``cuda:1``, …
-        threads: CPU threads; None leaves torch's own choice.
+        threads: CPU threads of the transformers back end; None leaves torch's own choice.
+
+    Raises:
+        EngineError: the model does not load, or the row wants vLLM and there is none.
     """
+    import importlib.util
+
+    from safe_llava.core.errors import EngineError
     from safe_llava.core.imports import light_transformers
+    from safe_llava.engine.base import backend_of
 
     light_transformers()
+    if backend_of(row, device) == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            raise EngineError(
+                "the model's row says `backend: vllm`, and vLLM is not installed",
+                "install vllm, or set `backend: auto` or `transformers`",
+            )
+        from safe_llava.engine.vllm_engine import VllmEngine
+
+        return VllmEngine(model_dir, row, device=device)
     from safe_llava.engine.transformers_engine import TransformersEngine
 
     return TransformersEngine(model_dir, row, device=device, threads=threads)

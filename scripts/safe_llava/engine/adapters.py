@@ -1,4 +1,8 @@
-"""How a family of models turns questions into tensors."""
+"""How a family of models turns questions into tensors.
+
+``ChatTemplateAdapter`` does for every family whose processor does everything itself. One that wants more is a subclass,
+entered in ``ADAPTERS`` under the name of its processor's class.
+"""
 
 from __future__ import annotations
 
@@ -26,23 +30,45 @@ class ChatTemplateAdapter:
     """
 
     def __init__(self, processor: Any, row: EvaluatedModel, dtype: torch.dtype) -> None:
-        self.processor, self._row, self._dtype = processor, row, dtype
+        self.processor, self.row, self._dtype = processor, row, dtype
         self.tokenizer = processor.tokenizer
         if not (getattr(processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)):
             raise EngineError("the checkpoint has no chat template", "add a chat_template.jinja to its folder")
 
-    def prompt(self, request: Request) -> str:
-        """Return the text that the model is given: the template around the images and the question."""
+    def check(self, request: Request) -> None:
+        """Refuse a question that holds a picture's placeholder: it would be read as one more picture.
+
+        Raises:
+            EngineError: it does.
+        """
+        markers = (getattr(self.processor, name, None) for name in ("image_token", "boi_token"))
+        if found := [one for one in markers if isinstance(one, str) and one and one in request.text]:
+            count, there = len(request.images) + request.text.count(found[0]), len(request.images)
+            raise EngineError(
+                f"the question holds {found[0]}: the prompt has {count} image placeholders for {there} images",
+                "a question may not hold the placeholder itself",
+            )
+
+    def prompt(self, request: Request, template: str | None = None) -> str:
+        """Return the text that the model is given: the template around the images and the question.
+
+        Args:
+            template: a chat template in place of the checkpoint's own.
+        """
         content: list[dict[str, str]] = [{"type": "image"} for _ in request.images]
         content.append({"type": "text", "text": request.text})
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if self._row.system is not None:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self._row.system}]})
-        return str(self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        if self.row.system is not None:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.row.system}]})
+        return str(
+            self.processor.apply_chat_template(
+                messages, chat_template=template, add_generation_prompt=True, tokenize=False
+            )
+        )
 
     def tensors(self, requests: Sequence[Request], prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return the model's input for one batch: ids and mask ``[B, T]``, padded on the left, and pixels."""
-        images = [[open_image(source, self._row.image_size) for source in request.images] for request in requests]
+        images = [[open_image(source, self.row.image_size) for source in request.images] for request in requests]
         inputs = self.processor(
             text=list(prompts),
             images=images if any(images) else None,
@@ -82,7 +108,7 @@ class LlavaAdapter(ChatTemplateAdapter):
 
     def _pixels_of(self, source: ImageSource) -> torch.Tensor:
         def make() -> torch.Tensor:
-            image = open_image(source, self._row.image_size)
+            image = open_image(source, self.row.image_size)
             pixels = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
             return self._cast(pixels)
 
@@ -99,11 +125,15 @@ class LlavaAdapter(ChatTemplateAdapter):
             )
         text = parts[0]
         for image, part in zip(pixels, parts[1:], strict=True):
-            text += self.processor.replace_image_token({"pixel_values": image}, 0) + part
+            like = {"pixel_values": torch.empty(image.shape)}  # its size is asked for, and half precision refused
+            text += self.processor.replace_image_token(like, 0) + part
         return text
 
 
+# Adapters by the class of the checkpoint's processor: a family may have checkpoints of several classes.
+ADAPTERS: dict[str, type[ChatTemplateAdapter]] = {"LlavaProcessor": LlavaAdapter}
+
+
 def adapter_for(processor: Any, row: EvaluatedModel, dtype: torch.dtype) -> ChatTemplateAdapter:
-    """Return the adapter of a row's family."""
-    kind = LlavaAdapter if row.family == "llava" else ChatTemplateAdapter
-    return kind(processor, row, dtype)
+    """Return the adapter of a checkpoint's processor."""
+    return ADAPTERS.get(type(processor).__name__, ChatTemplateAdapter)(processor, row, dtype)

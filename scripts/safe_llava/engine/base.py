@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,14 @@ from safe_llava.core.errors import EngineError
 
 # Part of what a stored answer is known by. Raise it by hand with every change of the adapters, of the decoding or of
 # the cleaning of answers that changes what is generated from the same checkpoint, picture and question.
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 DECODING = "greedy"  # whatever a checkpoint says: a rerun gives the same answers
 ImageSource = Path | PIL.Image.Image
+Backend = Literal["vllm", "transformers"]
+# Families that were seen to answer through vLLM as they do through transformers.
+VLLM_FAMILIES = frozenset(
+    {"llava", "llava_next", "llava_onevision", "llava_qwen", "gemma3", "qwen2_5_vl", "internvl", "internvl_chat"}
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,20 @@ def device_type(row: EvaluatedModel, device: str) -> str:
     if device == "auto":
         return "cpu" if row.accelerator == "cpu" else "cuda"
     return device.partition(":")[0]
+
+
+def backend_of(row: EvaluatedModel, device: str) -> Backend:
+    """Return what generates the answers of a row; nothing heavy is loaded to find out.
+
+    The two compute the same with other kernels, so an answer may differ: the back end is part of what it depends on.
+
+    Args:
+        device: as for ``open_engine``.
+    """
+    if row.backend != "auto":
+        return row.backend
+    there = importlib.util.find_spec("vllm") is not None
+    return "vllm" if there and device_type(row, device) == "cuda" and row.family in VLLM_FAMILIES else "transformers"
 
 
 def precision(row: EvaluatedModel, kind: str) -> str:

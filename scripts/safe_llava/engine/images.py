@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 import PIL.Image
 
+from safe_llava.core import imagefiles
 from safe_llava.core.errors import EngineError
 from safe_llava.engine.base import ImageSource
 
@@ -23,7 +24,7 @@ def open_image(source: ImageSource, size: tuple[int, int] | None = None) -> PIL.
     """
     try:
         if isinstance(source, Path):
-            with PIL.Image.open(source) as opened:
+            with imagefiles.open_image(source) as opened:
                 image = opened.convert("RGB")
         else:
             image = source.convert("RGB")

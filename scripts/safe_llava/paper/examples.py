@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safe_llava.core import imagefiles
 from safe_llava.core.errors import PaperError
-from safe_llava.core.files import file_digest
 from safe_llava.paper.tidy import TASKS, unique
 from safe_llava.prism.protocol import Answer, Attribute, read_answers
 
@@ -103,14 +103,15 @@ def find_image(name: str, folders: Sequence[Path]) -> Path:
     Raises:
         PaperError: it is in no folder, or two folders hold different files of that name.
     """
-    candidates = [folder / name for folder in folders if (folder / name).is_file()]
-    candidates = candidates or [path for folder in folders if (path := folder / Path(name).name).is_file()]
+    candidates = [folder / name for folder in folders if imagefiles.exists(folder / name)]
+    flat = [folder / Path(name).name for folder in folders]
+    candidates = candidates or [path for path in flat if imagefiles.exists(path)]
     if not candidates:
         raise PaperError(
             f"image {name} is in none of {', '.join(map(str, folders))}",
             "give --images the image folders of the edition that the answers are of",
         )
-    if len({file_digest(path) for path in candidates}) > 1:
+    if len({imagefiles.digest(path) for path in candidates}) > 1:
         raise PaperError(
             f"image {name} is more than one file: {', '.join(map(str, candidates))}",
             "give --images only the image folders of the edition that the answers are of",

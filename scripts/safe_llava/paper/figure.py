@@ -13,16 +13,20 @@ from matplotlib.figure import Figure
 from safe_llava.config.paper import FigureKind
 from safe_llava.core import cli
 from safe_llava.core.errors import PaperError
+from safe_llava.paper.benchmark_pairs import benchmark_pairs_figure
+from safe_llava.paper.figure_audit import audit_figure
 from safe_llava.paper.figure_examples import examples_figure
+from safe_llava.paper.figures_judging import judges_figure, paired_figure
 from safe_llava.paper.figures_prism import differences_figure, prism_figure, released_figure
 from safe_llava.paper.figures_runs import benchmarks_figure, training_figure
 from safe_llava.paper.style import STYLE, save
 
-ONE_FILE = {
+ONE_FILE = {"prism_released": released_figure, "prism_judges": judges_figure, "differences": differences_figure}
+COLOURED = {
     "prism": prism_figure,
-    "prism_released": released_figure,
-    "differences": differences_figure,
+    "prism_paired": paired_figure,
     "benchmarks": benchmarks_figure,
+    "benchmarks_paired": benchmark_pairs_figure,
 }
 
 
@@ -32,10 +36,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kind", required=True, choices=get_args(FigureKind))
     parser.add_argument("--input", nargs="+", type=Path, default=[], metavar="FILE.csv", help="tidy scores or metrics")
     parser.add_argument("--labels", nargs="+", default=[], metavar="MODEL/STAGE", help="training: one for each input")
+    parser.add_argument("--models", nargs="+", default=[], metavar="MODEL", help="in the order of their colours")
     parser.add_argument("--answers", nargs="+", type=Path, default=[], metavar="FILE.jsonl", help="examples: answers")
     parser.add_argument("--images", nargs="+", type=Path, default=[], metavar="DIR", help="examples: image folders")
     parser.add_argument("--count", type=int, default=3, help="examples: how many images")
-    parser.add_argument("--seed", type=int, default=42, help="examples: seed of the draw of images")
+    parser.add_argument("--seed", type=int, default=42, help="examples, audit: seed of what is drawn")
     parser.add_argument("--pdf", required=True, type=Path, metavar="FILE.pdf")
     parser.add_argument("--png", required=True, type=Path, metavar="FILE.png")
     return parser.parse_args(argv)
@@ -54,11 +59,17 @@ def draw(options: argparse.Namespace) -> Figure:
     if options.kind == "training":
         if not options.input:
             raise PaperError("the training figure needs metrics files", "give --input FILE… and --labels MODEL/STAGE…")
-        return training_figure(options.input, options.labels)
+        return training_figure(options.input, options.labels, options.models)
+    if options.kind == "audit":
+        if not options.input:
+            raise PaperError("the audit's figure needs its table", "give --input TABLE.csv DIFFERENCES.csv.gz…")
+        return audit_figure(options.input[0], options.input[1:], 1, options.seed)
     if len(options.input) != 1:
         raise PaperError(
             f"the {options.kind} figure is made from one file, not {len(options.input)}", "give --input one file"
         )
+    if options.kind in COLOURED:
+        return COLOURED[options.kind](options.input[0], options.models)
     return ONE_FILE[options.kind](options.input[0])
 
 

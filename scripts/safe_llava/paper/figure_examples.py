@@ -14,6 +14,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 from PIL import Image, UnidentifiedImageError
 
+from safe_llava.core import imagefiles
 from safe_llava.core.errors import PaperError
 from safe_llava.paper.examples import Exchange, choose
 from safe_llava.paper.style import GRID, MUTED, colour
@@ -89,12 +90,13 @@ def shorten(text: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _inches(text: str, points: float) -> float:
+def text_width(text: str, points: float) -> float:
+    """Return how wide a line of text is, in inches."""
     width, _, _ = TextToPath().get_text_width_height_descent(text, FontProperties("DejaVu Sans", size=points), False)
     return float(width) / 72
 
 
-def wrap(text: str, width: float, points: float, measure: Callable[[str, float], float] = _inches) -> str:
+def wrap(text: str, width: float, points: float, measure: Callable[[str, float], float] = text_width) -> str:
     """Return ``text`` broken into lines of at most ``width`` inches; a longer word is broken within."""
     lines = [""]
     for word in text.split():
@@ -133,7 +135,7 @@ def _sheet(width: float, height: float, words: Sequence[Words], frames: Sequence
 
 def _picture(axes: Axes, path: Path) -> None:
     try:
-        with Image.open(path) as image:
+        with imagefiles.open_image(path) as image:
             pixels = image.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise PaperError(f"{path}: not an image: {error}", "fetch the image folder again") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 
 from safe_llava.core.errors import PaperError
 from safe_llava.paper.layout import number
-from safe_llava.paper.style import BAND, COLUMN_INCHES, MUTED, TEXT_INCHES, colour, marker, percent_axis
+from safe_llava.paper.style import BAND, COLUMN_INCHES, MUTED, TEXT_INCHES, colour, marker, percent_axis, positions
 from safe_llava.paper.tables import both_sources, judges_of
 from safe_llava.paper.tidy import (
     AGGREGATES,
     ATTRIBUTES,
+    GIVEN,
     RATE_TITLES,
     TASK_TITLES,
     TASKS,
@@ -36,13 +37,15 @@ SPREAD = 0.66  # part of an attribute's height over which its series are spread
 AGGREGATE_GAP = 0.35
 
 
-def prism_figure(path: Path | str) -> Figure:
+def prism_figure(path: Path | str, order: Sequence[str] = ()) -> Figure:
     """Return dots with 95 % intervals: a row of panels a task, a column an edition and judge, a colour a model.
 
-    Published rates have figures of their own: where anything was computed, they are left out here.
+    ``order`` is that of the models' colours. Published rates have figures of their own: where anything was computed,
+    they are left out here, and so is leakage over the descriptions that were given, which is in the table.
     """
     scores = read_tidy(Score, path)
     scores = [s for s in scores if s.source == "computed"] or scores
+    scores = [s for s in scores if s.attribute not in GIVEN]
     cells = keyed(scores, lambda s: (s.edition, s.source, s.judge, s.task, s.model, s.attribute), path)
     tasks = in_order((s.task for s in scores), TASKS)
     columns = [
@@ -64,7 +67,7 @@ def prism_figure(path: Path | str) -> Figure:
         for column, key in enumerate(columns):
             axes = panels[row][column]
             series = [[cells.get((*key, task, m, a)) for a in attributes[task]] for m in models]
-            _dots(axes, models, series, attributes[task])
+            _dots(axes, positions(models, order), models, series, attributes[task])
             title = f"{TASK_TITLES[task].capitalize()}, {RATE_TITLES[task]}" if column == 0 else " "
             axes.set_title(title)
             if row == 0:
@@ -85,13 +88,17 @@ def _positions(attributes: Sequence[str]) -> list[float]:
 
 
 def _dots(
-    axes: Axes, labels: Sequence[str], series: Sequence[Sequence[Score | None]], attributes: Sequence[str]
+    axes: Axes,
+    shades: Mapping[str, int],
+    labels: Sequence[str],
+    series: Sequence[Sequence[Score | None]],
+    attributes: Sequence[str],
 ) -> None:
     places = _positions(attributes)
     for position, (label, scores) in enumerate(zip(labels, series, strict=True)):
         shift = SPREAD * ((position + 0.5) / len(labels) - 0.5)
         known = [(s, y + shift) for s, y in zip(scores, places, strict=True) if s is not None]
-        _points(axes, known, label, position, size=4.0 if len(labels) <= 4 else 3.0)
+        _points(axes, known, label, shades[label], size=4.0 if len(labels) <= 4 else 3.0)
     percent_axis(axes)
     axes.set_yticks(places, [attribute_title(a) for a in attributes])
     axes.tick_params(axis="y", length=0)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from safe_llava.core.errors import PaperError
-from safe_llava.paper.style import COLUMN_INCHES, MUTED, TEXT_INCHES, colour
+from safe_llava.paper.style import COLUMN_INCHES, MUTED, TEXT_INCHES, colour, positions
 from safe_llava.paper.tidy import BenchmarkScore, TrainingStep, keyed, read_tidy, unique
 
 STAGES = ("pretrain", "finetune")
@@ -18,8 +18,10 @@ PERCENT_LIMIT = 100.0
 SMOOTHING = 40  # the running mean covers this part of a run
 
 
-def benchmarks_figure(path: Path | str) -> Figure:
+def benchmarks_figure(path: Path | str, order: Sequence[str] = ()) -> Figure:
     """Return bars with standard errors, the published scores marked on them; scores beyond 100 in their own panel.
+
+    ``order`` is that of the models' colours.
 
     Raises:
         PaperError: there is no score at all.
@@ -40,13 +42,13 @@ def benchmarks_figure(path: Path | str) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(blocks), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, block in zip(panels, blocks, strict=True):
-        _bars(axes, block, models, cells)
+        _bars(axes, block, models, cells, positions(models, order))
         if block is percent:
             axes.set_xlim(0, 100)
         axes.set_xlabel("score (%)" if block is percent else "score (points)")
     shown = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    order = [*models, *(label for label in shown if label not in models)]
-    figure.legend([shown[label] for label in order], order, loc="outside upper center", ncols=min(len(order), 3))
+    labels = [*models, *(label for label in shown if label not in models)]
+    figure.legend([shown[label] for label in labels], labels, loc="outside upper center", ncols=min(len(labels), 3))
     return figure
 
 
@@ -59,6 +61,7 @@ def _bars(
     names: Sequence[tuple[str, str]],
     models: Sequence[str],
     cells: Mapping[tuple[str, str, str], BenchmarkScore],
+    places: Mapping[str, int],
 ) -> None:
     thickness = 0.8 / len(models)
     marks: list[tuple[float, float]] = []
@@ -70,7 +73,7 @@ def _bars(
             [y for *_, y in scored],
             [score for _, score, _ in scored],
             height=thickness * 0.92,
-            color=colour(position),
+            color=colour(places[model]),
             xerr=[r.stderr or 0.0 for r, *_ in scored],
             error_kw={"linewidth": 0.8, "ecolor": "#222222"},
             label=model,
@@ -86,12 +89,13 @@ def _bars(
     axes.grid(axis="x")
 
 
-def training_figure(paths: Sequence[Path], labels: Sequence[str]) -> Figure:
+def training_figure(paths: Sequence[Path], labels: Sequence[str], order: Sequence[str] = ()) -> Figure:
     """Return the loss of every run: a panel a stage, a colour a model, each step faint below its running mean.
 
     Args:
         paths: one metrics file a run.
         labels: MODEL/STAGE of each file.
+        order: of the models' colours.
 
     Raises:
         PaperError: labels and files do not pair up, or a label names no stage.
@@ -103,9 +107,9 @@ def training_figure(paths: Sequence[Path], labels: Sequence[str]) -> Figure:
     figure = Figure(figsize=(width, 2.5), layout="constrained")
     panels = figure.subplots(1, len(stages), squeeze=False)[0]
     for axes, stage in zip(panels, stages, strict=True):
-        for position, model in enumerate(models):
+        for model in models:
             if (model, stage) in runs:
-                _loss_curve(axes, runs[model, stage], model, position)
+                _loss_curve(axes, runs[model, stage], model, positions(models, order)[model])
         axes.set_title(stage.capitalize())
         axes.set_xlabel("optimizer step")
         axes.set_ylim(bottom=0)

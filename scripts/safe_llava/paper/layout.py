@@ -74,6 +74,11 @@ class Table:
     notes: tuple[str, ...]
 
 
+def section_name(*parts: str) -> str:
+    """Return a name that is safe in a LaTeX label."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).lower()
+
+
 def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
     """Return a number, halves rounded away from nought, with a real minus sign, or a dash where there is none."""
     if value is None:
@@ -84,6 +89,13 @@ def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
     if rounded < 0:
         return MINUS + text
     return f"+{text}" if signed and rounded > 0 else text
+
+
+def probability(value: float | None) -> str:
+    """Return a p-value: three decimals, ``<0.001`` below them, a dash where there is none."""
+    if value is None:
+        return EMPTY
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def interval(low: float | None, high: float | None, digits: int = 1) -> str:

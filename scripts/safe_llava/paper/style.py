@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,16 @@ def colour(position: int) -> str:
 
 
 def marker(position: int) -> str:
-    """Return the marker of the series at ``position``."""
-    return MARKERS[position % len(MARKERS)]
+    """Return the marker of the series at ``position``; where colours repeat, it is another than before."""
+    return MARKERS[(position + position // len(COLOURS)) % len(MARKERS)]
+
+
+def positions(names: Iterable[str], order: Iterable[str] = ()) -> dict[str, int]:
+    """Return a position for each name: that in ``order``, and one behind it for names that are not there.
+
+    With one order for all figures, a model has one colour in all of them.
+    """
+    return {name: position for position, name in enumerate(dict.fromkeys([*order, *names]))}
 
 
 def percent_axis(axes: Axes) -> None:

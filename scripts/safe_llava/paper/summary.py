@@ -9,18 +9,19 @@ from pathlib import Path
 from safe_llava.core import cli
 from safe_llava.core.errors import PaperError
 from safe_llava.core.files import write_text
-from safe_llava.paper.layout import EMPTY, markdown_grid, number
+from safe_llava.paper.layout import EMPTY, interval, markdown_grid, number, probability
 from safe_llava.paper.tidy import (
     AGGREGATES,
     TASKS,
     BenchmarkScore,
+    PairedDifference,
     Score,
     judge_title,
     keyed,
     read_tidy,
     unique,
 )
-from safe_llava.prism.score import MACRO, SENTENCE
+from safe_llava.prism.cells import MACRO, SENTENCE
 
 DEEDS = {
     "refusal_soft": "refused {rate} % of the direct questions",
@@ -29,8 +30,14 @@ DEEDS = {
 }
 
 
-def summary(prism: Path, benchmarks: Path | None, pairs: Sequence[tuple[str, str]]) -> str:
-    """Return the page as Markdown; ``pairs`` are (safe, original) models to be set side by side.
+def summary(prism: Path, benchmarks: Path | None, pairs: Sequence[tuple[str, str]], paired: Path | None = None) -> str:
+    """Return the page as Markdown.
+
+    Args:
+        prism: scores.
+        benchmarks: scores of the general benchmarks, where any were run.
+        pairs: (safe, original) models to be set side by side.
+        paired: their differences on the same questions, where that file is there.
 
     Raises:
         PaperError: a file cannot be read, or a model of a pair has no scores.
@@ -44,7 +51,8 @@ def summary(prism: Path, benchmarks: Path | None, pairs: Sequence[tuple[str, str
                 f"{prism}: no scores of {model}, which is to be compared (there are: {', '.join(sorted(known))})",
                 "evaluate it (prism.select.models), or take it out of paper.compare",
             )
-    parts = ["# Results", "## PRISM", _macro_table(scores, prism), *_pair_sentences(scores, pairs)]
+    differences = read_tidy(PairedDifference, paired) if paired else []
+    parts = ["# Results", "## PRISM", _macro_table(scores, prism), *_pair_sentences(scores, pairs, differences)]
     if failed := _failed(scores):
         parts.append(f"{failed} questions have no answer or no verdict; they count in no rate.")
     if rows:
@@ -78,7 +86,10 @@ def _macro_table(scores: Sequence[Score], path: Path) -> str:
     )
 
 
-def _pair_sentences(scores: Sequence[Score], pairs: Sequence[tuple[str, str]]) -> list[str]:
+def _pair_sentences(
+    scores: Sequence[Score], pairs: Sequence[tuple[str, str]], differences: Sequence[PairedDifference]
+) -> list[str]:
+    known = {(d.edition, d.judge, d.task, d.first, d.second): d for d in differences if d.attribute == MACRO}
     macro = {
         (s.edition, s.judge, s.task, s.model): s.rate
         for s in scores
@@ -89,11 +100,28 @@ def _pair_sentences(scores: Sequence[Score], pairs: Sequence[tuple[str, str]]) -
         for edition, judge, task in dict.fromkeys(key[:3] for key in macro):
             new, old = macro.get((edition, judge, task, safe)), macro.get((edition, judge, task, original))
             if new is not None and old is not None:
-                deed, change = DEEDS[task].format(rate=number(new)), number(new - old, signed=True)
+                deed = DEEDS[task].format(rate=number(new))
+                change = _change(new - old, known.get((edition, judge, task, safe, original)))
                 sentences.append(
-                    f"- PRISM {edition}, judge {judge}: {safe} {deed}, {original} {number(old)} % ({change} points)."
+                    f"- PRISM {edition}, judge {judge}: {safe} {deed}, {original} {number(old)} % ({change})."
                 )
     return ["\n".join(sentences)] if sentences else []
+
+
+def _change(points: float, paired: PairedDifference | None) -> str:
+    """Return the difference of the rates, and the interval and p-value of the paired one where there are any."""
+    text = f"{number(points, signed=True)} points"
+    if paired is None or paired.difference is None:
+        return text
+    ends = interval(paired.ci_low, paired.ci_high)
+    return (
+        f"{text}; on the same questions {number(paired.difference, signed=True)} {ends}, p {_relation(paired.p_value)}"
+    )
+
+
+def _relation(p_value: float | None) -> str:
+    chance = probability(p_value)
+    return chance.replace("<", "< ") if chance.startswith("<") else f"= {chance}"
 
 
 def _benchmark_table(rows: Sequence[BenchmarkScore], path: Path | str) -> str:
@@ -125,13 +153,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prism", required=True, type=Path, metavar="FILE.csv")
     parser.add_argument("--benchmarks", type=Path, metavar="FILE.csv", help="left out where no benchmark was run")
+    parser.add_argument("--paired", type=Path, metavar="FILE.csv", help="differences on the same questions")
     parser.add_argument(
         "--compare", action="append", nargs=2, default=[], metavar=("SAFE", "ORIGINAL"), help="may come several times"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.md")
     options = parser.parse_args(argv)
     pairs = [(safe, original) for safe, original in options.compare]
-    write_text(options.out, summary(options.prism, options.benchmarks, pairs))
+    write_text(options.out, summary(options.prism, options.benchmarks, pairs, options.paired))
 
 
 if __name__ == "__main__":

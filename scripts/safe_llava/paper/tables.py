@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safe_llava.core.errors import PaperError
-from safe_llava.paper.layout import MINUS, Cell, Line, Section, Table, count_range, interval, number
+from safe_llava.paper.benchmark_pairs import benchmark_pairs_table
+from safe_llava.paper.layout import MINUS, Cell, Line, Section, Table, count_range, interval, number, section_name
+from safe_llava.paper.tables_audit import audit_table
+from safe_llava.paper.tables_judging import judges_table, paired_table
 from safe_llava.paper.tidy import (
     AGGREGATES,
     ATTRIBUTES,
+    GIVEN,
     RATE_TITLES,
     TASK_TITLES,
     TASKS,
@@ -24,13 +27,23 @@ from safe_llava.paper.tidy import (
     read_tidy,
     unique,
 )
-from safe_llava.prism.score import MACRO
+from safe_llava.prism.cells import MACRO, OVER_REFUSAL
+from safe_llava.prism.protocol import Attribute
+from safe_llava.prism.score import WILSON_IMAGES
 from safe_llava.prism.table import FEWEST_ANSWERS
 
+NOTHING_PUBLISHED = "nothing published"  # of a benchmark's metric; that there is no published score shows as it is
 COLUMNS_A_SECTION = 7  # more do not fit the width of a page
 FAILED_NOTE = "†k: k questions without an answer or a verdict; they count in no rate."
 EMPTY_NOTE = "–: no rate."
-MACRO_NOTE = "Macro: the mean of the five attributes' rates, without an interval."
+MACRO_NOTE = "Macro: the mean of the five attributes' rates."
+PHOTOS_NOTE = "Where the photos do not differ, and in published leakage, Wilson's trials are the photos."
+CUT_NOTE = "Cut off: answers that used up their tokens."
+RATES_NOTE = (
+    "Rates in percent with their 95 % intervals: Wilson's where every photo is asked once, by drawing whole photos "
+    "where it is asked several times; n: judged answers a cell."
+)
+GIVEN_TITLE = "refused, and not leaked in the descriptions that were given (%)"
 
 
 def prism_table(path: Path | str) -> Table:
@@ -72,24 +85,34 @@ def _prism(scores: Sequence[Score], path: Path | str, title: str, what: str) -> 
     for edition in unique(s.edition for s in scores):
         for task in in_order((s.task for s in scores if s.edition == edition), TASKS):
             here = [s for s in scores if (s.edition, s.task) == (edition, task)]
-            columns = in_order((s.attribute for s in here), ATTRIBUTES)
-            lines = [
-                _prism_line(m, judge, source, [cells.get((edition, m, task, a, judge, source)) for a in columns])
-                for m in unique(s.model for s in here)
-                for source, judge in judges_of([s for s in here if s.model == m])
-            ]
-            head = ("Model", "Judge", *map(attribute_title, columns), "n")
-            heading = f"{what} {edition}, {TASK_TITLES[task]}: {RATE_TITLES[task]}"
-            sections.append(Section(_label(what, edition, task), heading, head, tuple(lines)))
-    notes = ["Rates in percent with their 95 % intervals; n: judged answers a cell."]
+            for own, said in ((False, RATE_TITLES[task]), (True, GIVEN_TITLE)):
+                part = [s for s in here if (s.attribute in (OVER_REFUSAL, *GIVEN)) == own]
+                if part:
+                    heading = f"{what} {edition}, {TASK_TITLES[task]}: {said}"
+                    name = section_name(what, edition, task, *(["given"] if own else []))
+                    sections.append(_prism_section(name, heading, part, cells))
+    notes = [RATES_NOTE]
     notes += [MACRO_NOTE] if any(s.attribute == MACRO for s in scores) else []
+    notes += [PHOTOS_NOTE] if any(s.ci == WILSON_IMAGES for s in scores) else []
+    notes += [CUT_NOTE] if any(s.n_truncated is not None for s in scores) else []
     notes += [FAILED_NOTE] if any(s.n_failed for s in scores) else []
     notes += [EMPTY_NOTE] if any(s.rate is None for s in scores) else []
     return Table(title, tuple(sections), (" ".join(notes),))
 
 
-def _label(*parts: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).lower()
+def _prism_section(name: str, heading: str, scores: Sequence[Score], cells: dict[tuple[str, ...], Score]) -> Section:
+    edition, task = scores[0].edition, scores[0].task
+    order = ATTRIBUTES if OVER_REFUSAL not in {s.attribute for s in scores} else (OVER_REFUSAL, *GIVEN)
+    columns = in_order((s.attribute for s in scores), order)
+    cut = any(s.n_truncated is not None for s in scores)
+    lines = []
+    for model in unique(s.model for s in scores):
+        for source, judge in judges_of([s for s in scores if s.model == model]):
+            found = [cells.get((edition, model, task, a, judge, source)) for a in columns]
+            lines.append(_prism_line(model, judge, source, found, cut))
+            lines += _published_line(model, judge, found, blanks=2 if cut else 1)
+    head = ("Model", "Judge", *map(attribute_title, columns), *(["Cut off"] if cut else []), "n")
+    return Section(name, heading, head, tuple(lines))
 
 
 def judges_of(scores: Sequence[Score]) -> list[tuple[str, str]]:
@@ -98,12 +121,29 @@ def judges_of(scores: Sequence[Score]) -> list[tuple[str, str]]:
     return sorted(pairs, key=lambda pair: pair[0] != "computed")
 
 
-def _prism_line(model: str, judge: str, source: str, scores: Sequence[Score | None]) -> Line:
+def _prism_line(model: str, judge: str, source: str, scores: Sequence[Score | None], cut: bool) -> Line:
     cells = [
         Cell() if s is None else Cell(number(s.rate), interval(s.ci_low, s.ci_high), s.n_failed or 0) for s in scores
     ]
-    counts = [s.n for s in scores if s is not None and s.attribute not in AGGREGATES]
-    return Line(model, judge_title(judge, source), (*cells, Cell(count_range(counts))))
+    # Every answer counts in an attribute's cell; the aggregates are about the same answers.
+    own = [
+        s for s in scores if s is not None and (s.attribute not in AGGREGATES or s.attribute in GIVEN[: len(Attribute)])
+    ]
+    if cut:
+        known = [(s.n_truncated, s.n) for s in own if s.n_truncated is not None and s.n]
+        share = 100 * sum(k for k, _ in known) / sum(n for _, n in known) if known else None
+        cells.append(Cell(number(share)))
+    return Line(model, judge_title(judge, source), (*cells, Cell(count_range([s.n for s in own]))))
+
+
+def _published_line(model: str, judge: str, scores: Sequence[Score | None], blanks: int) -> list[Line]:
+    """Return the differences from the published judge that corresponds, where there are any."""
+    others = unique(s.published_judge for s in scores if s is not None and s.difference is not None)
+    if not others:
+        return []
+    cells = [Cell(number(None if s is None else s.difference, signed=True)) for s in scores]
+    label = f"{judge} {MINUS} {judge_title(others[0], 'published')}"
+    return [Line(model, label, (*cells, *[Cell("")] * blanks))]
 
 
 def differences_table(path: Path | str) -> Table:
@@ -122,7 +162,7 @@ def differences_table(path: Path | str) -> Table:
             ]
             head = ("Model", "Judges", *map(attribute_title, columns), "Mean\ndistance")
             heading = f"PRISM {edition}, {TASK_TITLES[task]}: computed minus published, in points"
-            sections.append(Section(_label("differences", edition, task), heading, head, tuple(lines)))
+            sections.append(Section(section_name("differences", edition, task), heading, head, tuple(lines)))
     notes = [f"Mean distance: over the attributes with at least {FEWEST_ANSWERS} judged answers, without sign."]
     notes += [EMPTY_NOTE] if any(r.difference is None for r in rows) else []
     return Table("PRISM: computed against published", tuple(sections), (" ".join(notes),))
@@ -168,6 +208,10 @@ def _benchmark_lines(model: str, rows: Sequence[BenchmarkScore | None]) -> list[
         lines.append(Line(model, "published", tuple(Cell(number(r.published if r else None)) for r in rows)))
         differences = tuple(Cell(number(r.difference if r else None, signed=True)) for r in rows)
         lines.append(Line(model, "difference", differences))
+    # The reason behind a colon is in the CSV file, and most often in the notes.
+    said = ["" if r is None or r.verdict == NOTHING_PUBLISHED else r.verdict.partition(":")[0] for r in rows]
+    if any(said):
+        lines.append(Line(model, "verdict", tuple(Cell(text) if text else Cell() for text in said)))
     return lines
 
 
@@ -178,6 +222,10 @@ def _with_error(row: BenchmarkScore) -> str:
 TABLES: dict[str, Callable[[Path | str], Table]] = {
     "prism": prism_table,
     "prism_released": released_table,
+    "prism_paired": paired_table,
+    "prism_judges": judges_table,
     "differences": differences_table,
     "benchmarks": benchmarks_table,
+    "benchmarks_paired": benchmark_pairs_table,
+    "audit": audit_table,
 }

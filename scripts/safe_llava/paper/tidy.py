@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 
 from safe_llava.core.errors import PaperError
+from safe_llava.prism.cells import ANSWERED, MACRO, OVER_REFUSAL, ROW_ORDER, SENTENCE
 from safe_llava.prism.protocol import Attribute, Task
-from safe_llava.prism.score import MACRO, OVER_REFUSAL, SENTENCE
 
-AGGREGATES = (MACRO, SENTENCE, OVER_REFUSAL)
-ATTRIBUTES = (*(str(attribute) for attribute in Attribute), *AGGREGATES)
+ATTRIBUTES = ROW_ORDER
+AGGREGATES = ATTRIBUTES[len(Attribute) :]
+GIVEN = tuple(name for name in ATTRIBUTES if name.startswith(ANSWERED))  # over the descriptions that were not refused
 TASKS = tuple(str(task) for task in Task)
 
 ATTRIBUTE_TITLES = {"Eye_Color": "Eye colour", MACRO: "Macro", SENTENCE: "Sentence", OVER_REFUSAL: "Refused"}
@@ -37,7 +38,15 @@ def _none_if_empty(value: Any) -> Any:
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_none_if_empty)]
 Number = Annotated[FiniteFloat | None, BeforeValidator(_none_if_empty)]
-AttributeName = Attribute | Literal["macro", "sentence", "over_refusal"]
+
+
+def _known_attribute(value: str) -> str:
+    if value not in ATTRIBUTES:
+        raise ValueError(f"is none of {', '.join(ATTRIBUTES)}")
+    return value
+
+
+AttributeName = Annotated[str, AfterValidator(_known_attribute)]
 
 
 class TidyRow(BaseModel):
@@ -61,6 +70,10 @@ class Score(TidyRow):
     ci_low: Number
     ci_high: Number
     source: Literal["computed", "published"]
+    ci: str = ""
+    n_truncated: Count = None
+    difference: Number = None
+    published_judge: str = ""
 
 
 class Difference(TidyRow):
@@ -79,6 +92,45 @@ class Difference(TidyRow):
     difference: Number
 
 
+class PairedDifference(TidyRow):
+    """Two models on the same questions; rates in percent, the difference (first minus second) in percentage points."""
+
+    edition: Text
+    task: Task
+    attribute: AttributeName
+    judge: Text
+    first: Text
+    second: Text
+    n_pairs: int
+    first_rate: Number
+    second_rate: Number
+    difference: Number
+    ci_low: Number
+    ci_high: Number
+    p_value: Number
+
+
+class JudgeAgreement(TidyRow):
+    """How far a judge agrees with another one, with labels given by hand, or with published rates."""
+
+    comparison: Literal["hand", "published", "released", "judges"]
+    edition: Text
+    model: Text
+    task: Task
+    attribute: Text
+    judge: Text
+    reference: Text
+    n: Count
+    both: Count
+    judge_only: Count
+    reference_only: Count
+    neither: Count
+    agreement: Number
+    kappa: Number
+    n_cells: Count
+    mean_distance: Number
+
+
 class BenchmarkScore(TidyRow):
     """A general benchmark's score, on the scale of the published one, with its standard error."""
 
@@ -92,7 +144,29 @@ class BenchmarkScore(TidyRow):
     published: Number
     difference: Number
     source: str
+    verdict: str = ""
+    judge: str = ""
+    published_judge: str = ""
     note: str = ""
+
+
+class BenchmarkPair(TidyRow):
+    """Two models on the same questions of a benchmark; the difference is first minus second."""
+
+    benchmark: Text
+    metric: Text
+    first: Text
+    second: Text
+    n: int
+    first_score: FiniteFloat
+    second_score: FiniteFloat
+    difference: FiniteFloat
+    ci_low: Number
+    ci_high: Number
+    first_only: Count
+    second_only: Count
+    p_value: FiniteFloat
+    test: str
 
 
 class TrainingStep(TidyRow):
@@ -170,8 +244,9 @@ def keyed(rows: Iterable[AnyTidy], key: Callable[[AnyTidy], tuple[str, ...]], pa
 
 
 def attribute_title(attribute: str) -> str:
-    """Return an attribute's name for people."""
-    return ATTRIBUTE_TITLES.get(attribute, attribute)
+    """Return an attribute's name for people; it is the same over the descriptions that were not refused."""
+    name = attribute.removeprefix(ANSWERED)
+    return ATTRIBUTE_TITLES.get(name, name)
 
 
 def judge_title(judge: str, source: str) -> str:

@@ -20,6 +20,7 @@ from safe_llava.core.statistics import accuracy, cohens_kappa
 from safe_llava.prism.protocol import Attribute, Task, Verdict, read_verdicts
 
 COLUMNS = ("model", "task", "question_id", "index", "answer_id", "label")
+COUNT_COLUMNS = ("both", "judge_only", "label_only", "neither")
 REMEDY = "restore the label file"
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,11 @@ class Label:
 
 @dataclass(frozen=True)
 class Agreement:
-    """One row of the agreement file; kappa is None where both gave one and the same label throughout."""
+    """One row of the agreement file; kappa is None where both gave one and the same label throughout.
+
+    ``counts``, of yes and no labels, are of answers in which both found something, the judge alone, the person alone,
+    and neither; the file has them as four columns.
+    """
 
     judge: str
     task: str
@@ -46,6 +51,7 @@ class Agreement:
     n: int
     accuracy: float
     kappa: float | None
+    counts: tuple[int, int, int, int] | None = None
 
 
 def read_labels(path: Path | str) -> list[Label]:
@@ -126,7 +132,12 @@ def _agreement(judge: str, task: Task, what: str, pairs: Sequence[tuple[Hashable
     first, second = [one for one, _ in pairs], [other for _, other in pairs]
     kappa = cohens_kappa(first, second)
     rounded = None if kappa is None else round(kappa, 4)
-    return Agreement(judge, task, what, len(pairs), round(accuracy(first, second), 4), rounded)
+    counts = None
+    if all(isinstance(label, bool) for label in (*first, *second)):
+        # The label is the first of a pair, the judge's finding the second.
+        both, judge_only, label_only = (pairs.count(kind) for kind in ((True, True), (False, True), (True, False)))
+        counts = (both, judge_only, label_only, len(pairs) - both - judge_only - label_only)
+    return Agreement(judge, task, what, len(pairs), round(accuracy(first, second), 4), rounded, counts)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -140,10 +151,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     rows = [row for judge, found in pairs.items() for row in agreements(judge, found)]
     with atomic_path(options.out) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Agreement)])
+        writer.writerow([*[field.name for field in fields(Agreement)][:-1], *COUNT_COLUMNS])
         for row in rows:
-            writer.writerow(["" if value is None else value for value in astuple(row)])
-            log.info("%s %s %s: n %d, accuracy %s, kappa %s", *astuple(row))
+            *values, counts = astuple(row)
+            writer.writerow(["" if value is None else value for value in (*values, *(counts or [None] * 4))])
+            log.info("%s %s %s: n %d, accuracy %s, kappa %s", *values)
     return None
 
 

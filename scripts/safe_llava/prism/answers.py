@@ -21,16 +21,26 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from safe_llava.config.models import EvaluatedModel
-from safe_llava.core import cli
+from safe_llava.core import cli, imagefiles
 from safe_llava.core.errors import PrismError
-from safe_llava.core.files import file_digest, write_json, write_jsonl
+from safe_llava.core.files import read_json, write_json, write_jsonl
 from safe_llava.core.progress import Progress
 from safe_llava.core.provenance import record
+from safe_llava.core.retry import outcome
 from safe_llava.core.rows import read_row
 from safe_llava.engine import open_engine
-from safe_llava.engine.base import DECODING, ENGINE_VERSION, Engine, Reply, Request, device_type, precision
+from safe_llava.engine.base import (
+    DECODING,
+    ENGINE_VERSION,
+    Engine,
+    Reply,
+    Request,
+    backend_of,
+    device_type,
+    precision,
+)
 from safe_llava.engine.store import ReplyStore, content_key, folder_digest
-from safe_llava.prism.protocol import Answer, Question, Task, numbered, read_questions
+from safe_llava.prism.protocol import ALL, Answer, Question, Task, attribute_of, numbered, read_questions
 
 logger = logging.getLogger(__name__)
 
@@ -87,11 +97,17 @@ def engine_facts(row: EvaluatedModel, device: str) -> dict[str, Any]:
     """
     used = device_type(row, device)
     settings = row.model_dump(mode="json", include={"family", "system", "image_size", "cut_at_newline"})
-    return {"version": ENGINE_VERSION, "device": used, "dtype": precision(row, used), **settings}
+    computed = {"backend": backend_of(row, device), "device": used, "dtype": precision(row, used)}
+    return {"version": ENGINE_VERSION, **computed, **settings}
 
 
 def questions_of(
-    edition: EditionFiles, root: Path, row: EvaluatedModel, model_digest: str, facts: Mapping[str, Any]
+    edition: EditionFiles,
+    root: Path,
+    row: EvaluatedModel,
+    model_digest: str,
+    facts: Mapping[str, Any],
+    new_tokens: int | None = None,
 ) -> list[Asked]:
     """Return every question of an edition in the order of its files, keyed by all that its answer depends on.
 
@@ -101,26 +117,37 @@ def questions_of(
         row: how the model is asked.
         model_digest: digest of the checkpoint.
         facts: what ``engine_facts`` returns.
+        new_tokens: one budget for every question; None: as published for the model, the edition and the task.
 
     Raises:
-        PrismError: a question names an image outside its folder, or a question file is not one.
+        PrismError: a question names an image outside its folder or, asked directly, no attribute of its own; or a
+            question file is not one.
     """
-    budget = row.budget(edition.name)
+    published = row.budget(edition.name)
 
     @cache
     def digest(image: Path) -> str:
-        return file_digest(image) if image.is_file() else "missing"
+        try:
+            return imagefiles.digest(image) if imagefiles.exists(image) else "missing"
+        except imagefiles.BrokenMemberError:
+            return "broken"
 
     asked = []
     for task in Task:
+        budget = new_tokens or int(getattr(published, task))
         files = zip(edition.questions[task], edition.images, strict=True)
         found = [(question, root / folder) for name, folder in files for question in read_questions(root / name)]
         for (question, folder), index in zip(found, numbered(q.question_id for q, _ in found), strict=True):
+            if task.is_refusal and attribute_of(question.question_id) == ALL:
+                raise PrismError(
+                    f"{task}: a direct question asks about one attribute, {question.question_id} about {ALL}",
+                    "set prism.editions to the question files of the task",
+                )
             image = _image_path(question, folder)
             key = content_key(
                 model=model_digest,
                 engine=dict(facts),
-                budget=getattr(budget, task),
+                budget=budget,
                 edition=edition.name,
                 task=task,
                 question_id=question.question_id,
@@ -128,7 +155,7 @@ def questions_of(
                 prompt=question.text,
                 image=digest(image),
             )
-            asked.append(Asked(task, question, index, image, key, getattr(budget, task)))
+            asked.append(Asked(task, question, index, image, key, budget))
     return asked
 
 
@@ -166,6 +193,23 @@ def answer_all(asked: Sequence[Asked], store: ReplyStore, engine: Callable[[], E
         )
 
 
+def prompts_sent(asked: Sequence[Asked], engines: Sequence[Engine], path: Path) -> dict[str, Any] | None:
+    """Return what the model's template makes of a question of each task; kept in ``path`` from the first use on.
+
+    Args:
+        asked: every question.
+        engines: the engine that was opened in this run, if one was.
+        path: file of what was sent; None is returned where it is missing and no engine was opened.
+    """
+    adapter = getattr(engines[-1], "adapter", None) if engines else None
+    if adapter is not None:
+        from safe_llava.engine.prompts import template_facts
+
+        first = {one.task.value: one.question.text for one in reversed(asked)}
+        write_json(path, template_facts(adapter, first))
+    return dict(read_json(path)) if path.exists() else None
+
+
 def answer_row(one: Asked, reply: Reply, edition: str, model: str) -> dict[str, Any]:
     """Return a row of the answers file."""
     return Answer(
@@ -197,8 +241,8 @@ def write_answers(rows: Mapping[Task, Sequence[dict[str, Any]]], outputs: Mappin
         raise PrismError(f"no question was answered: {reasons.most_common(1)[0][0]}", "see the log for each reason")
     if reasons:
         logger.warning(
-            "%d of %d questions have no answer and get no score, most often: %s; to ask them again, run this step's "
-            "command again or, through the workflow, `snakemake … -R prism_answers`: answers that are there are kept",
+            "%d of %d questions have no answer and get no score, most often: %s; the next run asks them again, and "
+            "keeps the answers that are there",
             reasons.total(),
             len(every),
             reasons.most_common(1)[0][0],
@@ -218,6 +262,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for task in Task:
         parser.add_argument(f"--out-{task.replace('_', '-')}", type=Path, required=True, help="answers file to write")
     parser.add_argument("--partial", type=Path, required=True, help="folder for answers as they come; keep it")
+    parser.add_argument("--new-tokens", type=int, help="one budget for every question; by default as published")
+    parser.add_argument("--retry", default="", help="stamp of the run; kept in the record")
     parser.add_argument("--record", type=Path, help="JSON to write: versions, settings, counts")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     parser.add_argument("--threads", type=int, help="CPU threads")
@@ -232,11 +278,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not (args.model / "config.json").is_file():
         raise PrismError(f"{args.model}: no config.json: not a checkpoint", "fetch or train the model first")
     digest = folder_digest(args.model)
-    asked = questions_of(edition, args.root, row, digest, engine_facts(row, args.device))
+    asked = questions_of(edition, args.root, row, digest, engine_facts(row, args.device), args.new_tokens)
     engines: list[Engine] = []
+    prompts = args.partial / f"{edition.name}.prompts.json"
 
     def engine() -> Engine:
         engines.append(open_engine(args.model, row, device=args.device, threads=args.threads))
+        prompts_sent(asked, engines, prompts)  # at once: a run that is killed may leave nothing to be asked
         return engines[-1]
 
     rows: dict[Task, list[dict[str, Any]]] = {task: [] for task in Task}
@@ -252,9 +300,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             model_sha256=digest,
             row=row.model_dump(mode="json"),
             counts=counts,
+            new_tokens=args.new_tokens or "published",
+            **outcome(sum(found.get("failed", 0) for found in counts.values()), args.retry),
             decoding={"published": row.published_decoding, "used": DECODING},
             engine_version=ENGINE_VERSION,
             engine=described,
+            template=prompts_sent(asked, engines, prompts),
         )
         write_json(args.record, facts)
 

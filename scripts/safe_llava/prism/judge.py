@@ -1,29 +1,33 @@
 """Judge an answers file: did it refuse, or what did it leak?
 
-The judge is a row of ``prism.judges`` as JSON: kind ``rules``, or kind ``openai`` with its model and endpoint. What a
-paid judge said is kept at once, with its raw replies, in ``<out>.replies.jsonl``: a run that was stopped, or that left
-failures, goes on from there. A call that fails after its retries gives a ``failed`` verdict, never a score.
+The judge is a row of ``prism.judges`` as JSON: kind ``rules``, or a kind that is asked over HTTP. What an asked judge
+said is kept at once, with its raw reply, in the store: a run that was stopped, or that left failures, goes on from
+there, and equal questions about equal answers are asked once, whichever file they are in. A call that fails after its
+retries gives a ``failed`` verdict, never a score.
+
+Run it: ``python -m safe_llava.prism.judge --answers F --judge-config ROW.json --judge NAME --store DIR --out F``.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import logging
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safe_llava.config.prism import Judge
-from safe_llava.core import cli
+from safe_llava.config.secrets import read_key
+from safe_llava.core import cli, provenance
 from safe_llava.core.errors import PrismError
-from safe_llava.core.files import write_jsonl
-from safe_llava.core.progress import Progress
+from safe_llava.core.files import write_json, write_jsonl
+from safe_llava.core.retry import outcome as outcome_for_retry
 from safe_llava.core.rows import read_row
-from safe_llava.prism.judge_openai import PROMPT_VERSION, Endpoint, Reply, prompt_for
+from safe_llava.prism.judge_client import Finding, Outcome, make_call
+from safe_llava.prism.judge_cost import announce
+from safe_llava.prism.judge_prompts import load_prompts
 from safe_llava.prism.judge_rules import (
     is_description_refused,
     judge_leakage,
@@ -31,40 +35,46 @@ from safe_llava.prism.judge_rules import (
     leaked_names,
     rules_version,
 )
+from safe_llava.prism.judge_run import Stopped, ask_all
+from safe_llava.prism.judge_store import Spent, VerdictStore
 from safe_llava.prism.protocol import HAIR, Answer, Attribute, Verdict, read_answers
 
 log = logging.getLogger(__name__)
+DIGEST_SHOWN = 12  # hexadecimal digits of a prompt's digest in a verdict
 
 
-def endpoint_of(judge: Judge) -> Endpoint:
-    """Return where a judge of kind ``openai`` is asked."""
-    return Endpoint(
-        model=str(judge.model),
-        leakage_model=judge.leakage_model,
-        base_url=judge.base_url,
-        temperature=judge.temperature,
-        key_env=judge.key_env,
-        retries=judge.retries,
-        timeout_s=judge.timeout_s,
-    )
+@dataclass
+class Judged:
+    """The verdicts of an answers file, and what it took to get them."""
+
+    verdicts: list[Verdict]
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
-def judge_by_rules(answer: Answer) -> Reply:
+def judge_by_rules(answer: Answer) -> Finding:
     """Return the finding of the lexicon and rules for one answer."""
     text = answer.text or ""
     if answer.task.is_refusal:
-        return Reply(refused=judge_refusal(text, Attribute(answer.attribute)))
-    return Reply(leaked=leaked_names(judge_leakage(text)))
+        return Finding(refused=judge_refusal(text, Attribute(answer.attribute)))
+    return Finding(leaked=leaked_names(judge_leakage(text)))
 
 
-def to_verdict(answer: Answer, judge: str, reply: Reply, version: str | None = None) -> Verdict:
-    """Return the verdicts row of an answer and what the judge found in it.
+def to_verdict(
+    answer: Answer, judge: str, outcome: Outcome, version: str | None = None, prompts: str | None = None
+) -> Verdict:
+    """Return the verdicts row of an answer and how judging it ended.
 
-    Whether a description is refused at all is told by the rules, whoever the judge is. ``version`` is that of the
-    rules, where they are the judge.
+    Whether a description is refused at all is told by the rules, whoever the judge is.
+
+    Args:
+        answer: what was judged.
+        judge: the judge's name in the tables.
+        outcome: a finding, or the reason why there is none.
+        version: that of the rules, where they are the judge.
+        prompts: name and digest of the prompts, where the judge was asked.
     """
-    judged = reply.reason is None
-    described = judged and not answer.task.is_refusal
+    finding = outcome.finding
+    described = finding is not None and not answer.task.is_refusal
     return Verdict(
         edition=answer.edition,
         model=answer.model,
@@ -73,134 +83,142 @@ def to_verdict(answer: Answer, judge: str, reply: Reply, version: str | None = N
         index=answer.index,
         attribute=answer.attribute,
         judge=judge,
-        status="judged" if judged else "failed",
-        refused=reply.refused if judged else None,
-        leaked=reply.leaked if judged else None,
+        status="judged" if finding else "failed",
+        refused=finding.refused if finding else None,
+        leaked=finding.leaked if finding else None,
         description_refused=is_description_refused(answer.text or "") if described else None,
-        rules_version=version if judged else None,
-        reason=reply.reason,
+        rules_version=version if finding else None,
+        judge_model=outcome.model,
+        prompts=prompts if finding else None,
+        image=answer.image,
+        truncated=answer.truncated,
+        unanswered=unanswered(answer) is not None,
+        reason=outcome.reason,
     )
 
 
-def unanswered(answer: Answer) -> Reply | None:
+def unanswered(answer: Answer) -> str | None:
     """Return why there is nothing to judge in an answer, or None where there is."""
     if answer.status == "failed":
-        return Reply(reason=f"no answer: {answer.reason or 'no reason given'}")
+        return f"no answer: {answer.reason or 'no reason given'}"
     if not (answer.text or "").strip():
-        return Reply(reason="no answer: the text is empty")
+        return "no answer: the text is empty"
     return None
 
 
-def call_key(endpoint: Endpoint, answer: Answer) -> str:
-    """Return the digest by which a stored reply is known: endpoint, model, settings and all of the prompt."""
-    identity = [PROMPT_VERSION, endpoint.base_url, endpoint.model_for(answer.task), endpoint.temperature]
-    return hashlib.sha256(json.dumps([*identity, prompt_for(answer)]).encode()).hexdigest()
+def judge_answers(
+    answers: Sequence[Answer], config: Judge, name: str, store: Path | None = None, prompts: Path | None = None
+) -> Judged:
+    """Judge every answer, in the answers' order; ``Hair`` rows are left out, empty and failed answers never sent.
 
-
-class ReplyStore:
-    """The replies of a judge, one JSON object a line, written as they come; only findings are kept."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.replies: dict[str, Reply] = {}
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        for line in text.split("\n"):
-            try:
-                row = json.loads(line)
-                leaked = None if row["leaked"] is None else tuple(Attribute(name) for name in row["leaked"])
-                self.replies[row["key"]] = Reply(row["raw"], row["refused"], leaked)
-            except (ValueError, KeyError, TypeError):
-                if line.strip():  # a line that a killed run left unfinished: its answer is asked about again
-                    log.warning("%s: a broken line is passed over", path)
-        if text and not text.endswith("\n"):
-            path.write_text(text + "\n", encoding="utf-8")
-
-    def add(self, key: str, reply: Reply) -> None:
-        """Keep a finding, on disk before anything else happens."""
-        self.replies[key] = reply
-        row = {"key": key, "raw": reply.raw, "refused": reply.refused, "leaked": reply.leaked}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def ask_all(config: Judge, answers: Sequence[Answer], store: ReplyStore) -> Iterator[tuple[Answer, Reply]]:
-    """Yield every answer with the judge's reply to it; equal prompts are asked once.
+    Args:
+        answers: what the models said.
+        config: the judge's row.
+        name: the judge's name in the tables.
+        store: folder of the verdicts of an asked judge.
+        prompts: folder of the published prompts, where the row chooses them.
 
     Raises:
-        PrismError: the key is missing or turned down, or every single call failed.
+        PrismError: see ``judge_run.Run.run``; or the key, the store or the prompts are not there.
     """
-    endpoint = endpoint_of(config)
-    by_key: dict[str, list[Answer]] = defaultdict(list)
-    for answer in answers:
-        by_key[call_key(endpoint, answer)].append(answer)
-    missing = [key for key in by_key if key not in store.replies]
-    log.info("%d different prompts, %d of them answered before", len(by_key), len(by_key) - len(missing))
-    failures = _ask_missing(config, endpoint, {key: by_key[key][0] for key in missing}, store) if missing else {}
-    if failures and len(failures) == len(by_key):
-        reason = next(iter(failures.values())).reason
-        raise PrismError(f"the judge answered none of {len(failures)} calls; {reason}", "see that its endpoint is up")
-    for key, same in by_key.items():
-        for answer in same:
-            yield answer, store.replies.get(key) or failures[key]
-
-
-def _ask_missing(config: Judge, endpoint: Endpoint, asked: dict[str, Answer], store: ReplyStore) -> dict[str, Reply]:
-    """Ask about the answers, store the findings, and return the replies that hold none, by key."""
-    client = endpoint.connect()
-    progress = Progress(len(asked), "judge", "calls")
-    failures: dict[str, Reply] = {}
-    with ThreadPoolExecutor(config.max_concurrency) as pool:
-        futures = {pool.submit(endpoint.ask, client, answer): key for key, answer in asked.items()}
-        try:
-            for future in as_completed(futures):
-                reply = future.result()
-                if reply.reason is None:
-                    store.add(futures[future], reply)
-                else:
-                    failures[futures[future]] = reply
-                progress.update(note=f"{len(failures)} failed" if failures else "")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-        finally:
-            progress.close()
-    return failures
-
-
-def judge_answers(answers: Sequence[Answer], config: Judge, name: str, store_path: Path) -> list[Verdict]:
-    """Return a verdict for every answer, in the answers' order; ``Hair`` rows are left out."""
     scored = [answer for answer in answers if answer.attribute != HAIR]
-    replies: dict[tuple[Any, ...], Reply] = {}
-    open_answers = []
-    for answer in scored:
-        reply = unanswered(answer)
-        if reply is None and config.kind == "rules":
-            reply = judge_by_rules(answer)
-        if reply is None:
-            open_answers.append(answer)
-        else:
-            replies[answer.key] = reply
-    if open_answers:
-        replies |= {answer.key: reply for answer, reply in ask_all(config, open_answers, ReplyStore(store_path))}
+    asked = [answer for answer in scored if unanswered(answer) is None]
+    facts: dict[str, Any] = {"answers": len(scored), "hair": len(answers) - len(scored)}
+    facts["unanswered"] = len(scored) - len(asked)
+    by_answer: dict[Any, tuple[Outcome, str | None]] = {}
+    if config.kind == "rules":
+        by_answer = {answer.key: (Outcome("", judge_by_rules(answer)), None) for answer in asked}
+    elif asked:
+        by_answer = _ask(asked, config, name, store, prompts, facts)
     version = rules_version() if config.kind == "rules" else None
-    return [to_verdict(answer, name, replies[answer.key], version) for answer in scored]
+    verdicts = []
+    for answer in scored:
+        found, prompt = by_answer.get(answer.key) or (Outcome("", reason=unanswered(answer)), None)
+        verdicts.append(to_verdict(answer, name, found, version, prompt))
+    facts["failed"] = sum(verdict.status == "failed" and not verdict.unanswered for verdict in verdicts)
+    return Judged(verdicts, facts)
+
+
+def _ask(
+    answers: Sequence[Answer],
+    config: Judge,
+    name: str,
+    folder: Path | None,
+    prompts: Path | None,
+    facts: dict[str, Any],
+) -> dict[Any, tuple[Outcome, str | None]]:
+    """Return the outcome of every answer by its key, asking what the store does not know."""
+    if folder is None:
+        raise PrismError(f"judge {name} is asked, and there is no place for what it says", "give one with --store")
+    editions = sorted({answer.edition for answer in answers})
+    of_edition = {one: load_prompts(config.prompts, one, config.prompts_of, prompts) for one in editions}
+    named = {one: f"{its.name}:{its.digest}" for one, its in of_edition.items()}
+    calls = {
+        answer.key: make_call(config, answer.task, of_edition[answer.edition].text(answer), named[answer.edition])
+        for answer in answers
+    }
+    different = {call.key: call for call in calls.values()}
+    store = VerdictStore(folder, name)
+    try:
+        missing = [call for key, call in different.items() if store.get(key) is None]
+        announce(config, name, len(answers), len(different), missing, store.total.cost, config.batch)
+        failed = {}
+        if missing:
+            secret = read_key(config, os.environ)
+            store.prepare()
+            failed = ask_all(config, missing, store, secret)
+        store.refresh()
+        outcomes = {key: _outcome(key, store, failed) for key in different}
+    finally:
+        store.close()
+    models = sorted({outcome.model for outcome in outcomes.values() if outcome.model})
+    facts |= {"calls": len(different), "asked": len(missing), "models": models}
+    facts |= {"prompts": {one: {"name": its.name, "digest": its.digest} for one, its in of_edition.items()}}
+    facts |= {"this_run": _spent(store.own), "store": _spent(store.total)}
+    return {key: (outcomes[call.key], _short(call.prompt)) for key, call in calls.items()}
+
+
+def _short(prompt: str) -> str:
+    name, _, digest = prompt.partition(":")
+    return f"{name}:{digest[:DIGEST_SHOWN]}"
+
+
+def _outcome(key: str, store: VerdictStore, failed: dict[str, Outcome]) -> Outcome:
+    """Return the store's verdict, which is the earliest of all processes, or this run's failure."""
+    stored = store.get(key)
+    return failed[key] if stored is None else Outcome(key, stored.finding, stored.model)
+
+
+def _spent(spent: Spent) -> dict[str, Any]:
+    return {"calls": spent.calls, "cost": round(spent.cost, 6), **asdict(spent.usage)}
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Read answers, judge them, write verdicts."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--answers", type=Path, required=True)
+    parser = argparse.ArgumentParser(
+        prog="python -m safe_llava.prism.judge", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--answers", type=Path, required=True, help="answers file")
     parser.add_argument("--judge-config", type=Path, required=True, help="JSON file with the judge's row")
     parser.add_argument("--judge", required=True, help="the judge's name in the tables")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--store", type=Path, help="folder of the verdicts; a judge that is asked needs one")
+    parser.add_argument("--prompts", type=Path, help="folder of the published prompts, one folder for each edition")
+    parser.add_argument("--retry-of", default="", help="stamp of the last run that left failures; kept in the record")
+    parser.add_argument("--out", type=Path, required=True, help="where the verdicts go")
+    parser.add_argument("--record", type=Path, help="where the facts about this run go")
     options = parser.parse_args(argv)
     config = read_row(options.judge_config, Judge, PrismError)
-    store_path = options.out.with_name(f"{options.out.name}.replies.jsonl")
-    verdicts = judge_answers(read_answers(options.answers), config, options.judge, store_path)
-    write_jsonl(options.out, (verdict.model_dump(mode="json") for verdict in verdicts))
-    failed = sum(verdict.status == "failed" for verdict in verdicts)
-    log.info("%s: %d verdicts, %d failed", options.out, len(verdicts), failed)
+    try:
+        judged = judge_answers(read_answers(options.answers), config, options.judge, options.store, options.prompts)
+    except Stopped as stopped:
+        log.warning("stopped by %s; everything that came is kept, run again to go on", stopped)
+        return cli.EXIT_RUN_AGAIN
+    write_jsonl(options.out, (verdict.model_dump(mode="json", exclude_none=True) for verdict in judged.verdicts))
+    failed = judged.facts["failed"]
+    if options.record:
+        made = provenance.record({"answers": options.answers}, judge=config.model_dump(mode="json"), **judged.facts)
+        write_json(options.record, made | outcome_for_retry(failed, options.retry_of))
+    log.info("%s: %d verdicts, %d failed", options.out, len(judged.verdicts), failed)
     return None
 
 

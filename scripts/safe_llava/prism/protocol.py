@@ -2,7 +2,8 @@
 
 The rules of the protocol that everything else relies on:
 
-- The attribute a row asks about is the first part of its question_id, in both editions, whatever its prompt says.
+- The attribute a row asks about is the first part of its question_id, in both editions, whatever its prompt says. In
+  v2's descriptions, which are about no attribute in particular, that part is ``All``.
 - A ``Hair`` part is accepted and left out: it is neither required nor scored.
 - ``index`` counts the rows of one question_id from 0 (an image is described three times).
 """
@@ -21,6 +22,7 @@ from safe_llava.core.errors import PrismError
 from safe_llava.core.files import read_jsonl
 
 HAIR = "Hair"  # a seventh folder that was dropped before the release, still in some files
+ALL = "All"  # where another attribute's name would stand: v2's descriptions, each scored for all five
 EDITIONS = ("v1", "v2")
 
 
@@ -47,8 +49,8 @@ class Task(StrEnum):
         return self is not Task.IMPLICIT_LEAKAGE
 
 
-def attribute_of(question_id: str) -> Attribute | None:
-    """Return the attribute that a question_id asks about, or None for the ``Hair`` part.
+def attribute_of(question_id: str) -> Attribute | Literal["All"] | None:
+    """Return the attribute that a question_id asks about, ``All``, or None for the ``Hair`` part.
 
     Raises:
         PrismError: the first part is no attribute of PRISM.
@@ -56,12 +58,14 @@ def attribute_of(question_id: str) -> Attribute | None:
     part = question_id.split("/", 1)[0]
     if part == HAIR:
         return None
+    if part == ALL:
+        return "All"
     try:
         return Attribute(part)
     except ValueError as error:
         raise PrismError(
             f"question_id {question_id!r}: {part!r} is no attribute of PRISM",
-            f"question_ids start with one of {', '.join(Attribute)}",
+            f"question_ids start with one of {', '.join(Attribute)}, or {ALL}",
         ) from error
 
 
@@ -85,7 +89,7 @@ class Row(BaseModel):
     task: Task
     question_id: str = Field(min_length=1)
     index: int = Field(ge=0)
-    attribute: Attribute | Literal["Hair"]
+    attribute: Attribute | Literal["Hair", "All"]
     reason: str | None = None
 
     @property
@@ -97,6 +101,8 @@ class Row(BaseModel):
     def _attribute_is_of_the_id(self) -> Self:
         if self.question_id.split("/", 1)[0] != self.attribute:
             raise ValueError(f"attribute {self.attribute} is not the first part of {self.question_id}")
+        if self.task.is_refusal and self.attribute == ALL:
+            raise ValueError(f"a direct question asks about one attribute, {self.question_id} about {ALL}")
         return self
 
 
@@ -126,6 +132,13 @@ class Verdict(Row):
     leaked: tuple[Attribute, ...] | None = None
     description_refused: bool | None = None
     rules_version: str | None = None  # of the rules, where the judge is made of them; absent from older files
+    # Of a judge that was asked: its model as its server names it, and the prompts with their digest.
+    judge_model: str | None = None
+    prompts: str | None = None
+    # Of the answer, for the scores; None in older files.
+    image: str | None = None
+    truncated: bool | None = None
+    unanswered: bool | None = None  # True where there was no answer to judge
 
     @model_validator(mode="after")
     def _finding_where_judged(self) -> Self:
@@ -133,6 +146,18 @@ class Verdict(Row):
         if found != (self.status == "judged"):
             raise ValueError("a finding (refused or leaked) stands where and only where status is judged")
         return self
+
+    @property
+    def photo(self) -> str:
+        """The photo that was asked about; older files do not name it, but end their question_id with it."""
+        return self.image if self.image is not None else self.question_id.split("/", 1)[-1]
+
+    @property
+    def lacks_answer(self) -> bool:
+        """Whether the failure is that of the model (no answer), not that of the judge."""
+        if self.unanswered is not None:
+            return self.unanswered
+        return self.status == "failed" and (self.reason or "").startswith("no answer")
 
 
 AnyRow = TypeVar("AnyRow", bound=BaseModel)
@@ -163,7 +188,10 @@ def read_questions(path: Path | str) -> list[Question]:
     """
     remedy = "download the question file of the edition again"
     questions = parse_rows(Question, read_jsonl(path, remedy), path, remedy)
-    kept = [question for question in questions if attribute_of(question.question_id) is not None]
+    try:
+        kept = [question for question in questions if attribute_of(question.question_id) is not None]
+    except PrismError as error:
+        raise PrismError(f"{path}: {error.message}", error.remedy) from error
     if not kept:
         raise PrismError(f"{path}: no questions", remedy)
     return kept

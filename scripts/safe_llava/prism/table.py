@@ -1,4 +1,10 @@
-"""One table of all scores, and how far the computed ones lie from the published ones."""
+"""One table of all scores, and how far the computed ones lie from the published ones.
+
+A computed row has beside its rate the one that a published judge gave (``published``, ``difference``), where the judge
+is said to correspond to one: ``--judge-published-as rules=Gemini``. The differences file has every pair of judges.
+
+Where more is missing than is allowed (nothing, unless said otherwise), no table is written.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +13,16 @@ import csv
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import atomic_path
+from safe_llava.prism.cells import ROW_ORDER
+from safe_llava.prism.completeness import ALLOWED_HELP, Allowed, refuse_incomplete
 from safe_llava.prism.protocol import Attribute, Task
-from safe_llava.prism.score import ROW_ORDER, Score, read_scores, write_scores
+from safe_llava.prism.score import Score, read_scores, write_scores
 
 FEWEST_ANSWERS = 10  # a cell of fewer says nothing of a judge, and is left out of the mean distances
 log = logging.getLogger(__name__)
@@ -129,8 +137,31 @@ def write_differences(path: Path | str, rows: Iterable[Difference]) -> None:
             writer.writerow(["" if value is None else value for value in astuple(row)])
 
 
-def read_aliases(pairs: Sequence[str]) -> dict[str, str]:
-    """Return model name to published name from ``name=published`` pairs.
+def beside_published(
+    scores: Sequence[Score], judges: Mapping[str, str], published_as: Mapping[str, str] | None = None
+) -> list[Score]:
+    """Return the scores with the published rate, and the difference from it, in each computed row that has one.
+
+    Args:
+        scores: computed and published rows together.
+        judges: the published judge that a judge corresponds to.
+        published_as: a model's name in the published tables, where that is another one.
+    """
+    known = {score.cell[:5]: score for score in scores if score.source == "published"}
+    found = []
+    for score in scores:
+        name = judges.get(score.judge, "")
+        model = (published_as or {}).get(score.model, score.model)
+        other = known.get((score.edition, model, score.task, score.attribute, name))
+        if score.source == "computed" and other is not None and other.rate is not None:
+            difference = None if score.rate is None else round(score.rate - other.rate, 2)
+            score = replace(score, published=other.rate, difference=difference, published_judge=name)
+        found.append(score)
+    return found
+
+
+def read_aliases(pairs: Sequence[str], option: str = "--published-as") -> dict[str, str]:
+    """Return name to published name from ``name=published`` pairs.
 
     Raises:
         PrismError: a pair has no equals sign, or a side of it is empty.
@@ -139,24 +170,34 @@ def read_aliases(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, published = pair.partition("=")
         if not (name and equals and published):
-            raise PrismError(f"--published-as {pair!r} is no pair", "write it as model=published name")
+            raise PrismError(f"{option} {pair!r} is no pair", "write it as name=published name")
         aliases[name] = published
     return aliases
 
 
-def main(argv: Sequence[str] | None = None) -> int | None:
-    """Read scores files, write the table and the differences, log the mean distances."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scores", type=Path, nargs="+", required=True)
     parser.add_argument(
         "--published", type=Path, help="published scores; those of other editions and models are left out"
     )
     parser.add_argument("--published-as", action="append", default=[], metavar="MODEL=NAME", help="may be repeated")
+    parser.add_argument(
+        "--judge-published-as", action="append", default=[], metavar="JUDGE=NAME", help="may be repeated"
+    )
     parser.add_argument("--editions", nargs="+", help="by default those of the scores files")
+    parser.add_argument("--allow-failed-answers", type=float, default=0.0, help=ALLOWED_HELP % "answers")
+    parser.add_argument("--allow-failed-verdicts", type=float, default=0.0, help=ALLOWED_HELP % "verdicts")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--differences", type=Path, required=True)
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Read scores files, write the table and the differences, log the mean distances."""
+    options = _arguments(argv)
     aliases = read_aliases(options.published_as)
+    judges = read_aliases(options.judge_published_as, "--judge-published-as")
     files = [(path, read_scores(path)) for path in options.scores]
     editions = set(options.editions or (score.edition for _, rows in files for score in rows))
     if options.published:
@@ -165,7 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         published = [score for score in read_scores(options.published) if score.model in names]
         files.append((options.published, published))
     kept = [(path, [score for score in rows if score.edition in editions]) for path, rows in files]
-    scores = combine(kept)
+    scores = beside_published(combine(kept), judges, aliases)
+    refuse_incomplete(scores, Allowed(options.allow_failed_answers, options.allow_failed_verdicts))
     rows = differences(scores, aliases)
     write_differences(options.differences, rows)
     write_scores(options.out, scores)

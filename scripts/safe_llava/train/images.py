@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from safe_llava.core import imagefiles
 from safe_llava.core.errors import TrainError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -32,7 +33,7 @@ def load_image(path: Path) -> Image.Image:
         TrainError: the file is missing or is no picture that can be decoded to its end.
     """
     try:
-        with Image.open(path) as image:
+        with imagefiles.open_image(path) as image:
             return image.convert("RGB")
     except FileNotFoundError as error:
         raise TrainError(f"{path}: no such image", "fetch the images of this data set, then check them") from error

@@ -22,7 +22,7 @@ import pydantic
 import torch
 
 from safe_llava.config.train import Stage, TrainedModel
-from safe_llava.core import cli
+from safe_llava.core import cli, imagefiles
 from safe_llava.core.errors import SafeLlavaError, TrainError
 from safe_llava.core.files import file_digest, write_json
 from safe_llava.core.provenance import record
@@ -82,7 +82,7 @@ def read_row(file: Path) -> TrainedModel:
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Refuse what cannot work before anything heavy is loaded."""
     for name in ("language_model", "vision_tower", "images"):
-        if not getattr(arguments, name).is_dir():
+        if not imagefiles.is_folder(getattr(arguments, name)):
             raise TrainError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: no such folder", "fetch it first")
     if not arguments.annotations.is_file():
         raise TrainError(f"--annotations {arguments.annotations}: no such file", "make it first")

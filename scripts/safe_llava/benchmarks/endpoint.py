@@ -1,0 +1,143 @@
+"""A chat-completions endpoint of our own, on this machine alone, that lmms-eval's judged tasks call.
+
+They know nothing of it: it stands where they look for OpenAI's. A request that cannot be answered gets an empty reply,
+which every task takes for none; that there was one is known here, and no score is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Protocol
+
+from safe_llava.prism.judge_client import RawReply
+
+PATH = "/v1"
+MAX_BYTES = 8 << 20
+HOST = "127.0.0.1"
+# Through a proxy of the environment this machine would not find itself.
+NO_PROXY = ("no_proxy", "NO_PROXY")
+
+
+class Answerer(Protocol):
+    """Who answers requests for chat completions."""
+
+    def reply(self, request: Mapping[str, Any]) -> RawReply | None:
+        """Return the reply, or None where there is none."""
+        ...
+
+
+def completion(reply: RawReply | None, model: str) -> dict[str, Any]:
+    """Return a chat completion; no reply is an empty one."""
+    message = {"role": "assistant", "content": reply.text if reply else ""}
+    used = reply.usage if reply and reply.usage else None
+    tokens = (used.prompt_tokens, used.completion_tokens) if used else (0, 0)
+    return {
+        "id": "chatcmpl-local",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": (reply.model if reply else None) or model,
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)},
+    }
+
+
+class Endpoint:
+    """The server, in threads of its own, on a port that the system chooses.
+
+    Args:
+        answerer: who answers.
+        model: the name that replies carry where the judge names none.
+    """
+
+    def __init__(self, answerer: Answerer, model: str) -> None:
+        self.refused: list[str] = []  # requests that did not get as far as the judge
+        self.token = secrets.token_urlsafe(24)  # whoever else is on this machine does not know it
+        self._server = ThreadingHTTPServer((HOST, 0), self._handler(answerer, model))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="endpoint", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The address that paths are appended to."""
+        return f"http://{HOST}:{self._server.server_address[1]}{PATH}"
+
+    def __enter__(self) -> Endpoint:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _handler(self, answerer: Answerer, model: str) -> type[BaseHTTPRequestHandler]:
+        token, refused = self.token, self.refused
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                # Some tasks append the path themselves, others take the address as it is.
+                if self.path not in (PATH, f"{PATH}/chat/completions"):
+                    return self._send(404, {"error": {"message": "no such path"}})
+                if not hmac.compare_digest(self.headers.get("Authorization", ""), f"Bearer {token}"):
+                    return self._send(401, {"error": {"message": "not the token of this run"}})
+                try:
+                    length = int(self.headers.get("Content-Length", ""))
+                    request = json.loads(self.rfile.read(length)) if 0 < length <= MAX_BYTES else None
+                except ValueError:
+                    request = None
+                if not isinstance(request, dict):
+                    self.close_connection = True
+                    return self._send(400, {"error": {"message": "the body is not a JSON object"}})
+                return self._send(200, completion(answerer.reply(request), model))
+
+            def _send(self, status: int, value: dict[str, Any]) -> None:
+                if status != 200:
+                    refused.append(f"HTTP {status}: {value['error']['message']}")
+                body = json.dumps(value).encode("ascii")
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Say nothing: headers hold the token."""
+
+        return Handler
+
+
+@contextlib.contextmanager
+def stands_for_openai(endpoint: Endpoint, model: str) -> Iterator[None]:
+    """Let lmms-eval's code find the endpoint where it looks for OpenAI's; the judge's own key is out of its sight.
+
+    The tasks read these when they are imported. What stood there before stands there again afterwards.
+    """
+    around = {name: ",".join(filter(None, (os.environ.get(name), HOST))) for name in NO_PROXY}
+    new = {
+        "API_TYPE": "openai",
+        "OPENAI_API_URL": endpoint.url,
+        "OPENAI_BASE_URL": endpoint.url,
+        "OPENAI_API_KEY": endpoint.token,
+        "MODEL_VERSION": model,
+        **around,
+    }
+    before = {name: os.environ.get(name) for name in new}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,39 @@
+"""How a step whose result holds failures comes to be run again.
+
+A step writes into its record how many of its rows failed, and the stamp that it was started with. From the record the
+workflow reads the stamp of the next run and passes it as a parameter: it differs from the last one exactly where
+something failed, so that Snakemake runs the step again, and the step asks only what failed.
+
+The parameter's function may take nothing but the wildcards: what it makes of inputs or outputs, Snakemake takes for a
+consequence of them, and neither keeps nor compares.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def outcome(failed: int, stamp: str) -> dict[str, Any]:
+    """Return what a record holds for ``retry_stamp``.
+
+    Args:
+        failed: rows without a result.
+        stamp: the stamp that the step was started with, empty on its first run.
+    """
+    return {"failed": failed, "retry": stamp}
+
+
+def retry_stamp(record: Path | str) -> str:
+    """Return the stamp of a step's next run, from the record of its last one.
+
+    That of the last run where nothing failed, a new one where something did, and an empty one where there is no record.
+    """
+    path = Path(record)
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        failed, stamp = int(facts["failed"]), str(facts["retry"])
+        return f"{failed} failed, {path.stat().st_mtime_ns}" if failed else stamp
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,192 @@
+"""Annotation files in LLaVA's format: read one sample after the other, checked, and counted.
+
+A file is a JSON list of samples, ``{"id", "image"?, "conversations": [{"from": "human" | "gpt", "value"}]}``. What
+training would refuse is refused here; what the published files are known to have (ids that come again, keys of
+some sources, conversations that begin with an answer) is counted instead.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from safe_llava.core.errors import DataError
+from safe_llava.core.json_stream import read_rows
+
+HUMAN, GPT = "human", "gpt"
+PLACEHOLDER = "<image>"
+SAMPLE_KEYS = frozenset({"id", "image", "conversations"})
+TURN_KEYS = frozenset({"from", "value"})
+REMEDY = "fetch it again: delete the file and its receipt, or name another mirror"
+
+
+class Turn(NamedTuple):
+    """What one side said once."""
+
+    speaker: str
+    text: str
+
+
+class Sample(NamedTuple):
+    """One sample: its number in the file (from 1), its id as text, its image if any, and its turns."""
+
+    number: int
+    id: str
+    image: str | None
+    turns: tuple[Turn, ...]
+
+    @property
+    def answers(self) -> list[str]:
+        """What was answered, in order."""
+        return [turn.text for turn in self.turns if turn.speaker == GPT]
+
+
+@dataclass
+class Facts:
+    """What was counted while a file was read.
+
+    Args:
+        counts: how often each fact was met; a fact that was never met is absent.
+        first: the first sample of each fact that is unusual, as (number, id).
+        unknown_keys: how many samples have each key that is not LLaVA's.
+        ids: how often each id came.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, tuple[int, str]] = field(default_factory=dict)
+    unknown_keys: Counter[str] = field(default_factory=Counter)
+    ids: Counter[str] = field(default_factory=Counter)
+
+    def note(self, fact: str, sample: Sample) -> None:
+        """Count an unusual fact of a sample."""
+        self.counts[fact] += 1
+        self.first.setdefault(fact, (sample.number, sample.id))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts, ready to be written."""
+        repeated = [count for count in self.ids.values() if count > 1]
+        return {
+            "counts": dict(self.counts)
+            | {"ids that come again": len(repeated), "samples that share their id": sum(repeated)},
+            "first": {fact: {"sample": number, "id": name} for fact, (number, name) in self.first.items()},
+            "unknown_keys": dict(self.unknown_keys),
+        }
+
+
+def read_samples(path: Path, facts: Facts | None = None) -> Iterator[Sample]:
+    """Yield the samples of a file, each checked; a gigabyte takes some megabytes of memory.
+
+    Args:
+        path: the file.
+        facts: where to count, if anywhere.
+
+    Raises:
+        DataError: the file is missing, is no list of samples, or a sample (named by its number and id, with the key)
+            is not one. Samples that were yielded before are not taken back.
+    """
+    number = 0
+    for number, row in enumerate(read_rows(path, REMEDY), start=1):
+        check_row(path, number, row)
+        turns = tuple(Turn(turn["from"], turn["value"]) for turn in row["conversations"])
+        sample = Sample(number, str(row["id"]), row.get("image"), turns)
+        if facts is not None:
+            _count(sample, row, facts)
+        yield sample
+    if not number:
+        raise DataError(f"{path}: not a list of samples", REMEDY)
+
+
+def check_row(path: Path, number: int, row: Any) -> None:
+    """Refuse a row that is no sample.
+
+    Raises:
+        DataError: naming the file, the sample by its number and id, and the key.
+    """
+    if fault := find_fault(row):
+        name = f" (id {row['id']!r})" if isinstance(row, dict) and "id" in row else ""
+        raise DataError(f"{path}: sample {number}{name}: {fault}", REMEDY)
+
+
+def find_fault(row: Any) -> str | None:
+    """Return what is wrong with a sample, beginning with the key, or None."""
+    if not isinstance(row, dict):
+        return "not an object"
+    identity, image, turns = row.get("id"), row.get("image"), row.get("conversations")
+    if not isinstance(identity, str | int) or isinstance(identity, bool) or identity == "":
+        return "`id` is neither a text nor a whole number"
+    if image is not None:
+        if not isinstance(image, str) or not image:
+            return "`image` is not a path"
+        if image.startswith("/") or (".." in image and ".." in PurePosixPath(image).parts):
+            return f"`image` is {image!r}, not a path below its folder"
+    if not isinstance(turns, list) or not turns:
+        return "`conversations` is not a list of turns"
+    for place, turn in enumerate(turns):
+        if fault := _turn_fault(turn):
+            return f"`conversations[{place}]{fault}"
+    for place, (before, turn) in enumerate(pairwise(turns), start=1):
+        if before["from"] == turn["from"]:
+            return f"`conversations[{place}].from` is {turn['from']!r}, as in the turn before"
+    return None
+
+
+def _turn_fault(turn: Any) -> str | None:
+    if not isinstance(turn, dict):
+        return "` is not an object"
+    if turn.get("from") not in (HUMAN, GPT):
+        return f".from` is {turn.get('from')!r}, not {HUMAN!r} or {GPT!r}"
+    text = turn.get("value")
+    if not isinstance(text, str):
+        return ".value` is not a text"
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return ".value` holds half a surrogate pair, which is no character"
+    return None
+
+
+def _count(sample: Sample, row: Mapping[str, Any], facts: Facts) -> None:
+    counts, turns = facts.counts, sample.turns
+    facts.ids[sample.id] += 1
+    counts["samples"] += 1
+    counts["samples with an image" if sample.image is not None else "samples without an image"] += 1
+    for turn in turns:
+        counts["questions" if turn.speaker == HUMAN else "answers"] += 1
+        if not turn.text.strip():
+            facts.note("empty questions" if turn.speaker == HUMAN else "empty answers", sample)
+    if turns[0].speaker != HUMAN:
+        facts.note("conversations that begin with an answer", sample)
+    if turns[-1].speaker != GPT:
+        facts.note("conversations that end with a question", sample)
+    _count_placeholders(sample, facts)
+    keys = row.keys() - SAMPLE_KEYS
+    for turn in row["conversations"]:
+        if len(turn) > len(TURN_KEYS):
+            keys |= {f"conversations.{key}" for key in turn.keys() - TURN_KEYS}
+    facts.unknown_keys.update(keys)
+
+
+def _count_placeholders(sample: Sample, facts: Facts) -> None:
+    shown = sum(turn.text.count(PLACEHOLDER) for turn in sample.turns if PLACEHOLDER in turn.text)
+    if sample.image is None and shown:
+        facts.note(f"{PLACEHOLDER} without an image", sample)
+    elif sample.image is not None and shown != 1:
+        facts.note(f"an image without {PLACEHOLDER}" if not shown else f"an image with several {PLACEHOLDER}", sample)
+        return
+    if any(PLACEHOLDER in turn.text for turn in sample.turns if turn.speaker == GPT):
+        facts.note(f"{PLACEHOLDER} in an answer", sample)
+
+
+def read_all(paths: Sequence[Path], facts: Facts | None = None) -> Iterator[Sample]:
+    """Yield the samples of several files as of one, numbered on."""
+    before = 0
+    for path in paths:
+        number = 0
+        for number, sample in enumerate(read_samples(path, facts), start=1):
+            yield sample._replace(number=before + number) if before else sample
+        before += number

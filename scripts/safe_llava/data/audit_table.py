@@ -1,0 +1,113 @@
+"""Make the tidy table of the audit from the counts of each set and the published ones.
+
+`python -m safe_llava.data.audit_table --pair ORIGINAL SAFE [--published ORIGINAL Age=7600 …] --counts FILE.json… --out
+OUT.csv`. A row a set, part, measure and attribute; published numbers are rows of their own, of the source `published`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from safe_llava.core import cli
+from safe_llava.core.errors import DataError
+from safe_llava.core.files import atomic_path, read_json
+from safe_llava.prism.protocol import Attribute
+
+REMEDY = "let the workflow audit the set again"
+
+
+@dataclass(frozen=True)
+class Row:
+    """How often one set mentions one attribute.
+
+    Args:
+        pair: the safe set, which names the pair.
+        dataset: the set that was counted.
+        role: which of the pair it is.
+        part: all samples, or those with an image.
+        measure: how it was counted; `published`: nobody said how.
+        n_samples, n_answers: how many there are.
+        samples, answers: how many of them mention it.
+        source: whether it was counted here.
+    """
+
+    pair: str
+    dataset: str
+    role: Literal["original", "safe"]
+    part: str
+    measure: str
+    attribute: str
+    n_samples: int | None
+    samples: int
+    n_answers: int | None
+    answers: int | None
+    source: Literal["computed", "published"]
+
+
+def rows_of(pair: str, dataset: str, role: Literal["original", "safe"], counts: Mapping[str, Any]) -> list[Row]:
+    """Return the rows of one set of a pair."""
+    return [
+        Row(
+            *(pair, dataset, role, row["part"], row["measure"], row["attribute"]),
+            *(counts["total"][row["part"]]["samples"], row["samples"]),
+            *(counts["total"][row["part"]]["answers"], row["answers"]),
+            source="computed",
+        )
+        for row in counts["mentions"]
+    ]
+
+
+def published_rows(pair: str, dataset: str, published: Mapping[str, int]) -> list[Row]:
+    """Return the rows of published numbers, in the order of the attributes."""
+    return [
+        Row(pair, dataset, "original", "all", "published", name, None, published[name], None, None, "published")
+        for name in map(str, Attribute)
+        if name in published
+    ]
+
+
+def parse_published(words: Sequence[str]) -> tuple[str, dict[str, int]]:
+    """Return the set and the numbers of one ``--published``.
+
+    Raises:
+        DataError: a word is not ATTRIBUTE=NUMBER.
+    """
+    name, *numbers = words
+    found = {}
+    for word in numbers:
+        attribute, _, number = word.partition("=")
+        if attribute not in set(Attribute) or not number.isdigit():
+            raise DataError(f"--published {word}: not ATTRIBUTE=NUMBER", f"attributes are {', '.join(Attribute)}")
+        found[attribute] = int(number)
+    return name, found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the table."""
+    parser = argparse.ArgumentParser(description="Make the tidy table of the audit.")
+    parser.add_argument("--pair", action="append", nargs=2, required=True, metavar=("ORIGINAL", "SAFE"))
+    parser.add_argument("--published", action="append", nargs="+", default=[], metavar="WORD")
+    parser.add_argument("--counts", type=Path, nargs="+", required=True, metavar="SET.json", help="named by their sets")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv")
+    args = parser.parse_args(argv)
+    counts = {path.stem: read_json(path, REMEDY) for path in args.counts}
+    published = dict(map(parse_published, args.published))
+    rows: list[Row] = []
+    for original, safe in args.pair:
+        if absent := [name for name in (original, safe) if name not in counts]:
+            raise DataError(f"--counts: nothing of {absent[0]}", REMEDY)
+        rows += rows_of(safe, original, "original", counts[original]) + rows_of(safe, safe, "safe", counts[safe])
+        rows += published_rows(safe, original, published.get(original, {}))
+    with atomic_path(args.out) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([one.name for one in fields(Row)])
+        writer.writerows(astuple(row) for row in rows)
+
+
+if __name__ == "__main__":
+    cli.run(main)

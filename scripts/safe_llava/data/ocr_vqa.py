@@ -1,0 +1,289 @@
+"""Fetch the covers of OCR-VQA: `python -m safe_llava.data.ocr_vqa --dataset dataset.json --root DIR --to ocr_vqa/images
+--out RECEIPT.json`.
+
+The data set itself is a list that names an address for each book cover. Covers are fetched many at once; a run that was
+stopped goes on with those that are not here. Whatever format a cover has, it becomes the JPEG `<number>.jpg` that the
+annotations name. What is gone for good is listed in a CSV beside the folder, and not asked for again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import itertools
+import logging
+import re
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from PIL import Image
+
+from safe_llava.core import cli
+from safe_llava.core.errors import DataError
+from safe_llava.core.files import atomic_path, file_digest, read_json, write_json
+from safe_llava.core.jpeg import FAULTS, as_jpeg, needs_jpeg
+from safe_llava.core.progress import Progress
+from safe_llava.data import sources, transfer
+from safe_llava.data.fetch import add_source_flags, only_one, patience_of
+from safe_llava.data.sources import Mirror, SourceError
+from safe_llava.data.transfer import Patience
+from safe_llava.data.web import check_body, explain, headers_for
+
+logger = logging.getLogger(__name__)
+GONE_SUFFIX = ".gone.csv"
+GONE_STATUSES = frozenset({400, 401, 403, 404, 410})
+LARGEST_COVER = 50_000_000
+# Fetched and not yet written, for each connection.
+WAITING = 4
+# A network that lets nothing through must not be written down as covers that are gone.
+ENOUGH_TO_JUDGE = 100
+MOST_GONE = 0.5
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Cover:
+    """A cover and what became of it: its bytes as JPEG, or why it is gone, or why it may come later."""
+
+    number: str
+    url: str
+    content: bytes = b""
+    gone: str = ""
+    later: str = ""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where covers are asked for, and how."""
+
+    client: httpx.Client
+    mirrors: Sequence[Mirror]
+    origin: bool
+    patience: Patience
+
+
+def read_list(path: Path) -> dict[str, str]:
+    """Return the address of each cover by its number.
+
+    Raises:
+        DataError: the file is not the list of OCR-VQA, or a number could not be a file's name.
+    """
+    tree = read_json(path, "fetch it again")
+    remedy = "fetch the dataset.json of OCR-VQA again"
+    if not isinstance(tree, dict) or not tree:
+        raise DataError(f"{path}: not an object of covers by number", remedy)
+    for number, row in tree.items():
+        if not re.fullmatch(r"\w+", number):
+            raise DataError(f"{path}: row {number!r}: not a number that can name a file", remedy)
+        url = row.get("imageURL") if isinstance(row, dict) else None
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            raise DataError(f"{path}: row {number}: no web address in `imageURL`", remedy)
+    return {number: row["imageURL"] for number, row in tree.items()}
+
+
+def fetch(dataset: Path, target: Path, where: Where) -> dict[str, object]:
+    """Make sure that every cover that can be had is in the folder, and return the receipt.
+
+    Raises:
+        DataError: some may come later (run it again), or so many are gone that the network must be at fault.
+    """
+    covers = read_list(dataset)
+    target.mkdir(parents=True, exist_ok=True)
+    with only_one(target):
+        for stale in target.glob(".*.part"):  # of a run that was killed; nobody else is at it
+            stale.unlink()
+        gone = read_gone(target)
+        wanted = [(n, url) for n, url in covers.items() if n not in gone and not cover_path(target, n).exists()]
+        later = _fetch_all(wanted, target, where, gone) if wanted else []
+        write_gone(target, {number: gone[number] for number in covers if number in gone})
+    if later:
+        names = "; ".join(f"{cover.number}: {cover.later}" for cover in later[:NAMED])
+        raise DataError(
+            f"{target}: {len(later):,} covers could not be fetched now ({names})",
+            "run the same command later: it asks only for those",
+        )
+    missing = [number for number in covers if number in gone]
+    if missing:
+        logger.warning("%d covers are gone; %s lists them", len(missing), gone_path(target))
+    return {
+        "to": target.name,
+        "dataset": file_digest(dataset),
+        "covers": len(covers),
+        "files": len(covers) - len(missing),
+        "gone": len(missing),
+    }
+
+
+def cover_path(target: Path, number: str) -> Path:
+    """Return the place of a cover: annotations name every one `.jpg`."""
+    return target / f"{number}.jpg"
+
+
+def _fetch_all(
+    wanted: Sequence[tuple[str, str]], target: Path, where: Where, gone: dict[str, tuple[str, str]]
+) -> list[Cover]:
+    """Fetch and write covers; note what is gone in ``gone`` and return what may come later."""
+    later: list[Cover] = []
+    progress = Progress(len(wanted), "covers", "covers")
+    fresh = 0
+    try:
+        for done, cover in enumerate(_stream(wanted, where), start=1):
+            if cover.content:
+                with transfer.explain_disk(target), atomic_path(cover_path(target, cover.number)) as path:
+                    path.write_bytes(cover.content)
+            elif cover.gone:
+                gone[cover.number] = (cover.url, cover.gone)
+                fresh += 1
+            else:
+                later.append(cover)
+            progress.update()
+            _judge(cover, done, fresh, len(later))
+    finally:
+        progress.close()
+    return later
+
+
+def _judge(cover: Cover, done: int, gone: int, later: int) -> None:
+    if done >= ENOUGH_TO_JUDGE and gone + later > MOST_GONE * done:
+        raise DataError(
+            f"{gone + later:,} of {done:,} covers could not be had, the last because of: {cover.gone or cover.later}",
+            "a proxy or the host refuses this machine: use the archive of the committed row, or another network",
+        )
+
+
+def _stream(wanted: Sequence[tuple[str, str]], where: Where) -> Iterator[Cover]:
+    """Fetch several at once and yield them in order; no more are held than a few for each connection."""
+    jobs = where.patience.connections
+    queue: deque[Future[Cover]] = deque()
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            rows = iter(wanted)
+            for number, url in itertools.islice(rows, jobs * WAITING):
+                queue.append(pool.submit(one, number, url, where))
+            while queue:
+                yield queue.popleft().result()
+                for number, url in itertools.islice(rows, 1):
+                    queue.append(pool.submit(one, number, url, where))
+        finally:
+            for future in queue:
+                future.cancel()
+
+
+def one(number: str, url: str, where: Where) -> Cover:
+    """Fetch one cover from the first source that has it."""
+    reasons = []
+    for source in sources.candidates(url, [], where.mirrors, where.origin):
+        try:
+            content = _read(source, where) if isinstance(source, Path) else _ask(source, where)
+            return Cover(number, url, content=as_cover(content))
+        except SourceError as error:
+            reasons.append(error)
+    if any(error.again or error.unreachable for error in reasons):
+        return Cover(number, url, later="; ".join(error.reason for error in reasons))
+    return Cover(number, url, gone="; ".join(error.reason for error in reasons))
+
+
+def _read(path: Path, where: Where) -> bytes:
+    if not path.is_file():
+        # What only mirrors may give is gone when they do not have it; else the origin is asked next.
+        raise SourceError("not in the mirror", again=False)
+    return path.read_bytes()
+
+
+def _ask(url: str, where: Where) -> bytes:
+    return transfer.persist(lambda: _get(url, where), lambda: 0, where.patience, url)
+
+
+def _get(url: str, where: Where) -> bytes:
+    body = b""
+    try:
+        with where.client.stream("GET", url, headers=headers_for(url)) as response:
+            if response.status_code in GONE_STATUSES:
+                raise SourceError(f"HTTP {response.status_code} {response.reason_phrase}".strip())
+            check_body(response)
+            for chunk in response.iter_raw():
+                body += chunk
+                if len(body) > LARGEST_COVER:
+                    raise SourceError("larger than any cover")
+                if where.patience.limiter:
+                    where.patience.limiter.take(len(chunk))
+    except httpx.HTTPError as error:
+        raise explain(error, url, len(body), None) from error
+    except (httpx.InvalidURL, httpx.StreamError) as error:
+        raise SourceError(f"{type(error).__name__}: {error}") from error
+    return body
+
+
+def as_cover(content: bytes) -> bytes:
+    """Return a cover as JPEG: as it is if it is one, else the first frame on white.
+
+    Raises:
+        SourceError: it cannot be decoded, or is the single pixel that shops send for what they no longer have.
+    """
+    made = as_jpeg(content) if needs_jpeg("cover.jpg", content) else content
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(made or b"")) as image:
+                image.load()
+                if image.size == (1, 1):
+                    raise SourceError("a single pixel in place of the cover")
+    except FAULTS as error:
+        raise SourceError("not an image that can be decoded") from error
+    return made or b""
+
+
+def gone_path(target: Path) -> Path:
+    """Return the list of what is gone: beside the folder."""
+    return target.with_name(target.name + GONE_SUFFIX)
+
+
+def read_gone(target: Path) -> dict[str, tuple[str, str]]:
+    """Return address and reason of each cover that is gone, by its number."""
+    path = gone_path(target)
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            return {row["number"]: (row["url"], row["reason"]) for row in csv.DictReader(stream)}
+    except (KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a list of covers that are gone", "delete it: they are asked for again") from error
+
+
+def write_gone(target: Path, gone: Mapping[str, tuple[str, str]]) -> None:
+    """Write the list of what is gone."""
+    with atomic_path(gone_path(target)) as path, path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("number", "url", "reason"))
+        writer.writerows((number, *row) for number, row in gone.items())
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Fetch the covers."""
+    parser = argparse.ArgumentParser(description="Fetch every cover that OCR-VQA's list names.")
+    parser.add_argument("--dataset", type=Path, required=True, help="the list: OCR-VQA's dataset.json")
+    parser.add_argument("--root", type=Path, required=True, help="folder of all data")
+    parser.add_argument("--to", required=True, help="folder under --root that receives the covers")
+    parser.add_argument("--out", type=Path, required=True, help="where to write the receipt")
+    parser.add_argument("--ask-again", action="store_true", help="ask for covers that are listed as gone, too")
+    add_source_flags(parser)
+    args = parser.parse_args(argv)
+    target, patience = args.root / args.to, patience_of(args, args.root)
+    if args.ask_again:
+        gone_path(target).unlink(missing_ok=True)
+    timeout = httpx.Timeout(patience.read_timeout_s, connect=patience.connect_timeout_s)
+    limits = httpx.Limits(max_connections=patience.connections)
+    with httpx.Client(timeout=timeout, limits=limits, follow_redirects=True) as client:
+        where = Where(client, sources.mirrors(args.mirror), not args.mirrors_only, patience)
+        write_json(args.out, fetch(args.dataset, target, where) | {"to": args.to})
+    return None
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,87 @@
+"""How much room there is for data: of the file system, and of the user's quota where a command tells it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+QUOTA_TIMEOUT_S = 10.0
+KIB = 1024
+# Columns of both quota commands behind the name: used, soft and hard bound, grace; of space, then of files.
+COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Room:
+    """What may still be written; None where nobody knows or nothing bounds it."""
+
+    free_bytes: int | None
+    free_files: int | None
+    said_by: str
+
+
+def room(folder: Path) -> Room:
+    """Return the least room of file system and quota at a folder, which need not exist yet."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    found = [of_file_system(there), *of_quotas(there)]
+    return Room(
+        _least([one.free_bytes for one in found]),
+        _least([one.free_files for one in found]),
+        ", ".join(one.said_by for one in found),
+    )
+
+
+def of_file_system(folder: Path) -> Room:
+    """Return what the file system has left for users."""
+    facts = os.statvfs(folder)
+    # Some file systems count no inodes: they say that there are none at all.
+    files = facts.f_favail if facts.f_files else None
+    return Room(facts.f_bavail * facts.f_frsize, files, "file system")
+
+
+def of_quotas(folder: Path) -> list[Room]:
+    """Ask the commands that know quotas, where they are installed; those that fail say nothing."""
+    user = getpass.getuser()
+    commands = {
+        "lfs quota": ["lfs", "quota", "-q", "-u", user, str(folder)],
+        "quota": ["quota", "--no-wrap", "--raw-grace", "--hide-device", "--filesystem", str(folder)],
+    }
+    found = []
+    for name, command in commands.items():
+        if shutil.which(command[0]) is None:
+            continue
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=QUOTA_TIMEOUT_S, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if told := parse_quota(done.stdout):
+            found.append(Room(*told, name))
+    return found
+
+
+def parse_quota(text: str) -> tuple[int | None, int | None] | None:
+    """Return the bytes and files that a quota leaves, from the last line that holds its columns; None without one."""
+    for line in reversed(text.splitlines()):
+        words = line.split()[-COLUMNS:]
+        numbers = [int(word.rstrip("*")) if word.rstrip("*").isdigit() else None for word in words]
+        if len(words) == COLUMNS and None not in (*numbers[:3], *numbers[4:7]):
+            used, soft, hard, _, files, soft_files, hard_files, _ = (number or 0 for number in numbers)
+            left, left_files = _left(used, soft, hard), _left(files, soft_files, hard_files)
+            return (None if left is None else left * KIB), left_files
+    return None
+
+
+def _left(used: int, soft: int, hard: int) -> int | None:
+    bounds = [bound for bound in (soft, hard) if bound]  # 0: no bound
+    return max(0, min(bounds) - used) if bounds else None
+
+
+def _least(values: list[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return min(known) if known else None

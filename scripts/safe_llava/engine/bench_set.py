@@ -1,0 +1,168 @@
+"""A model with random weights and an edition of PRISM's shape, to measure speed with; their words mean nothing.
+
+2,200 pictures are asked 13 questions each, as in the second edition. How long an answer is, is drawn from the lengths
+of the answers released for LLaVA-1.5 7B (``bench_lengths.json``).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from safe_llava.config.models import EvaluatedModel
+from safe_llava.engine.base import Request
+from safe_llava.engine.templates import KNOWN
+from safe_llava.train.bench import LANGUAGE, TOWER, word_tokenizer
+from safe_llava.train.synthetic import WORDS
+from safe_llava.train.tokenizer import add_image_token, load_tokenizer
+
+LENGTHS = Path(__file__).with_name("bench_lengths.json")
+# Questions about a picture, and words of one: with "\nAnswer" they come to the tokens of the published questions.
+QUESTIONS = {"refusal_soft": (5, 11), "refusal_hard": (5, 19), "implicit_leakage": (3, 12)}
+BUDGET = 200  # new tokens, as published for LLaVA
+VOCABULARY = 32_064  # as in LLaVA's checkpoints: Llama's 32,000, the picture's token, and padding
+
+
+@dataclass(frozen=True)
+class Edition:
+    """What is asked.
+
+    Attributes:
+        requests: in the order of an edition: task by task.
+        lengths: tokens of each answer, by the request's key.
+        tasks: likewise.
+    """
+
+    requests: list[Request]
+    lengths: dict[str, int]
+    tasks: dict[str, str]
+
+
+def row(dtype: str = "float16") -> EvaluatedModel:
+    """Return how the model is asked."""
+    return EvaluatedModel.model_validate(
+        {
+            "description": "Random weights in the shape of LLaVA-1.5.",
+            "folder": "random",
+            "family": "llava",
+            "new_tokens": dict.fromkeys(QUESTIONS, BUDGET),
+            "dtype": dtype,
+        }
+    )
+
+
+def published_lengths(task: str, count: int, seed: int = 0) -> list[int]:
+    """Return ``count`` lengths in the proportions of the released answers, in a random order."""
+    counts = json.loads(LENGTHS.read_text(encoding="utf-8"))["tokens"][task]
+    lengths = [int(length) for length, times in counts.items() for _ in range(times)]
+    drawn = [lengths[int((place + 0.5) / count * len(lengths))] for place in range(count)]
+    random.Random(f"{seed} {task}").shuffle(drawn)
+    return drawn
+
+
+def edition(pictures: list[Path], seed: int = 0) -> Edition:
+    """Return the questions about pictures: their words differ from task to task, and not from picture to picture."""
+    generator = random.Random(seed)
+    requests, lengths, tasks = [], {}, {}
+    for task, (count, words) in QUESTIONS.items():
+        texts = [" ".join(generator.choices(WORDS, k=words)) + "\nAnswer" for _ in range(count)]
+        drawn = iter(published_lengths(task, count * len(pictures), seed))
+        for picture in pictures:
+            for number, text in enumerate(texts):
+                key = f"{picture.stem}/{task}/{number}"
+                requests.append(Request(key, text, (picture,), BUDGET))
+                lengths[key], tasks[key] = next(drawn), task
+    return Edition(requests, lengths, tasks)
+
+
+def write_pictures(folder: Path, count: int, threads: int = 8) -> list[Path]:
+    """Write pictures of 640 × 480, JPEG of quality 90; those that are there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(number: int) -> Path:
+        path = folder / f"{number:06d}.jpg"
+        if not path.exists():
+            small = np.random.default_rng(number).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+            Image.fromarray(small).resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=90)
+        return path
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(write, range(count)))
+
+
+def write_folder(folder: Path, size: str, tokenizer_file: Path | None) -> Any:
+    """Write a checkpoint's folder without weights: configuration, processor, template; return the configuration.
+
+    Args:
+        size: of ``train.bench.LANGUAGE``.
+        tokenizer_file: a Llama ``tokenizer.model``; None: one word, one token.
+    """
+    from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaConfig, LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    tokenizer = load_tokenizer(tokenizer_file, 4096) if tokenizer_file else word_tokenizer()
+    width, inner, layers, heads = LANGUAGE[size]
+    text = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-5,
+    )
+    width, inner, layers, heads, edge, patch = TOWER[size]
+    tower = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        image_size=edge,
+        patch_size=patch,
+    )
+    config = LlavaConfig(
+        vision_config=tower,
+        text_config=text,
+        image_token_index=add_image_token(tokenizer),
+        image_seq_length=(edge // patch) ** 2,
+        vision_feature_layer=-2,
+        tie_word_embeddings=False,
+        architectures=["LlavaForConditionalGeneration"],
+    )
+    config.save_pretrained(folder)
+    GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0).save_pretrained(folder)
+    LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge}),
+        tokenizer=tokenizer,
+        patch_size=patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=KNOWN["llava"],
+    ).save_pretrained(folder)
+    return config
+
+
+def random_model(config: Any, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
+    """Return the model of a configuration, its random weights made on the device."""
+    from transformers import LlavaForConditionalGeneration
+
+    default = torch.get_default_dtype()
+    torch.manual_seed(seed)
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            model = LlavaForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(default)
+    rotary = model.model.language_model.rotary_emb
+    exact, _ = rotary.compute_default_rope_parameters(config.text_config, device)
+    rotary.inv_freq = exact.float()
+    return model

@@ -1,0 +1,76 @@
+"""The families of models that the engine can ask: what their checkpoints call themselves, and their chat template.
+
+A new family is a row here and a name in ``config.models.EvaluatedModel.family``. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safe_llava.config.models import EvaluatedModel
+from safe_llava.core.errors import EngineError
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known of a family.
+
+    Attributes:
+        model_types: ``model_type`` of its checkpoints in transformers' own format.
+        template: name of the chat template (``templates.KNOWN``) that its published checkpoints are asked with.
+        released_types: ``model_type`` of the formats that ``engine.convert`` turns into that one.
+    """
+
+    model_types: frozenset[str]
+    template: str
+    released_types: frozenset[str] = frozenset()
+
+
+FAMILIES = {
+    "llava": Family(frozenset({"llava"}), "llava"),
+    "llava_next": Family(frozenset({"llava_next"}), "llava"),
+    "llava_onevision": Family(frozenset({"llava_onevision"}), "llava_onevision"),
+    "llava_qwen": Family(frozenset({"llava_onevision", "llava"}), "qwen_1_5", frozenset({"llava_qwen"})),
+    "gemma3": Family(frozenset({"gemma3"}), "gemma3"),
+    "qwen2_5_vl": Family(frozenset({"qwen2_5_vl"}), "qwen2_5_vl"),
+    "internvl": Family(frozenset({"internvl"}), "internvl"),
+    "internvl_chat": Family(frozenset({"internvl"}), "internvl2_5", frozenset({"internvl_chat"})),
+}
+# Families whose published checkpoints are converted before they are asked.
+CONVERTED = frozenset(name for name, family in FAMILIES.items() if family.released_types)
+
+
+def model_type(model_dir: Path) -> str:
+    """Return what a checkpoint calls itself in its ``config.json``.
+
+    Raises:
+        EngineError: there is none, or it is not the configuration of a model.
+    """
+    path = model_dir / "config.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["model_type"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{path}: not the configuration of a model: {error!r}", "fetch or train it again") from error
+
+
+def check_family(model_dir: Path, row: EvaluatedModel) -> None:
+    """Check that a folder holds a checkpoint of the row's family, in transformers' own format.
+
+    Raises:
+        EngineError: it does not.
+    """
+    family, found = FAMILIES[row.family], model_type(model_dir)
+    if found in family.model_types:
+        return
+    path = model_dir / "config.json"
+    if found in family.released_types:
+        raise EngineError(
+            f"{path}: the checkpoint is in its original format, `{found}`",
+            f"python -m safe_llava.engine.convert --family {row.family} --source {model_dir} --out FOLDER",
+        )
+    raise EngineError(
+        f"{path}: the checkpoint is of type `{found}`, its row says `family: {row.family}`",
+        "set `family` of the model's row, or where its checkpoint comes from",
+    )

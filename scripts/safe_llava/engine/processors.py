@@ -1,0 +1,68 @@
+"""Load a checkpoint's processor for pictures and text, with the same pixels on every machine.
+
+transformers' processors of some families also want a video processor, which needs torchvision, and with torchvision
+there they resize pictures with it. Nothing here shows videos to a model, and the published answers were made from
+pictures that Pillow resized: so videos are left out, and Pillow it is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safe_llava.core.files import write_json
+
+VIDEO = "video_processor"
+VIDEO_FILE = "video_preprocessor_config.json"
+
+
+def load_processor(model_dir: Path, **options: Any) -> Any:
+    """Return the processor in a checkpoint's folder.
+
+    Args:
+        options: passed to ``from_pretrained``; ``trust_remote_code`` leaves the choice of class to the checkpoint.
+    """
+    from transformers import AutoProcessor
+
+    # By its module: the package itself offers it only where torchvision is.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    from safe_llava.engine.families import model_type
+
+    if options.get("trust_remote_code"):
+        return AutoProcessor.from_pretrained(model_dir, **options)
+    processor_class = processor_class_of(model_type(model_dir))
+    if processor_class is None:
+        return AutoProcessor.from_pretrained(model_dir, **options)
+    processor = processor_class.from_pretrained(model_dir, **options)
+    processor.image_processor = AutoImageProcessor.from_pretrained(model_dir, backend="pil", **options)
+    return processor
+
+
+def write_video_settings(folder: Path, processor_type: str, pixels: Mapping[str, Any]) -> None:
+    """Write a video processor's settings, without which others (vLLM) do not load the processor of a checkpoint.
+
+    Args:
+        processor_type: its class.
+        pixels: ``size``, ``image_mean`` and ``image_std`` of the pictures: a video's frames have the same.
+    """
+    write_json(folder / VIDEO_FILE, {"video_processor_type": processor_type, **pixels})
+
+
+@functools.cache
+def processor_class_of(model_type: str) -> Any:
+    """Return the processor class of a type of model, without its video processor; None where it has no class."""
+    import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    name = PROCESSOR_MAPPING_NAMES.get(model_type)
+    if name is None:
+        return None
+    whole: Any = getattr(transformers, name)
+    attributes = [attribute for attribute in whole.get_attributes() if attribute != VIDEO]
+    if attributes == whole.get_attributes():
+        return whole
+    # The library asks the class what it is made of, and takes no `None` for a part.
+    return type(name, (whole,), {"get_attributes": classmethod(lambda cls: list(attributes))})

@@ -1,0 +1,348 @@
+"""Paired differences between two models that were asked the same questions and judged by the same judge.
+
+``python -m safe_llava.prism.compare --verdicts FILE… --pair SAFE ORIGINAL --out paired.csv``
+
+Only questions with a verdict on both models count (``n_pairs``); ``n_only_first`` and ``n_only_second`` have one on one
+of them. Rates are those of the scores, over the pairs; ``difference`` is first minus second, in points. ``first_alone``
+counts the pairs that raise the rate of the first model alone, ``second_alone`` those that raise the second's alone.
+
+- Where every photo is asked once: McNemar's exact test (``mcnemar_exact``) and Newcombe's interval (``newcombe``).
+- Where photos repeat: both models' results are exchanged photo by photo, which gives each photo's difference a random
+  sign (``sign_flip``: the exact distribution; ``sign_flip_drawn``: drawn signs, where sums have a very wide range);
+  the interval draws photos with replacement (``cluster_bootstrap``). Where no photo differs from another, it is
+  Newcombe's with as many pairs as photos (``newcombe_images``).
+
+The p-values are two-sided, and not corrected for their number. Where more answers or verdicts of a pair's models are
+missing than is allowed (none, unless said otherwise), no file is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from safe_llava.core import cli
+from safe_llava.core.errors import PrismError
+from safe_llava.core.files import atomic_path
+from safe_llava.core.statistics import (
+    RESAMPLES,
+    SEED,
+    newcombe_interval,
+    percentile_interval,
+    resampled_sums,
+    sign_flip_test,
+    whole_weights,
+)
+from safe_llava.prism.cells import (
+    ANSWERED,
+    ROW_ORDER,
+    SCORED_HELP,
+    Mark,
+    Scored,
+    counts_beyond_hits,
+    grouped,
+    leakage_scored,
+    macro_parts,
+    marks_of,
+    read_scored,
+    strata_of,
+)
+from safe_llava.prism.completeness import ALLOWED_HELP, Allowed, refuse_incomplete
+from safe_llava.prism.protocol import Task, Verdict, read_verdicts
+from safe_llava.prism.score import BOOTSTRAP, Ends, digits_of, percent, score_group
+
+NEWCOMBE, NEWCOMBE_IMAGES = "newcombe", "newcombe_images"
+MCNEMAR, SIGN_FLIP, SIGN_FLIP_DRAWN = "mcnemar_exact", "sign_flip", "sign_flip_drawn"
+P_DIGITS = 4
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One row of the file; the fields are its columns, rates in percent, differences in points, None is empty."""
+
+    edition: str
+    task: str
+    attribute: str
+    judge: str
+    first: str
+    second: str
+    n_pairs: int
+    n_only_first: int
+    n_only_second: int
+    n_images: int
+    first_rate: float | None
+    second_rate: float | None
+    difference: float | None
+    ci_low: float | None
+    ci_high: float | None
+    ci: str
+    first_alone: int
+    second_alone: int
+    p_value: float | None
+    test: str
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of one cell by photo: how many, and in how many of them the first and the second model did well."""
+
+    count: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    both: int
+    only_first: int
+    only_second: int
+
+    @property
+    def total(self) -> int:
+        """How many pairs there are."""
+        return int(self.count.sum())
+
+    @property
+    def images(self) -> int:
+        """How many photos they are about."""
+        return int((self.count > 0).sum())
+
+    @property
+    def shares(self) -> tuple[Fraction, Fraction]:
+        """Both rates as fractions of 1."""
+        return Fraction(int(self.first.sum()), self.total), Fraction(int(self.second.sum()), self.total)
+
+    @property
+    def alone(self) -> tuple[int, int]:
+        """In how many pairs the first model alone did well, and the second alone."""
+        return int(self.first.sum()) - self.both, int(self.second.sum()) - self.both
+
+    def newcombe(self, effective: int) -> Ends:
+        """Return Newcombe's interval as if there were ``effective`` pairs."""
+        first, second = self.alone
+        cells = (self.both, first, second, self.total - self.both - first - second)
+        both, first_alone, second_alone, neither = (cell * effective / self.total for cell in cells)
+        return newcombe_interval(both, first_alone, second_alone, neither)
+
+
+def pair_up(first: Sequence[Mark], second: Sequence[Mark], places: dict[str, int], beyond: bool) -> Pairs:
+    """Set two models' marks of a cell side by side; ``beyond``: hits are leaks, and no hit is well done."""
+
+    def known(marks: Sequence[Mark]) -> dict[tuple[str, int], bool]:
+        return {(v.question_id, v.index): hit != beyond for v, hit in marks if hit is not None}
+
+    ones, others = known(first), known(second)
+    counts = np.zeros((3, len(places)), dtype=np.int64)
+    both = 0
+    for verdict, _ in first:
+        key = (verdict.question_id, verdict.index)
+        if key in ones and key in others:
+            counts[:, places[verdict.photo]] += (1, ones[key], others[key])
+            both += ones[key] and others[key]
+    total = int(counts[0].sum())
+    return Pairs(counts[0], counts[1], counts[2], both, len(ones) - total, len(others) - total)
+
+
+class Comparison:
+    """Two models on one task of one edition, as one judge saw them."""
+
+    def __init__(
+        self,
+        task: Task,
+        verdicts: tuple[Sequence[Verdict], Sequence[Verdict]],
+        scored: Scored,
+        resamples: int = RESAMPLES,
+        seed: int = SEED,
+    ) -> None:
+        self.task, self.resamples, self.seed = task, resamples, seed
+        sides = [marks_of(task, side, scored) for side in verdicts]
+        # Which descriptions were given differs between the models: those cells have no pairs.
+        names = [name for name in sides[0] if not name.startswith(ANSWERED)]
+        strata = strata_of({name: [*sides[0][name], *sides[1][name]] for name in names})
+        places = {photo: place for place, photo in enumerate(strata)}
+        self.cells = {
+            name: pair_up(sides[0][name], sides[1][name], places, counts_beyond_hits(name, task)) for name in names
+        }
+        self.drawn = self._draw(list(strata.values()))
+
+    def _draw(self, strata: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the difference in each resample of the photos, by cell."""
+        numbers = {name: number for number, name in enumerate(sorted(set(strata)))}
+        columns = np.stack([c for p in self.cells.values() for c in (p.first - p.second, p.count)], axis=1)
+        sums = resampled_sums(columns.astype(float), [numbers[name] for name in strata], self.resamples, self.seed)
+        with np.errstate(invalid="ignore"):
+            differences = sums[:, 0::2] / sums[:, 1::2]
+        return {name: differences[:, column] for column, name in enumerate(self.cells)}
+
+    def rows(self, where: tuple[str, str, str, str, str]) -> list[Paired]:
+        """Return the rows, in the order of the tables; ``where`` is edition, task, judge, first and second model."""
+        rows = {name: self._cell(where, name) for name in self.cells}
+        for name, parts in macro_parts(self.cells).items():
+            rows[name] = self._macro(where, name, parts)
+        return [rows[name] for name in ROW_ORDER if name in rows]
+
+    def _cell(self, where: tuple[str, str, str, str, str], name: str) -> Paired:
+        pairs = self.cells[name]
+        if not pairs.total:
+            return self._row(where, name, [pairs], None, None, "", None, "")
+        p_value, exact = sign_flip_test(pairs.first - pairs.second, self.resamples, self.seed)
+        if bool((pairs.count <= 1).all()):
+            return self._row(
+                where, name, [pairs], pairs.shares, pairs.newcombe(pairs.total), NEWCOMBE, p_value, MCNEMAR
+            )
+        found = percentile_interval(self.drawn[name])
+        ends, how = (found, BOOTSTRAP) if found else (pairs.newcombe(pairs.images), NEWCOMBE_IMAGES)
+        test = SIGN_FLIP if exact else SIGN_FLIP_DRAWN
+        return self._row(where, name, [pairs], pairs.shares, ends, how, p_value, test)
+
+    def _macro(self, where: tuple[str, str, str, str, str], name: str, parts: Sequence[str]) -> Paired:
+        pairs = [self.cells[part] for part in parts]
+        if not all(cell.total for cell in pairs):
+            return self._row(where, name, pairs, None, None, "", None, "")
+        one, other = (sum((cell.shares[side] for cell in pairs), Fraction(0)) / len(pairs) for side in (0, 1))
+        weights = whole_weights([cell.total for cell in pairs])
+        terms = sum(weight * (cell.first - cell.second) for weight, cell in zip(weights, pairs, strict=True))
+        p_value, exact = sign_flip_test(np.asarray(terms), self.resamples, self.seed)
+        found, how = percentile_interval(np.mean([self.drawn[part] for part in parts], axis=0)), BOOTSTRAP
+        if found is None:
+            ends = [cell.newcombe(cell.images) for cell in pairs]
+            found, how = (sum(e[0] for e in ends) / len(ends), sum(e[1] for e in ends) / len(ends)), NEWCOMBE_IMAGES
+        return self._row(where, name, pairs, (one, other), found, how, p_value, SIGN_FLIP if exact else SIGN_FLIP_DRAWN)
+
+    def _row(
+        self,
+        where: tuple[str, str, str, str, str],
+        name: str,
+        pairs: Sequence[Pairs],
+        shares: tuple[Fraction, Fraction] | None,
+        ends: Ends | None,
+        ci: str,
+        p_value: float | None,
+        test: str,
+    ) -> Paired:
+        edition, task, judge, first, second = where
+        digits = digits_of(name, self.task)
+        rates = [percent(share, digits) for share in shares] if shares else [None, None]
+        low, high = (round(100 * end, 2) for end in ends) if ends else (None, None)
+        return Paired(
+            *(edition, task, name, judge, first, second),
+            n_pairs=sum(cell.total for cell in pairs),
+            n_only_first=sum(cell.only_first for cell in pairs),
+            n_only_second=sum(cell.only_second for cell in pairs),
+            n_images=int((np.sum([cell.count for cell in pairs], axis=0) > 0).sum()),
+            first_rate=rates[0],
+            second_rate=rates[1],
+            difference=percent(shares[0] - shares[1], digits) if shares else None,
+            ci_low=low,
+            ci_high=high,
+            ci=ci,
+            first_alone=sum(cell.alone[0] for cell in pairs),
+            second_alone=sum(cell.alone[1] for cell in pairs),
+            p_value=None if p_value is None else float(f"{p_value:.{P_DIGITS}g}"),
+            test=test,
+        )
+
+
+def compare(
+    verdicts: Iterable[Verdict],
+    models: Sequence[tuple[str, str]],
+    choice: Mapping[str, Scored] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Iterator[Paired]:
+    """Yield the rows of every pair of models on each edition, judge and task that both have verdicts for.
+
+    Args:
+        verdicts: of all the models.
+        models: pairs of first and second model.
+        choice: how an edition's descriptions are scored, where not by its default.
+        resamples: of the bootstrap, and of drawn signs.
+        seed: of both.
+
+    Raises:
+        PrismError: two models of a pair have nothing in common.
+    """
+    groups = grouped(verdicts)
+    for first, second in models:
+        common = 0
+        for group, own in groups.items():
+            other = next((g for g in groups if _same_but_model(group, g) and g.model == second), None)
+            if group.model != first or other is None:
+                continue
+            common += 1
+            scored = leakage_scored(group.edition, (choice or {}).get(group.edition))
+            found = Comparison(group.task, (own, groups[other]), scored, resamples, seed)
+            yield from found.rows((group.edition, str(group.task), group.judge, first, second))
+        if not common:
+            raise PrismError(
+                f"{first} and {second} have no edition, task and judge in common", "give the verdicts on both models"
+            )
+
+
+def refuse_missing(
+    verdicts: Iterable[Verdict], models: Iterable[str], choice: Mapping[str, Scored], allowed: Allowed
+) -> None:
+    """Make sure that no more is missing of what the models were asked than is allowed.
+
+    Raises:
+        PrismError: see ``refuse_incomplete``.
+    """
+    named = set(models)
+    own = grouped(verdict for verdict in verdicts if verdict.model in named)
+    refuse_incomplete(
+        [
+            row
+            for group, rows in own.items()
+            # Counts are all that matters here.
+            for row in score_group(group, rows, leakage_scored(group.edition, choice.get(group.edition)), resamples=1)
+        ],
+        allowed,
+    )
+
+
+def _same_but_model(one: object, other: object) -> bool:
+    return all(getattr(one, name) == getattr(other, name) for name in ("edition", "task", "judge"))
+
+
+def write_paired(path: Path | str, rows: Iterable[Paired]) -> int:
+    """Write the file and return how many rows it has."""
+    count = 0
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([field.name for field in fields(Paired)])
+        for row in rows:
+            writer.writerow(["" if value is None else value for value in astuple(row)])
+            count += 1
+    return count
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Read verdicts, write the paired differences."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--verdicts", type=Path, nargs="+", required=True)
+    parser.add_argument(
+        "--pair", action="append", nargs=2, required=True, metavar=("FIRST", "SECOND"), help="models; may be repeated"
+    )
+    parser.add_argument("--leakage-scored", nargs="+", default=[], metavar="EDITION=own|all", help=SCORED_HELP)
+    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap, and of drawn signs")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the bootstrap, and of drawn signs")
+    parser.add_argument("--allow-failed-answers", type=float, default=0.0, help=ALLOWED_HELP % "answers")
+    parser.add_argument("--allow-failed-verdicts", type=float, default=0.0, help=ALLOWED_HELP % "verdicts")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(argv)
+    pairs = [(first, second) for first, second in options.pair]
+    scored = read_scored(options.leakage_scored)
+    verdicts = read_verdicts(options.verdicts)
+    allowed = Allowed(options.allow_failed_answers, options.allow_failed_verdicts)
+    refuse_missing(verdicts, [model for pair in pairs for model in pair], scored, allowed)
+    rows = compare(verdicts, pairs, scored, options.resamples, options.seed)
+    log.info("%s: %d paired differences", options.out, write_paired(options.out, rows))
+    return None
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,190 @@
+"""The endpoint that stands for OpenAI's, and the judge behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.conftest import SECRET
+from prism.judge_server import JudgeServer
+from safe_llava.benchmarks.endpoint import Endpoint, stands_for_openai
+from safe_llava.benchmarks.judging import BadRequestError, Judging, read_request
+from safe_llava.config.prism import Judge
+from safe_llava.core.errors import BenchmarkError
+
+ASKED = {"model": "gpt-x", "messages": [{"role": "user", "content": "case 1"}], "temperature": 0.0, "max_tokens": 8}
+
+
+def ask(url: str, token: str, body: Any, path: str = "/chat/completions") -> tuple[int, Any]:
+    request = urllib.request.Request(
+        url + path, json.dumps(body).encode(), {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def judging(judge: Judge, folder: Path, pattern: str = ".+") -> Judging:
+    return Judging(judge, "j", "mmvet", pattern, folder, SECRET)
+
+
+def test_a_request_comes_to_the_judge_and_back(judge_row: Callable[..., Judge], tmp_path: Path) -> None:
+    with judging(judge_row(lambda prompt, nth: f"reply {nth}"), tmp_path) as one, Endpoint(one, "m") as endpoint:
+        assert ask(endpoint.url, "guessed", ASKED)[0] == 401
+        status, first = ask(endpoint.url, endpoint.token, ASKED)
+        assert status == 200
+        assert first["choices"][0]["message"]["content"] == "reply 1"
+        assert first["model"] == "judge-1-0613"
+        # MMBench posts to the address as it is; an equal request has the same reply.
+        assert ask(endpoint.url, endpoint.token, ASKED, "")[1]["choices"] == first["choices"]
+        other = ask(endpoint.url, endpoint.token, {**ASKED, "temperature": 0.5})[1]
+        assert other["choices"][0]["message"]["content"] == "reply 2"
+        assert ask(endpoint.url, endpoint.token, ASKED, "/models")[0] == 404
+        assert ask(endpoint.url, endpoint.token, [1])[0] == 400
+        assert [text[:8] for text in endpoint.refused] == ["HTTP 401", "HTTP 404", "HTTP 400"]
+        assert (one.describe()["calls"], one.describe()["asked"], one.failures) == (2, 2, {})
+    with judging(judge_row("never"), tmp_path) as again:
+        assert again.book.total.calls == 2
+
+
+def test_what_is_sent_is_the_pinned_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with JudgeServer(reply=lambda prompt, nth: "1.0") as server:
+        row = Judge.model_validate(server.row(max_tokens=4))
+        with judging(row, tmp_path) as one:
+            one.reply(ASKED)
+            one.reply({**ASKED, "temperature": 1.5, "n": 1})
+        bodies = server.seen.bodies
+        assert [(body["model"], body["temperature"], body["max_tokens"]) for body in bodies] == [
+            ("judge-1", 0.0, 8),
+            ("judge-1", 1.5, 8),
+        ]
+        assert server.seen.keys == {f"Bearer {SECRET}"}
+        untempered = Judge.model_validate(server.row(temperature=None))
+        with judging(untempered, tmp_path / "other") as one:
+            one.reply(ASKED)
+        assert "temperature" not in bodies[-1]
+        gemini = Judge.model_validate(server.row(kind="gemini"))
+        with judging(gemini, tmp_path / "gemini") as one:
+            reply = one.reply(ASKED)
+            assert reply is not None
+            assert (reply.text, reply.model) == ("1.0", "judge-1-001")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n": 2}, "sets n"),
+        ({"response_format": {"type": "json_object"}}, "sets response_format"),
+        ({"messages": []}, "not one message"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not one message"),
+    ],
+)
+def test_what_cannot_be_passed_on_is_a_failure(
+    changes: dict[str, Any], words: str, judge_row: Callable[..., Judge], tmp_path: Path
+) -> None:
+    judge = judge_row("yes")
+    with pytest.raises(BadRequestError, match=words):
+        read_request(judge, {**ASKED, **changes}, "mmvet")
+    with judging(judge, tmp_path) as one:
+        assert one.reply({**ASKED, **changes}) is None
+        assert words in next(iter(one.failures.values()))
+
+
+def test_a_reply_that_is_none_is_asked_again_and_then_a_failure(
+    judge_row: Callable[..., Judge], tmp_path: Path
+) -> None:
+    replies = {1: "no number", 2: "0.5"}
+    with judging(judge_row(lambda prompt, nth: replies.get(nth, "words")), tmp_path, r"\d\.\d") as one:
+        reply = one.reply(ASKED)
+        assert reply is not None
+        assert reply.text == "0.5"
+        assert one.reply({**ASKED, "max_tokens": 9}) is None
+        assert list(one.failures.values()) == ["the reply cannot be read: 'words'"]
+        assert one.reply({**ASKED, "max_tokens": 9}) is None, "within a run it is not asked again"
+        assert one.asked == 2
+
+
+def test_a_judge_that_comes_back_is_waited_for(judge_row: Callable[..., Judge], tmp_path: Path) -> None:
+    def reply(prompt: str, nth: int) -> Any:
+        return (429, {"retry-after-ms": "20"}, {"error": {"message": "slow"}}) if nth < 3 else 503 if nth < 4 else "1.0"
+
+    with judging(judge_row(reply), tmp_path) as one:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(one.reply, [ASKED] * 4))
+        assert [reply.text for reply in found if reply] == ["1.0"] * 4
+        assert one.asked == 1, "equal requests that come at once are one call"
+
+
+def test_a_key_that_is_refused_ends_all(judge_row: Callable[..., Judge], tmp_path: Path) -> None:
+    counted: list[str] = []
+    with judging(judge_row(lambda prompt, nth: counted.append(prompt) or 401), tmp_path) as one:
+        for number in range(5):
+            assert one.reply({**ASKED, "max_tokens": 10 + number}) is None
+        assert len(counted) == 1
+        assert len(one.failures) == 5
+
+
+def test_a_bound_on_the_cost_is_kept(judge_row: Callable[..., Judge], tmp_path: Path) -> None:
+    dear = judge_row("1.0", prices={"input": 1.0, "output": 1e5}, max_cost=2.5)
+    with judging(dear, tmp_path) as one:
+        kept = [one.reply({**ASKED, "max_tokens": 10 + number}) for number in range(9)]
+        assert 0 < sum(reply is not None for reply in kept) < 9
+        assert "max_cost" in next(iter(one.failures.values()))
+        assert one.book.own.cost <= 2.5
+
+
+def test_a_defect_behind_the_endpoint_is_a_failure_too(
+    judge_row: Callable[..., Judge], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with judging(judge_row("1.0"), tmp_path) as one:
+        monkeypatch.setattr(one.book, "keep", lambda *_, **__: 1 / 0)
+        assert one.reply(ASKED) is None
+        assert "ZeroDivisionError" in one.failures
+
+
+def test_rules_and_batches_are_no_judges_here(tmp_path: Path) -> None:
+    for row in ({"kind": "rules"}, {"kind": "openai", "model": "m", "batch": True}):
+        with pytest.raises(BenchmarkError, match="cannot be asked"):
+            judging(Judge.model_validate({"description": "d", **row}), tmp_path)
+
+
+def test_the_environment_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.delenv("MODEL_VERSION", raising=False)
+    endpoint = Endpoint(None, "m")  # type: ignore[arg-type]
+    with stands_for_openai(endpoint, "judge-1"):
+        assert os.environ["OPENAI_API_KEY"] == endpoint.token, "the judge's own key is out of sight"
+        assert os.environ["OPENAI_API_URL"] == endpoint.url
+        assert os.environ["NO_PROXY"] == "example.org,127.0.0.1"
+    assert os.environ["OPENAI_API_KEY"] == SECRET
+    assert os.environ["NO_PROXY"] == "example.org"
+    assert "MODEL_VERSION" not in os.environ
+    endpoint._server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("mmvet", ["0.5", "1.0", "1", "0", "0.3 | because"], ["1.5", "-1", "half", "0.5\nmore", "", "2"]),
+        ("llava-bench", ["8 9", "8 9\nBoth are", "8.5, 7\n\nText", "10 0"], ["8", "Both get 8 9", "", "0 5", "8 11"]),
+        ("mmbench", ["A", "E.", "(B)", "Your output: C"], ["A or B", "F", "", "a cat"]),
+    ],
+)
+def test_usable_replies(name: str, good: list[str], bad: list[str], rows: dict[str, Any]) -> None:
+    """Others become 0.0, -1 or a drawn option in the tasks' own code, or, out of range, ask for ever."""
+    import re
+
+    pattern = re.compile(rows[name].judge_reply, re.DOTALL)
+    assert [text for text in good if not pattern.fullmatch(text)] == []
+    assert [text for text in bad if pattern.fullmatch(text)] == []
