@@ -6,12 +6,19 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import ImageFile
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Two worker processes share two cores: one thread each keeps results and run times steady.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def half_pictures_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what lmms-eval sets for the whole process when it is imported."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
 
 
 @pytest.fixture(scope="session")

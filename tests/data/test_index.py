@@ -253,6 +253,14 @@ def test_a_truncated_archive_is_not_indexed(tmp_path: Path, keep: float) -> None
     assert not (tmp_path / "set" / "pics.index").exists()
 
 
+def test_an_archive_with_a_piece_cut_out_is_not_indexed(tmp_path: Path) -> None:
+    path = make_zip(tmp_path, {f"pics/{n}.jpg": os.urandom(5000) for n in range(9)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:9000] + whole[30000:])
+    with pytest.raises(DataError, match=r"x\.zip: cut off or damaged"):
+        step.index(path, row(), tmp_path)
+
+
 def test_an_archive_that_changed_its_size_is_refused(tmp_path: Path) -> None:
     folder = indexed(tmp_path)
     with (tmp_path / "downloads" / "x.zip").open("ab") as stream:

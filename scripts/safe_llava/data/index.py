@@ -102,7 +102,8 @@ def _refuse_unreadable(archive: zipfile.ZipFile, taken: Contents) -> None:
                 "deflated (8) ones can be read by name",
                 "set `storage: extracted` for this data set",
             )
-        if info.header_offset + imagefiles.LOCAL_HEADER.size + info.compress_size > archive.start_dir:
+        end = info.header_offset + imagefiles.LOCAL_HEADER.size + info.compress_size
+        if info.header_offset < 0 or end > archive.start_dir:
             raise DataError(f"{archive.filename}: cut off or damaged: {name!r} reaches beyond the files", FETCH_AGAIN)
 
 
