@@ -57,6 +57,19 @@ def test_a_request_comes_to_the_judge_and_back(judge_row: Callable[..., Judge], 
         assert again.book.total.calls == 2
 
 
+def test_hours_of_answering_before_the_first_call_are_no_silence_of_the_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_JUDGE_KEY", SECRET)
+    with JudgeServer(reply=lambda prompt, nth: "1.0", floods=((0, 0.5),)) as server:
+        with judging(Judge.model_validate(server.row(patience_s=60.0)), tmp_path) as one:
+            one._heard -= 3600.0
+            found = one.reply(ASKED)
+        assert found is not None and found.text == "1.0"
+        assert one.failures == {}
+        assert server.seen.turned_down, "the first call was turned down"
+
+
 def test_what_is_sent_is_the_pinned_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with JudgeServer(reply=lambda prompt, nth: "1.0") as server:
         row = Judge.model_validate(server.row(max_tokens=4))
@@ -178,7 +191,7 @@ def test_the_environment_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("mmvet", ["0.5", "1.0", "1", "0", "0.3 | because"], ["1.5", "-1", "half", "0.5\nmore", "", "2"]),
         ("llava-bench", ["8 9", "8 9\nBoth are", "8.5, 7\n\nText", "10 0"], ["8", "Both get 8 9", "", "0 5", "8 11"]),
-        ("mmbench", ["A", "E.", "(B)", "Your output: C"], ["A or B", "F", "", "a cat"]),
+        ("mmbench", ["A", "E.", "(B)", "Your output: C"], ["A or B", "F", "", "a cat", "(B", "Your output:C", "B).,"]),
     ],
 )
 def test_usable_replies(name: str, good: list[str], bad: list[str], rows: dict[str, Any]) -> None:
@@ -188,3 +201,23 @@ def test_usable_replies(name: str, good: list[str], bad: list[str], rows: dict[s
     pattern = re.compile(rows[name].judge_reply, re.DOTALL)
     assert [text for text in good if not pattern.fullmatch(text)] == []
     assert [text for text in bad if pattern.fullmatch(text)] == []
+
+
+def test_mmbenchs_own_code_reads_every_reply_that_counts_as_usable(rows: dict[str, Any]) -> None:
+    """From what it cannot read it draws an option by lot."""
+    import itertools
+    import re
+
+    from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
+
+    pattern = re.compile(rows["mmbench"].judge_reply, re.DOTALL)
+    parts = (
+        ["", "Your output:", "Your output: ", "Your output:\n"],
+        ["", "("],
+        "ABCDE",
+        ["", *".,:)", ").", ")..", ".,"],
+    )
+    usable = [text for text in map("".join, itertools.product(*parts)) if pattern.fullmatch(text)]
+    assert len(usable) > 50
+    reads = MMBench_Evaluator.can_infer_option
+    assert [text for text in usable if not reads(None, text)] == []

@@ -110,7 +110,9 @@ def test_both_models_see(finished: Path) -> None:
 
 def test_the_outputs_open(finished: Path) -> None:
     figures = sorted((finished / "figures").glob("*.png"))
-    assert {path.stem for path in figures} == {"prism", "prism_paired", "benchmarks", "training", "examples", "audit"}
+    assert {path.stem for path in figures} == {
+        *("prism", "prism_paired", "benchmarks", "benchmarks_paired", "training", "examples", "audit")
+    }
     for path in figures:
         with Image.open(path) as image:
             image.load()

@@ -116,6 +116,7 @@ class Judging:
         self._places = asyncio.Semaphore(judge.max_concurrency)
         self._flying: dict[str, asyncio.Task[RawReply | None]] = {}
         self._heard = time.monotonic()
+        self._awaited = 0  # calls under way
         self.failures: dict[str, str] = {}  # reasons by key
         self.used: dict[str, str | None] = {}  # models that replied, by key
         self.asked = 0
@@ -190,6 +191,15 @@ class Judging:
 
     async def _ask(self, call: Call, temperature: float | None) -> RawReply | None:
         self.asked += 1
+        if self._awaited == 0:  # while nothing was asked, nothing was to be heard
+            self._heard = time.monotonic()
+        self._awaited += 1
+        try:
+            return await self._ask_until_told(call, temperature)
+        finally:
+            self._awaited -= 1
+
+    async def _ask_until_told(self, call: Call, temperature: float | None) -> RawReply | None:
         usage, cost, attempts, asks, troubles, turned_down = Usage(0, 0), 0.0, 0, 0, 0, 0
         known_price = cost_of(self.judge, call.model, usage) is not None
         while True:
