@@ -57,7 +57,7 @@ ENDS = {
     "REVOKED": Fate.CANCELLED,
     "OUT_OF_MEMORY": Fate.OUT_OF_MEMORY,
     "TIMEOUT": Fate.OUT_OF_TIME,
-    "DEADLINE": Fate.FAILED,
+    "DEADLINE": Fate.CANCELLED,
     "FAILED": Fate.FAILED,
 }
 # Reasons why a pending job never starts: what it asks for is more than its partition, account or QOS gives one job.

@@ -103,7 +103,13 @@ class Work:
         site = ["--slurm-steady-account", "lab", "--slurm-steady-partition", partition]
         site += ["--slurm-steady-gpu-partition", "gpu"]
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "faults.smk")]
-        command += ["--profile", str(ROOT / "workflow/profiles/slurm"), "--default-resources", "mem_mb=700", "runtime=5"]
+        command += [
+            "--profile",
+            str(ROOT / "workflow/profiles/slurm"),
+            "--default-resources",
+            "mem_mb=700",
+            "runtime=5",
+        ]
         env = {**self.cluster.environment, **environment}
         env["PATH"] = f"{self.path}:{env['PATH']}" if self.path else env["PATH"]
         with (self.folder / "snakemake.log").open("a") as log:
@@ -116,6 +122,8 @@ class Work:
                 text=True,
                 # Its own session, so that a signal to the group reaches nobody else.
                 start_new_session=True,
+                # Whoever runs the tests in the background has SIGINT ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         self.started.append(process)
         return process
@@ -168,7 +176,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     elif os.environ.get("SAFE_LLAVA_CLUSTER"):
         yield from _own_cluster(tmp_path_factory.mktemp("cluster"))
     else:
-        reason = "no test cluster: `make test-cluster` with SAFE_LLAVA_CLUSTER=1 starts one (as root; see tests/cluster)"
+        reason = (
+            "no test cluster: `make test-cluster` with SAFE_LLAVA_CLUSTER=1 starts one (as root; see tests/cluster)"
+        )
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
@@ -207,5 +217,3 @@ def view(request: pytest.FixtureRequest, work: Work) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     """Name the marker of tests that need the cluster."""
     config.addinivalue_line("markers", "cluster: runs on a real SLURM (make test-cluster)")
-
-

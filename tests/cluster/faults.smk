@@ -45,14 +45,18 @@ rule always_again:
         SAY + "exit 75"
 
 
-# Memory that is really touched, beside what the job's own processes need.
+# Memory that is really touched, beside what the job's own processes need; a kill goes through the controller, which
+# another test may have taken away for a while.
 rule memory:
     output:
         "memory",
     resources:
         mem_mb=450,
+    params:
+        seconds=60,
     shell:
-        SAY + "python3 -c 'import time; x = bytearray(b\"x\") * (450 << 20); time.sleep(5)'; echo done > {output}"
+        SAY
+        + "python3 -c 'import time; x = bytearray(b\"x\") * (450 << 20); time.sleep({params.seconds})'; echo done > {output}"
 
 
 rule killed:
@@ -92,7 +96,7 @@ rule notice:
     output:
         "notice",
     resources:
-        runtime=2,
+        runtime=3,
         notice=60,
     shell:
         SAY + f"if {FIRST}; then bash -c 'trap \"sleep 2; exit 75\" TERM; sleep 900 & wait'; fi; echo done > {{output}}"
@@ -127,3 +131,24 @@ rule chain:
         "link.{link}",
     shell:
         "sleep 1; echo done > {output}"
+
+
+# One job of two nodes, as the training rules have it: its shell runs on the first and starts a launcher on each.
+rule spread:
+    output:
+        "spread",
+    resources:
+        mpi=0,
+        nodes=2,
+        gpu=0,
+        gres="gpu:2",
+        cpus_per_task=2,
+        mem_mb=3000,
+    params:
+        module=config.get("module", "spread"),
+        arguments=config.get("arguments", ""),
+    shell:
+        SAY + "srun --nodes={resources.nodes} --ntasks-per-node=1 --cpus-per-task=2 --wait=120 --kill-on-bad-exit=0 "
+        "python -m safe_llava.train.launch --processes 2 --nodes 2 "
+        '--rendezvous "$(hostname):$((20000 + SLURM_JOB_ID % 20000))" --module {params.module} -- {params.arguments}; '
+        "echo done > {output}"

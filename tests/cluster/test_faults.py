@@ -1,9 +1,10 @@
-"""Whatever happens to a job on a cluster, the run goes on or ends; each of these once waited for ever, or might have."""
+"""Whatever happens to a job on a cluster, the run goes on or ends; each of these waited for ever, or might have."""
 
 from __future__ import annotations
 
 import signal
 import time
+from datetime import datetime
 
 import pytest
 
@@ -79,7 +80,9 @@ def test_preempted(work: Work, partition: str, node: str) -> None:
     other = work.cluster.ask(*command)
     until(lambda: job not in work.unfinished, "preemption")
     assert process.wait(timeout=FOR_EVER) == 0, work.log
-    assert work.fates == ["PREEMPTED", "DONE"]
+    # It may get the node back for a moment before the other job has it.
+    assert work.fates[-1] == "DONE"
+    assert set(work.fates[:-1]) == {"PREEMPTED"}
     assert other not in work.runs("preempted")
 
 
@@ -189,9 +192,13 @@ def test_no_secret_goes_with_a_job(work: Work) -> None:
     environment = (work.folder / "environment").read_text()
     assert "KEPT=yes" in environment
     job = work.runs("works")[0]
-    kept = work.cluster.ask("sacct", "-j", job, "--env-vars") + work.cluster.ask("sacct", "-j", job, "--batch-script")
-    assert "works" in kept, "the accounting keeps environments and scripts, or this shows nothing"
-    everything = environment + kept + work.log + "".join(f.read_text() for f in (work.folder / "results").rglob("*.log"))
+    parts = [("--env-vars", "KEPT=yes"), ("--batch-script", "works")]
+    for part, word in parts:
+        until(lambda part=part, word=word: word in work.cluster.ask("sacct", "-j", job, part), f"sacct {part}", 60)
+    kept = "".join(work.cluster.ask("sacct", "-j", job, part) for part, _ in parts)
+    everything = (
+        environment + kept + work.log + "".join(f.read_text() for f in (work.folder / "results").rglob("*.log"))
+    )
     assert "secret" not in everything
 
 
@@ -203,8 +210,7 @@ def test_a_chain_costs_little_beside_its_jobs(work: Work) -> None:
     wall = time.time() - begun
     rows = work.cluster.ask("sacct", "-X", "-n", "-P", "-S", "now-1hours", "-o", "WorkDir,Submit,End").splitlines()
     mine = [row.split("|")[1:] for row in rows if row.split("|")[0] == str(work.folder)]
-    spans = [time.mktime(time.strptime(end, "%Y-%m-%dT%H:%M:%S")) - time.mktime(time.strptime(start, "%Y-%m-%dT%H:%M:%S"))
-             for start, end in mine]  # fmt: skip
+    spans = [(datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() for start, end in mine]
     assert len(spans) == jobs
     overhead = (wall - sum(spans)) / jobs
     print(f"{overhead:.2f} s a job beside Submit-to-End ({wall:.0f} s for {jobs} jobs)")

@@ -17,6 +17,7 @@ from safe_llava.config.secrets import missing_keys
 from safe_llava.core.errors import SafeLlavaError
 from safe_llava.prism.judge_rules import rules_version
 from safe_llava.config.data import resolve_set
+from snakemake_executor_plugin_slurm_steady.script import TRAP
 
 try:
     cfg = parse_config(config, workflow.configfiles)
@@ -34,10 +35,13 @@ CHECKED = [name for name, row in cfg.data.sets.items() if row.kind in ("annotati
 TRAINED = [name for name in cfg.train.models if not name.startswith(BASE_PREFIX)]
 CHECKPOINTS = Path(R) / cfg.train.checkpoint_root
 
-# Steps run with the interpreter that runs Snakemake, unless an image brings its own.
+# Steps run with the interpreter that runs Snakemake, unless an image brings its own. Under SLURM each shell says how
+# it ended (TRAP). A prefix replaces Snakemake's own, which stops at the first error.
 IN_IMAGE = any(str(method) == "apptainer" for method in workflow.deployment_settings.deployment_method)
 shell.prefix(
-    f"export PYTHONPATH={str(REPOSITORY / 'scripts')!r}; "
+    "set -euo pipefail; "
+    + TRAP
+    + f"export PYTHONPATH={str(REPOSITORY / 'scripts')!r}; "
     + ("" if IN_IMAGE else f"export PATH={str(Path(sys.executable).parent)!r}:$PATH; ")
 )
 
@@ -150,7 +154,8 @@ def released_path(model, task):
 def training_row(name):
     """A trained model's row; other words about it, or another number of processes, are no reason to train again."""
     row = cfg.train.models[name]
-    return row.model_copy(update={"description": name, "processes": 1}).model_dump_json(indent=2, exclude_defaults=True)
+    row = row.model_copy(update={"description": name, "processes": 1, "nodes": 1})
+    return row.model_dump_json(indent=2, exclude_defaults=True)
 
 
 def training_inputs(name, stage):
@@ -160,9 +165,53 @@ def training_inputs(name, stage):
     return [layout(annotations), *receipts(row.language_model), *receipts(row.vision_tower)]
 
 
+def per_node(row):
+    """Training processes on each machine."""
+    return row.processes // row.nodes
+
+
 def gpus(row):
     """GPUs a node for a training job; a row that trains on CPU asks for none."""
-    return row.processes // row.nodes if row.accelerator == "gpu" else 0
+    return per_node(row) if row.accelerator == "gpu" else 0
+
+
+def cpus(row):
+    """CPUs on each machine: a GPU's process has eight that load samples (train.run --workers)."""
+    return per_node(row) * (8 if row.accelerator == "gpu" else 1)
+
+
+def gres(row):
+    """GPUs of each machine, for a job of several: a number in all might be spread unevenly."""
+    return f"gpu:{gpus(row)}" if gpus(row) else ""
+
+
+def launcher(row):
+    """What starts the launcher: nothing on one machine; on several srun, with the image inside it.
+
+    SLURM is on the host and not in images, so the rules of several machines name no container of their own.
+    """
+    if row.nodes == 1:
+        return ""
+    # A process that stops in good order leaves the others the time to do so.
+    step = f"srun --nodes={row.nodes} --ntasks-per-node=1 --cpus-per-task={cpus(row)} --wait=120 --kill-on-bad-exit=0"
+    if not (IN_IMAGE and cfg.images.train):
+        return step
+    arguments = workflow.deployment_settings.apptainer_args
+    return f"{step} apptainer exec --home {str(Path.cwd())!r} {arguments} {cfg.images.train}"
+
+
+def spread(row):
+    """The launcher's arguments: processes on this machine, and where those of several machines meet."""
+    if row.nodes == 1:
+        return f"--processes {row.processes}"
+    # The shell runs on the first machine; the port is the job's own.
+    return (
+        f'--processes {per_node(row)} --nodes {row.nodes} --rendezvous "$(hostname):$((20000 + SLURM_JOB_ID % 20000))"'
+    )
+
+
+SINGLE = [name for name in TRAINED if cfg.train.models[name].nodes == 1]
+SPREAD = [name for name in TRAINED if cfg.train.models[name].nodes > 1]
 
 
 def released_reference(task):
