@@ -31,7 +31,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from snakemake_executor_plugin_slurm_steady import slurm
-from snakemake_executor_plugin_slurm_steady.asking import Asking, grown, sbatch_call, wants_gpu
+from snakemake_executor_plugin_slurm_steady.asking import Asking, grown, sbatch_call, step_call, wants_gpu
 from snakemake_executor_plugin_slurm_steady.fates import ALLOWED, Fate, Sight, judge, judge_unseen
 from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, digest, key_of, log_tail, stamps
 from snakemake_executor_plugin_slurm_steady.pace import Pace
@@ -208,7 +208,8 @@ class Executor(PublishedExecutor):
             "workdir": self.workflow.workdir_init,
         }
         call = sbatch_call(asking, self.workflow.executor_settings, parts, self._failed_nodes | set(avoided.split()))
-        script = batch_script(self.format_job_exec(job), self._ledger.record_file(entry), self._ledger.events)
+        command = step_call(asking, self.format_job_exec(job))
+        script = batch_script(command, self._ledger.record_file(entry), self._ledger.events)
         # Written before it is submitted: a Snakemake killed in between leaves a name to look for.
         entry.slurm_id, entry.submitted = None, time.time()
         self._ledger.save(entry)
@@ -218,6 +219,10 @@ class Executor(PublishedExecutor):
             self._entries[entry.slurm_id] = entry
         self._ledger.save(entry)
         self.logger.info(f"Job {job.jobid} has been submitted with SLURM jobid {entry.slurm_id} (log: {entry.log}).")
+
+    def additional_general_args(self) -> str:
+        """Nothing: the job's Snakemake runs the rule, and starts no other."""
+        return ""
 
     def get_account_arg(self, job: Any) -> Iterator[str]:
         """The account: the rule's, the profile's, or none; whether it is valid is left to sbatch."""

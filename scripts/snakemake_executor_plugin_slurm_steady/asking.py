@@ -7,6 +7,7 @@ from typing import Any
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
+from snakemake_executor_plugin_slurm_jobstep import get_cpu_setting, get_gpu_setting, get_node_setting
 
 MEMORY = ("mem_mb", "mem_mb_per_cpu")
 
@@ -66,3 +67,14 @@ def sbatch_call(asking: Asking, settings: Any, parts: dict[str, Any], avoided: s
     validate_slurm_extra(asking)
     call = get_submit_command(asking, parts, settings=settings, failed_nodes=avoided)
     return f"{call}{set_gres_string(asking)} /dev/stdin"
+
+
+def step_call(asking: Asking, command: str) -> str:
+    """Return a job's command as the one step of its batch script; a rule with ``mpi`` starts its steps itself.
+
+    The published plugin puts a whole Snakemake between the two, whose start costs as much as a short job.
+    """
+    if "mpi" in asking.resources:
+        return command
+    sizes = [get_cpu_setting(asking, wants_gpu(asking.resources)), get_gpu_setting(asking), get_node_setting(asking)]
+    return f"srun -n1 --cpu-bind=q {' '.join(sizes)} {command}"
