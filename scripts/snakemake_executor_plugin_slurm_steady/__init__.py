@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ class Executor(PublishedExecutor):
         super().__init__(workflow, logger)
 
     def __post_init__(self, test_mode: bool = False) -> None:
-        super().__post_init__(test_mode)
         self._check_site()
+        super().__post_init__(test_mode)
         if holder := self._ledger.lock():
             raise WorkflowError(
                 f"another Snakemake submits jobs from this folder: {holder}\n  remedy: wait for its end, or end it"
@@ -325,7 +326,8 @@ class Executor(PublishedExecutor):
             self._again(info.job, entry, fate, sight, f"{times} of {ALLOWED[fate]}", slurm_id)
         else:
             if fate is Fate.IMPOSSIBLE:
-                slurm.cancel([slurm_id])
+                with suppress(slurm.NoAnswer):
+                    slurm.cancel([slurm_id])
             self.report_job_error(info, msg=self._why(slurm_id, fate, sight, times), aux_logs=[log])
 
     def _why(self, slurm_id: str, fate: Fate, sight: Sight, times: int) -> str:
@@ -343,7 +345,9 @@ class Executor(PublishedExecutor):
         """Submit a job once more: no attempt of Snakemake's, whose rules did nothing wrong."""
         more = {Fate.OUT_OF_MEMORY: " with twice the memory", Fate.OUT_OF_TIME: " with twice the time"}.get(fate, "")
         self.logger.warning(f"SLURM job {slurm_id} of job {job.jobid} {fate.value}: submitted again{more} ({count}).")
-        self._job_submission_executor.submit(self._resubmit, job, entry, fate, sight, slurm_id)
+        # It takes no more when Snakemake ends.
+        with suppress(RuntimeError):
+            self._job_submission_executor.submit(self._resubmit, job, entry, fate, sight, slurm_id)
 
     def _resubmit(self, job: Any, entry: Entry, fate: Fate, sight: Sight, slurm_id: str) -> None:
         try:

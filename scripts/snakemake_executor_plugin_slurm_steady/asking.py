@@ -43,8 +43,10 @@ def grown(resources: dict[str, Any], times: dict[str, int]) -> Resources:
             if isinstance(asked.get(name), int):
                 asked[name] = asked[name] << times.get(kind, 0)
     if asked.get("notice"):
+        # A notice as long as the job would come at its start, every time.
+        longest = int(asked["runtime"]) * 60 // 3 if asked.get("runtime") else int(asked["notice"])
         extra = asked.get("slurm_extra") or ""
-        asked["slurm_extra"] = f"{extra} --signal=TERM@{int(asked['notice'])}".strip()
+        asked["slurm_extra"] = f"{extra} --signal=TERM@{min(int(asked['notice']), longest)}".strip()
     return asked
 
 

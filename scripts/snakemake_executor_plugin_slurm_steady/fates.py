@@ -64,6 +64,7 @@ ENDS = {
 NEVER = re.compile(
     r"PartitionTimeLimit|PartitionNodeLimit|BadConstraints|Invalid(Account|QOS)|DependencyNeverSatisfied"
     r"|(QOS|Assoc)(Max|Grp).*(PerJob|PerJobLimit)|QOSNotAllowed|AccountNotAllowed"
+    r"|launch.failed.requeued.held|JobHoldMaxRequeue"
 )
 # How slurmstepd says in a job's log that it killed for memory, with and without cgroups.
 KILLED_FOR_MEMORY = re.compile(r"slurmstepd.*(exceeded memory limit|oom[-_ ]?kill|out of memory)", re.IGNORECASE)

@@ -75,6 +75,7 @@ def test_judge(state: str, record: Record, log: str, fate: Fate) -> None:
         ("QOSMaxGRESPerJob", Fate.IMPOSSIBLE),
         ("AssocMaxWallDurationPerJobLimit", Fate.IMPOSSIBLE),
         ("BadConstraints", Fate.IMPOSSIBLE),
+        ("launch failed requeued held", Fate.IMPOSSIBLE),
         ("Resources", Fate.ACTIVE),
         ("Priority", Fate.ACTIVE),
         ("QOSMaxJobsPerUserLimit", Fate.ACTIVE),

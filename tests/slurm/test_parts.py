@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,22 @@ def test_memory_and_time_grow_only_by_what_happened() -> None:
     assert grown(rule, {"memory": 0, "time": 0}) == rule
     assert grown(rule, {"memory": 2, "time": 0})["mem_mb"] == 16000
     assert grown(rule, {"memory": 0, "time": 1}) == {**rule, "runtime": 120}
+
+
+def test_a_notice_leaves_time_to_work() -> None:
+    assert grown({"runtime": 60, "notice": 600}, {})["slurm_extra"] == "--signal=TERM@600"
+    assert grown({"runtime": 5, "notice": 600}, {})["slurm_extra"] == "--signal=TERM@100"
+    assert "slurm_extra" not in grown({"runtime": 5}, {})
+
+
+def test_a_profile_that_was_not_filled_in_says_what_is_missing(root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "tests/cluster/faults.smk"), "works"]
+    command += ["--profile", str(root / "workflow/profiles/slurm")]
+    env = {**os.environ, "PYTHONPATH": str(root / "scripts")}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "slurm-steady-account is still `unknown`" in done.stdout + done.stderr
+    assert "sacctmgr" in done.stdout + done.stderr
 
 
 def test_the_sbatch_call() -> None:
