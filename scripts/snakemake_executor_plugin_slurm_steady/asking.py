@@ -47,6 +47,9 @@ def grown(resources: dict[str, Any], times: dict[str, int]) -> Resources:
         longest = int(asked["runtime"]) * 60 // 3 if asked.get("runtime") else int(asked["notice"])
         extra = asked.get("slurm_extra") or ""
         asked["slurm_extra"] = f"{extra} --signal=TERM@{min(int(asked['notice']), longest)}".strip()
+    if asked.get("nodes", 1) > 1 and not wants_gpu(asked):
+        # With its default of one task, sbatch takes one node, whatever was asked for.
+        asked.setdefault("tasks", asked["nodes"])
     return asked
 
 

@@ -66,6 +66,10 @@ def test_several_nodes_with_gpus_each() -> None:
     assert "--ntasks" not in line.replace("--ntasks=1", "")
 
 
+def test_several_nodes_without_gpus() -> None:
+    assert "--nodes=2 --no-requeue --ntasks=2" in call(grown({"mem_mb": 4000, "nodes": 2, "mpi": 0, "gres": ""}, {}))
+
+
 def test_slurm_extra_does_not_say_what_resources_are_there_for() -> None:
     with pytest.raises(WorkflowError, match="mem"):
         call({"slurm_extra": "--mem=1"})
