@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 # One thread a process: two training processes share two cores, and results are the same every time.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test lint docs clean
+.PHONY: help env demo test test-cluster lint docs clean
 
 help: ## what can be made
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 env: ## the environment, in .venv
 	@envs/make_env.sh $(VENV)
@@ -19,14 +19,18 @@ demo: env ## the whole workflow in small: no GPU, no keys, no internet; results 
 
 test: env ## every test, the demo end to end among them
 	@$(BIN)/python -m safe_llava.demo.run
-	@$(BIN)/python -m pytest -q -n 2 -m "not demo"
+	@$(BIN)/python -m pytest -q -n 2 -m "not demo and not cluster"
 	@$(BIN)/python -m pytest -q -m demo
+
+test-cluster: env ## what happens to jobs on a cluster, on a real SLURM that it starts here (see tests/cluster)
+	@tests/cluster/run.sh $(abspath $(BIN))
 
 lint: env ## style, types, rule files
 	$(BIN)/ruff check scripts tests
 	$(BIN)/ruff format --check scripts tests
 	$(BIN)/mypy
-	$(BIN)/snakefmt --check workflow
+	$(BIN)/mypy --config-file scripts/snakemake_executor_plugin_slurm_steady/mypy.ini
+	$(BIN)/snakefmt --check workflow tests/cluster
 	$(BIN)/snakemake --lint
 
 docs: env ## what is generated from the schema: docs/configuration.md and workflow/schemas

@@ -122,12 +122,13 @@ def test_one_file_asks_for_what_it_needs(snakemake: Run, paper: Config) -> None:
     assert "prism_released" not in counts
 
 
-def test_the_cluster_profile_is_found_and_keeps_its_executor(snakemake: Run) -> None:
-    done = snakemake("-n", "--profile", "slurm", *FRESH)
-    assert done.returncode == 0, done.stderr
-    said = done.stdout + done.stderr
-    assert "profile slurm" in said.lower()
-    assert "slurm_account=unknown" in said
+def test_the_cluster_profile_is_found_and_asks_for_the_site(snakemake: Run, tmp_path: Path) -> None:
+    assert snakemake("-n", "--profile", "slurm", *FRESH).returncode == 0
+    # Nothing is submitted before the site has been named.
+    row = tmp_path / "results/train/llava-v1.5-7b/config.json"
+    done = snakemake("--profile", "slurm", str(row), "--config", f"results={tmp_path}/results")
+    assert done.returncode != 0
+    assert "slurm-steady-account is still `unknown`" in done.stdout + done.stderr
 
 
 def test_the_default_profile_leaves_the_cluster_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

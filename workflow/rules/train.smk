@@ -28,12 +28,19 @@ rule train_pretrain:
         f"{R}/logs/train/{{trained}}/pretrain.log",
     benchmark:
         f"{R}/usage/train/{{trained}}/pretrain.tsv"
+    wildcard_constraints:
+        trained=either(SINGLE),
     container:
         cfg.images.train
     threads: lambda wildcards: cfg.train.models[wildcards.trained].processes
     resources:
         gpu=lambda wildcards: gpus(cfg.train.models[wildcards.trained]),
-        processes=lambda wildcards: cfg.train.models[wildcards.trained].processes,
+        cpus_per_task=lambda wildcards: cpus(cfg.train.models[wildcards.trained]),
+        # No parameters: how many processes make a model, and where, is no reason to make it again.
+        launcher=lambda wildcards: launcher(cfg.train.models[wildcards.trained]),
+        spread=lambda wildcards: spread(cfg.train.models[wildcards.trained]),
+        # Seconds before the time limit at which training is told to save itself; it goes on in the next job.
+        notice=600,
         mem_mb=lambda wildcards: 256000 if gpus(cfg.train.models[wildcards.trained]) else 4000,
         runtime=1440,
     params:
@@ -45,7 +52,7 @@ rule train_pretrain:
         # Each start of an interrupted training adds a file here, so this is nobody's output.
         tensorboard=f"{R}/tensorboard/{{trained}}/pretrain",
     shell:
-        "python -m safe_llava.train.launch --processes {resources.processes} -- --stage pretrain "
+        "{resources.launcher} python -m safe_llava.train.launch {resources.spread} -- --stage pretrain "
         "--config {input.row:q} --language-model {params.language_model:q} --vision-tower {params.vision_tower:q} "
         "--annotations {params.annotations:q} --images {params.images:q} --checkpoints {params.checkpoints:q} "
         "--out {output.projector:q} --metrics {output.metrics:q} --summary {output.summary:q} "
@@ -65,12 +72,19 @@ rule train_finetune:
         f"{R}/logs/train/{{trained}}/finetune.log",
     benchmark:
         f"{R}/usage/train/{{trained}}/finetune.tsv"
+    wildcard_constraints:
+        trained=either(SINGLE),
     container:
         cfg.images.train
     threads: lambda wildcards: cfg.train.models[wildcards.trained].processes
     resources:
         gpu=lambda wildcards: gpus(cfg.train.models[wildcards.trained]),
-        processes=lambda wildcards: cfg.train.models[wildcards.trained].processes,
+        cpus_per_task=lambda wildcards: cpus(cfg.train.models[wildcards.trained]),
+        # No parameters: how many processes make a model, and where, is no reason to make it again.
+        launcher=lambda wildcards: launcher(cfg.train.models[wildcards.trained]),
+        spread=lambda wildcards: spread(cfg.train.models[wildcards.trained]),
+        # Seconds before the time limit at which training is told to save itself; it goes on in the next job.
+        notice=600,
         mem_mb=lambda wildcards: (256000 if gpus(cfg.train.models[wildcards.trained]) else 4000),
         runtime=2880,
     params:
@@ -81,7 +95,7 @@ rule train_finetune:
         images=lambda wildcards: image_folder(cfg.train.models[wildcards.trained].finetune.annotations),
         tensorboard=f"{R}/tensorboard/{{trained}}/finetune",
     shell:
-        "python -m safe_llava.train.launch --processes {resources.processes} -- --stage finetune "
+        "{resources.launcher} python -m safe_llava.train.launch {resources.spread} -- --stage finetune "
         "--config {input.row:q} --language-model {params.language_model:q} --vision-tower {params.vision_tower:q} "
         "--projector {input.projector:q} --annotations {params.annotations:q} --images {params.images:q} "
         "--checkpoints {params.checkpoints:q} --out {output.model:q} --metrics {output.metrics:q} "

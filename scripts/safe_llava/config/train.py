@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from safe_llava.config.base import Name, Row
 
@@ -79,7 +79,9 @@ class TrainedModel(Row):
     seed: int = Field(description="Seed of the order of samples and of new weights.")
     accelerator: Literal["gpu", "cpu"] = Field("gpu", description="What training runs on.")
     processes: int = Field(ge=1, description="Training processes in all: one a GPU, or CPU processes without one.")
-    nodes: Literal[1] = Field(1, description="Machines over which the processes are spread; one, so far.")
+    nodes: int = Field(
+        1, ge=1, description="Machines over which the processes are spread evenly; more than one needs SLURM."
+    )
     checkpoints: Checkpoints = Field(description="When a running stage saves itself.")
     loss_limit: float | None = Field(
         None, gt=1, description="Stop when a step's loss is above this multiple of its running mean; null: never."
@@ -87,6 +89,12 @@ class TrainedModel(Row):
     lora: Lora | None = Field(None, description="Adapters in place of full finetuning; null trains everything.")
     pretrain: Stage = Field(description="The first stage: the projector alone, on captions.")
     finetune: Stage = Field(description="The second stage: projector and language model, on conversations.")
+
+    @model_validator(mode="after")
+    def _spread_evenly(self) -> Self:
+        if self.processes % self.nodes:
+            raise ValueError(f"{self.processes} processes do not spread evenly over {self.nodes} nodes")
+        return self
 
 
 class TrainSelect(Row):

@@ -2,6 +2,9 @@
 
 ``python -m safe_llava.train.launch --processes 8 -- --config ROW.json --stage finetune …``
 
+On several machines, one launcher on each, which SLURM's srun starts:
+``srun --nodes=2 --ntasks-per-node=1 python -m … --processes 8 --nodes 2 --rendezvous HOST:PORT -- …``
+
 torchrun does as well, but turns every failure into exit code 1: the "run again" of a training that was
 told to stop would be lost. Signals go on to the processes; when one fails, the others are ended.
 """
@@ -16,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -33,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line of this step."""
     parser = argparse.ArgumentParser(prog="python -m safe_llava.train.launch", description=__doc__.split("\n")[0])
     parser.add_argument("--processes", type=int, required=True, help="processes on this machine, one a GPU")
+    parser.add_argument("--nodes", type=int, default=1, help="machines, each with a launcher of its own")
+    parser.add_argument("--node-rank", type=int, help="which of them this is; default: what srun says")
+    parser.add_argument("--rendezvous", help="HOST:PORT of the first machine, where the processes meet")
     parser.add_argument("--module", default="safe_llava.train.run", help="module that every process runs")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="-- and the arguments of that module")
     return parser
@@ -41,25 +47,30 @@ def parser() -> argparse.ArgumentParser:
 class Group:
     """Processes that live and end together."""
 
-    def __init__(self, command: Sequence[str], processes: int, rendezvous: Path) -> None:
+    def __init__(self, command: Sequence[str], processes: int, meeting: Mapping[str, str], first: int = 0) -> None:
+        """Start them.
+
+        Args:
+            meeting: what the processes need to find each other, as environment variables.
+            first: rank of the first process of this machine.
+        """
         self._members = [
             subprocess.Popen(
                 command,
                 preexec_fn=_end_with_parent,
                 env={
                     **os.environ,
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                    "WORLD_SIZE": str(processes),
+                    **meeting,
+                    "RANK": str(first + local),
+                    "LOCAL_RANK": str(local),
                     "LOCAL_WORLD_SIZE": str(processes),
-                    RENDEZVOUS: str(rendezvous),
                     # Read when torch is imported; the step itself sets torch's number of threads.
                     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
                     # Micro-batches differ in length: without it the GPU's memory falls to pieces.
                     "PYTORCH_CUDA_ALLOC_CONF": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"),
                 },
             )
-            for rank in range(processes)
+            for local in range(processes)
         ]
 
     def forward(self, number: int, _frame: FrameType | None = None) -> None:
@@ -102,15 +113,45 @@ def _exit_code(code: int | None) -> int:
     return 128 - code if code is not None and code < 0 else int(code or 0)
 
 
+def meet(nodes: int, processes: int, rendezvous: str | None, folder: Path) -> dict[str, str]:
+    """Return the environment by which the processes find each other: a file on one machine, an address on several.
+
+    Raises:
+        TrainError: several machines without an address, or with one that is none.
+    """
+    world = {"WORLD_SIZE": str(nodes * processes)}
+    if nodes == 1:
+        return {**world, RENDEZVOUS: str(folder / "rendezvous")}
+    host, _, port = (rendezvous or "").rpartition(":")
+    if not host or not port.isdigit():
+        raise TrainError(f"--rendezvous {rendezvous}", "with --nodes, give HOST:PORT of the first machine")
+    return {**world, "MASTER_ADDR": host, "MASTER_PORT": port}
+
+
+def node_rank(nodes: int, given: int | None) -> int:
+    """Return which of the machines this is, from 0 on.
+
+    Raises:
+        TrainError: nobody says it, or it is none of them.
+    """
+    rank = given if given is not None else (0 if nodes == 1 else int(os.environ.get("SLURM_NODEID", "-1")))
+    if not 0 <= rank < nodes:
+        raise TrainError(f"node {rank} of {nodes}", "start it with srun --nodes=N, or give --node-rank from 0 to N-1")
+    return rank
+
+
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run the processes to their end."""
     arguments = parser().parse_args(argv)
-    if arguments.processes < 1:
-        raise TrainError(f"--processes {arguments.processes}", "give a whole number above 0")
+    for name in ("processes", "nodes"):
+        if getattr(arguments, name) < 1:
+            raise TrainError(f"--{name} {getattr(arguments, name)}", "give a whole number above 0")
     rest = arguments.arguments[1:] if arguments.arguments[:1] == ["--"] else arguments.arguments
+    first = node_rank(arguments.nodes, arguments.node_rank) * arguments.processes
     with tempfile.TemporaryDirectory(prefix="safe-llava-") as folder:
         command = [sys.executable, "-m", arguments.module, *rest]
-        group = Group(command, arguments.processes, Path(folder) / "rendezvous")
+        meeting = meet(arguments.nodes, arguments.processes, arguments.rendezvous, Path(folder))
+        group = Group(command, arguments.processes, meeting, first)
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, group.forward)
         try:

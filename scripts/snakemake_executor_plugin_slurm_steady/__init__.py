@@ -1,0 +1,373 @@
+"""Snakemake's SLURM executor, extended: whatever happens to a job, the run goes on or ends; it never waits for ever.
+
+It takes from the published plugin how a job's resources become an sbatch call, and does by itself what that one does
+differently: how the state of the jobs is found out, what follows from it, and what is left when Snakemake ends.
+
+- One squeue for all jobs of the user; what the controller has forgotten is asked of the accounting, and what that does
+  not know is read in what the job itself wrote. Each of the three may be away.
+- What SLURM or somebody else did to a job is undone by submitting it again, so often and no more (``fates.ALLOWED``),
+  with twice the memory after a kill for memory and twice the time after a time limit. What the rule did is an error.
+- Jobs are never requeued by SLURM: there is one owner, who knows whether the job is wanted.
+- Ctrl-C cancels the jobs. SIGTERM and SIGHUP (a login node that goes down, a lost connection) leave them, as SIGKILL
+  does, and the next Snakemake in the folder takes them over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from snakemake_executor_plugin_slurm import Executor as PublishedExecutor
+from snakemake_executor_plugin_slurm import common_settings as common_settings
+from snakemake_executor_plugin_slurm.utils import get_job_wildcards
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+
+from snakemake_executor_plugin_slurm_steady import slurm
+from snakemake_executor_plugin_slurm_steady.asking import Asking, grown, sbatch_call, step_call, wants_gpu
+from snakemake_executor_plugin_slurm_steady.fates import ALLOWED, Fate, Sight, judge, judge_unseen
+from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, digest, key_of, log_tail, stamps
+from snakemake_executor_plugin_slurm_steady.pace import Pace
+from snakemake_executor_plugin_slurm_steady.script import batch_script
+from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings as ExecutorSettings
+
+FOLDER = Path(".snakemake/slurm-steady")
+PATIENCE = 3600.0  # for a controller that is away while a job is to be submitted
+UNSEEN_SECONDS = 60.0  # after which a job that nobody knows is lost
+NEVER_SECONDS = 60.0  # for which a job may say that it can never start: limits may be raised, reasons change
+SETTLE_SECONDS = 0.3  # between a batch script's last line and the controller's knowing
+TICK_SECONDS = 0.5
+CANCEL_SECONDS = 30.0
+SITE = "unknown"
+
+
+class Executor(PublishedExecutor):
+    """Submits the jobs of a workflow, follows them, and submits again what was interrupted."""
+
+    def __init__(self, workflow: Any, logger: Any) -> None:
+        # The waiting thread starts in the inherited constructor, before ``__post_init__``.
+        self._ledger = Ledger(FOLDER)
+        self._pace = Pace(time.monotonic())
+        self._signals = self._ledger.signals()
+        self._entries: dict[str, Entry] = {}  # by SLURM's number: what is queued or runs
+        self._since: dict[str, tuple[str, float]] = {}  # by SLURM's number: a state that is not borne for ever
+        self._guard = threading.Lock()
+        self._stopping = threading.Event()
+        self._leaving = False
+        self._away = False
+        super().__init__(workflow, logger)
+
+    def __post_init__(self, test_mode: bool = False) -> None:
+        self._check_site()
+        super().__post_init__(test_mode)
+        if holder := self._ledger.lock():
+            raise WorkflowError(
+                f"another Snakemake submits jobs from this folder: {holder}\n  remedy: wait for its end, or end it"
+            )
+        # nohup ignores it, and means to.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._leave)
+
+    def _check_site(self) -> None:
+        for name in ("account", "partition", "gpu_partition"):
+            if getattr(self.workflow.executor_settings, name) == SITE:
+                raise WorkflowError(
+                    f"slurm-steady-{name.replace('_', '-')} is still `{SITE}`\n  remedy: write your site's into "
+                    "workflow/profiles/slurm/config.yaml; `sacctmgr show associations user=$USER` and `sinfo` list them"
+                )
+
+    # --- how it ends
+
+    def _leave(self, number: int, _frame: Any) -> None:
+        """End Snakemake and leave the jobs to the next one."""
+        if not self._leaving:
+            self._leaving = True
+            self.logger.warning(f"{signal.Signals(number).name}: ending; the jobs go on.")
+            raise SystemExit(128 + number)
+
+    def cancel(self) -> None:
+        """Cancel every job that was submitted, unless they are left to the next Snakemake."""
+        self._stopping.set()
+        # What waits to be submitted is dropped; what is being submitted is waited for, to be cancelled too.
+        self._job_submission_executor.shutdown(wait=True, cancel_futures=True)
+        with self._guard:
+            jobs = sorted(self._entries)
+        if jobs and self._leaving:
+            self.logger.warning(
+                f"Left queued or running: SLURM jobs {' '.join(jobs)}. The same command takes them over; "
+                f"`scancel {' '.join(jobs)}` ends them."
+            )
+        elif jobs:
+            self._cancel_all(jobs)
+        self.shutdown()
+
+    def _cancel_all(self, jobs: list[str]) -> None:
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while True:
+            try:
+                slurm.cancel(jobs)
+                self.logger.warning(f"Cancelled: SLURM jobs {' '.join(jobs)}.")
+                return
+            except slurm.NoAnswer as error:
+                if time.monotonic() > deadline:
+                    self.logger.error(
+                        f"SLURM jobs {' '.join(jobs)} could not be cancelled: {error}\n  remedy: scancel them later, "
+                        "or run the same command again, which takes them over"
+                    )
+                    return
+                time.sleep(2)
+
+    def shutdown(self) -> None:
+        """End the waiting thread; what jobs left behind still need is kept."""
+        self._stopping.set()
+        if self._leaving:
+            # Removed below is this folder; queued jobs look for the other one when they start.
+            self._tmpdir = tempfile.mkdtemp(dir=".snakemake", prefix="tmp.")
+        super().shutdown()
+
+    # --- submission
+
+    def run_jobs(self, jobs: list[Any]) -> None:
+        """Submit jobs, one sbatch each, in the background."""
+        # Snakemake's own handler, set after this executor was made, would wait for all jobs to end.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._leave)
+        for job in jobs:
+            self.run_job_pre(job)
+            self._job_submission_executor.submit(self.run_job, job)
+
+    def run_job(self, job: Any) -> None:
+        """Take over the job's submission of an earlier Snakemake, or submit it; whatever goes wrong is its error."""
+        try:
+            entry = self._entry(job)
+            content = digest([getattr(job, "shellcmd", None), job.rules, stamps(job.input)])
+            if not self._taken_over(job, entry, content):
+                entry.content = content
+                self._submit(job, entry)
+            self._pace.happened(time.monotonic())
+            self._report_job_submission_threadsafe(
+                SubmittedJobInfo(job, external_jobid=entry.slurm_id, aux={"slurm_logfile": Path(entry.log)})
+            )
+        except Exception as error:
+            # Nobody sees an exception of this thread, and the job would never end.
+            if not self._stopping.is_set():
+                self._report_job_error_threadsafe(SubmittedJobInfo(job), f"SLURM takes no job: {error}\n")
+
+    def _entry(self, job: Any) -> Entry:
+        outputs = list(job.output) or [f"job {job.name} {get_job_wildcards(job)}"]
+        return self._ledger.entry(key_of(job.name, outputs), job.name)
+
+    def _taken_over(self, job: Any, entry: Entry, content: str) -> bool:
+        """Take over what an earlier Snakemake left running, if it is the same; end it if not."""
+        if entry.slurm_id is None:
+            return False
+        while True:
+            try:
+                sight = slurm.mine().get(entry.slurm_id)
+                break
+            except slurm.NoAnswer:
+                if self._stopping.wait(2.0):
+                    raise
+        made = sight is not None and sight.state == "COMPLETED" and 0 not in stamps(job.output).values()
+        if entry.content == content and (made or (sight is not None and sight.active)):
+            self.logger.info(f"Job {job.jobid}: SLURM job {entry.slurm_id} of an earlier run is taken over.")
+            with self._guard:
+                self._entries[entry.slurm_id] = entry
+            return True
+        if sight is not None and sight.active:
+            self._end(entry.slurm_id)
+        self._ledger.ended(entry, Fate.LOST if sight is None else judge(sight, self._ledger.record(entry), ""), "")
+        return False
+
+    def _end(self, slurm_id: str) -> None:
+        """Cancel a job and wait until it has ended: no two may write the same files."""
+        slurm.cancel([slurm_id])
+        while (sight := slurm.mine().get(slurm_id)) is not None and sight.active:
+            if self._stopping.wait(1.0):
+                raise slurm.SlurmError("ended while an earlier submission was being cancelled")
+
+    def _submit(self, job: Any, entry: Entry, avoided: str = "") -> None:
+        asking = Asking(job, grown(dict(job.resources.items()), entry.grown))
+        wildcards = get_job_wildcards(job)
+        log = self.slurm_logdir / f"{'group' if job.is_group() else 'rule'}_{job.name}" / wildcards / "%j.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        entry.number += 1
+        parts = {
+            "run_uuid": entry.job_name,
+            "slurm_logfile": log,
+            "comment_str": f"rule_{job.name}" + (f"_wildcards_{wildcards}" if wildcards else ""),
+            "account": next(self.get_account_arg(asking)),
+            "partition": self.get_partition_arg(asking),
+            "workdir": self.workflow.workdir_init,
+        }
+        call = sbatch_call(asking, self.workflow.executor_settings, parts, self._failed_nodes | set(avoided.split()))
+        command = step_call(asking, self.format_job_exec(job))
+        script = batch_script(command, self._ledger.record_file(entry), self._ledger.events)
+        # Written before it is submitted: a Snakemake killed in between leaves a name to look for.
+        entry.slurm_id, entry.submitted = None, time.time()
+        self._ledger.save(entry)
+        entry.slurm_id = slurm.submit(call, script, entry.job_name, self._stopping.wait, PATIENCE)
+        entry.log = str(log).replace("%j", entry.slurm_id)
+        with self._guard:
+            self._entries[entry.slurm_id] = entry
+        self._ledger.save(entry)
+        self.logger.info(f"Job {job.jobid} has been submitted with SLURM jobid {entry.slurm_id} (log: {entry.log}).")
+
+    def additional_general_args(self) -> str:
+        """Nothing: the job's Snakemake runs the rule, and starts no other."""
+        return ""
+
+    def get_account_arg(self, job: Any) -> Iterator[str]:
+        """The account: the rule's, the profile's, or none; whether it is valid is left to sbatch."""
+        account = job.resources.get("slurm_account") or self.workflow.executor_settings.account
+        yield f" -A {shlex.quote(str(account))}" if account else ""
+
+    def get_partition_arg(self, job: Any) -> str:
+        """The partition: the rule's, the profile's for its kind, or the site's default."""
+        settings = self.workflow.executor_settings
+        gpu = settings.gpu_partition if wants_gpu(job.resources) else None
+        partition = job.resources.get("slurm_partition") or gpu or settings.partition
+        return f" -p {shlex.quote(str(partition))}" if partition else ""
+
+    # --- what becomes of the jobs
+
+    async def sleep(self) -> None:
+        """Wait until it is time to ask, a job says that it has ended, or Snakemake ends."""
+        while self.wait and not self._stopping.is_set():
+            await asyncio.sleep(TICK_SECONDS)
+            signals = self._ledger.signals()
+            if signals != self._signals:
+                self._signals = signals
+                self._pace.happened(time.monotonic())
+                await asyncio.sleep(SETTLE_SECONDS)
+                return
+            if self._pace.due(time.monotonic()):
+                return
+
+    async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncGenerator[SubmittedJobInfo, None]:
+        """Ask once for all jobs; report those that have ended, and yield the others."""
+        seen = await asyncio.to_thread(self._look, active_jobs) if active_jobs else None
+        self._pace.asked(time.monotonic())
+        for info in active_jobs:
+            fate = Fate.ACTIVE
+            if seen is not None and not self._stopping.is_set():
+                fate = self._fate(info, seen.get(str(info.external_jobid)))
+            if fate is Fate.ACTIVE:
+                yield info
+            else:
+                self._pace.happened(time.monotonic())
+                self._settle(info, fate, seen or {})
+
+    def _look(self, active_jobs: list[SubmittedJobInfo]) -> dict[str, Sight] | None:
+        """What SLURM shows of the jobs; None if nobody answers."""
+        try:
+            seen = slurm.mine()
+        except slurm.SlurmError as error:
+            if not self._away:
+                self.logger.warning(f"The controller of SLURM does not answer ({error}); waiting for it.")
+            self._away = True
+            return None
+        if self._away:
+            self.logger.warning("The controller of SLURM answers again.")
+        self._away = False
+        forgotten = [str(info.external_jobid) for info in active_jobs if info.external_jobid not in seen]
+        return {**slurm.remembered(forgotten), **seen} if forgotten else seen
+
+    def _fate(self, info: SubmittedJobInfo, sight: Sight | None) -> Fate:
+        slurm_id = str(info.external_jobid)
+        entry = self._entries[slurm_id]
+        if sight is None:
+            fate = judge_unseen(self._ledger.record(entry), log_tail(entry.log))
+            return fate if fate is not Fate.LOST else self._after(slurm_id, fate, UNSEEN_SECONDS)
+        fate = judge(sight, self._ledger.record(entry), log_tail(entry.log) if not sight.active else "")
+        if fate is Fate.IMPOSSIBLE:
+            return self._after(slurm_id, fate, NEVER_SECONDS, sight.reason)
+        self._since.pop(slurm_id, None)
+        return fate
+
+    def _after(self, slurm_id: str, fate: Fate, seconds: float, why: str = "") -> Fate:
+        """A fate that is believed only when it has lasted."""
+        known, since = self._since.setdefault(slurm_id, (why, time.monotonic()))
+        if known != why:
+            self._since[slurm_id] = (why, time.monotonic())
+            return Fate.ACTIVE
+        return fate if time.monotonic() - since > seconds else Fate.ACTIVE
+
+    def _settle(self, info: SubmittedJobInfo, fate: Fate, seen: dict[str, Sight]) -> None:
+        """Report a job that has ended, or submit it again."""
+        slurm_id = str(info.external_jobid)
+        with self._guard:
+            entry = self._entries.pop(slurm_id)
+        sight = seen.get(slurm_id, Sight(""))
+        entry.events[fate.name] = entry.events.get(fate.name, 0) + 1
+        log, times = entry.log, entry.events[fate.name]
+        if fate is Fate.OUT_OF_MEMORY:
+            entry.grown["memory"] += 1
+        if fate is Fate.OUT_OF_TIME:
+            entry.grown["time"] += 1
+        again = times <= ALLOWED.get(fate, 0)
+        if not again:
+            # The next Snakemake starts to count anew, but knows what the job needs.
+            entry.events = {}
+        self._ledger.ended(entry, fate, sight.nodes)
+        if fate is Fate.DONE:
+            self.report_job_success(info)
+            if not self.workflow.executor_settings.keep_successful_logs:
+                Path(log).unlink(missing_ok=True)
+        elif again:
+            self._again(info.job, entry, fate, sight, f"{times} of {ALLOWED[fate]}", slurm_id)
+        else:
+            if fate is Fate.IMPOSSIBLE:
+                with suppress(slurm.NoAnswer):
+                    slurm.cancel([slurm_id])
+            self.report_job_error(info, msg=self._why(slurm_id, fate, sight, times), aux_logs=[log])
+
+    def _why(self, slurm_id: str, fate: Fate, sight: Sight, times: int) -> str:
+        reason = f" ({sight.reason})" if fate is Fate.IMPOSSIBLE else ""
+        often = f", {times} times" if times > 1 else ""
+        remedy = {
+            Fate.IMPOSSIBLE: "ask for less in the rule's resources, or name another partition in the profile",
+            Fate.OUT_OF_MEMORY: "give the rule more mem_mb: --set-resources RULE:mem_mb=N",
+            Fate.OUT_OF_TIME: "give the rule more runtime: --set-resources RULE:runtime=MINUTES",
+            Fate.FAILED: "its log says why",
+        }.get(fate, "see what befell the cluster, then run the same command again")
+        return f"SLURM job {slurm_id} {fate.value}{reason}{often}.\n  remedy: {remedy}\n"
+
+    def _again(self, job: Any, entry: Entry, fate: Fate, sight: Sight, count: str, slurm_id: str) -> None:
+        """Submit a job once more: no attempt of Snakemake's, whose rules did nothing wrong."""
+        more = {Fate.OUT_OF_MEMORY: " with twice the memory", Fate.OUT_OF_TIME: " with twice the time"}.get(fate, "")
+        self.logger.warning(f"SLURM job {slurm_id} of job {job.jobid} {fate.value}: submitted again{more} ({count}).")
+        # It takes no more when Snakemake ends.
+        with suppress(RuntimeError):
+            self._job_submission_executor.submit(self._resubmit, job, entry, fate, sight, slurm_id)
+
+    def _resubmit(self, job: Any, entry: Entry, fate: Fate, sight: Sight, slurm_id: str) -> None:
+        try:
+            if fate in (Fate.PREEMPTED, Fate.NODE_LOST, Fate.LOST):
+                # A site may requeue all the same, and two would write the same files.
+                self._end(slurm_id)
+            # The node that was lost may come back as it went; an allocation of several names none of them.
+            avoided = sight.nodes if fate is Fate.NODE_LOST and sight.nodes.isalnum() else ""
+            try:
+                self._submit(job, entry, avoided)
+            except slurm.NoAnswer:
+                raise
+            except slurm.SlurmError:
+                if not avoided:
+                    raise
+                self._submit(job, entry)
+            self._pace.happened(time.monotonic())
+            self._report_job_submission_threadsafe(
+                SubmittedJobInfo(job, external_jobid=entry.slurm_id, aux={"slurm_logfile": Path(entry.log)})
+            )
+        except Exception as error:
+            if not self._stopping.is_set():
+                self._report_job_error_threadsafe(SubmittedJobInfo(job), f"SLURM takes no job: {error}\n")

@@ -1,0 +1,85 @@
+"""What a job asks SLURM for: what its rule says, grown after a kill, on the partition of its kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from snakemake_executor_plugin_slurm.submit_string import get_submit_command
+from snakemake_executor_plugin_slurm.utils import set_gres_string
+from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
+from snakemake_executor_plugin_slurm_jobstep import get_cpu_setting, get_gpu_setting, get_node_setting
+
+MEMORY = ("mem_mb", "mem_mb_per_cpu")
+
+
+class Resources(dict[str, Any]):
+    """Resources by name, as the published plugin reads them: as attributes, too."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class Asking:
+    """A job of Snakemake with other resources; everything else is the job's own."""
+
+    def __init__(self, job: Any, resources: Resources) -> None:
+        self._job, self.resources = job, resources
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._job, name)
+
+
+def grown(resources: dict[str, Any], times: dict[str, int]) -> Resources:
+    """Return resources whose memory and time are doubled as often as ``times`` says.
+
+    A rule's numbers are what it needs; only a kill for memory, or at the time limit, shows that they were too small.
+    """
+    asked = Resources(resources)
+    for kind, names in (("memory", MEMORY), ("time", ("runtime",))):
+        for name in names:
+            if isinstance(asked.get(name), int):
+                asked[name] = asked[name] << times.get(kind, 0)
+    if asked.get("notice"):
+        # A notice as long as the job would come at its start, every time.
+        longest = int(asked["runtime"]) * 60 // 3 if asked.get("runtime") else int(asked["notice"])
+        extra = asked.get("slurm_extra") or ""
+        asked["slurm_extra"] = f"{extra} --signal=TERM@{min(int(asked['notice']), longest)}".strip()
+    if asked.get("nodes", 1) > 1 and not wants_gpu(asked):
+        # With its default of one task, sbatch takes one node, whatever was asked for.
+        asked.setdefault("tasks", asked["nodes"])
+    return asked
+
+
+def wants_gpu(resources: Resources) -> bool:
+    """Whether a job asks for GPUs."""
+    return bool(resources.get("gpu")) or "gpu" in str(resources.get("gres") or "")
+
+
+def sbatch_call(asking: Asking, settings: Any, parts: dict[str, Any], avoided: set[str]) -> str:
+    """Return the sbatch call, as a line for the shell; the script comes on standard input.
+
+    Args:
+        parts: job name, log, comment, account and partition arguments, working directory, by the published plugin's
+            names for them.
+        avoided: nodes on which the job shall not run.
+
+    Raises:
+        WorkflowError: the resources contradict each other, or ``slurm_extra`` says what resources are there for.
+    """
+    validate_slurm_extra(asking)
+    call = get_submit_command(asking, parts, settings=settings, failed_nodes=avoided)
+    return f"{call}{set_gres_string(asking)} /dev/stdin"
+
+
+def step_call(asking: Asking, command: str) -> str:
+    """Return a job's command as the one step of its batch script; a rule with ``mpi`` starts its steps itself.
+
+    The published plugin puts a whole Snakemake between the two, whose start costs as much as a short job.
+    """
+    if "mpi" in asking.resources:
+        return command
+    sizes = [get_cpu_setting(asking, wants_gpu(asking.resources)), get_gpu_setting(asking), get_node_setting(asking)]
+    return f"srun -n1 --cpu-bind=q {' '.join(sizes)} {command}"

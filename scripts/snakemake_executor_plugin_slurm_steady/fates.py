@@ -1,0 +1,185 @@
+"""What became of a job: from what SLURM says, what the rule's shell left behind, and the end of the job's log.
+
+Everything here is a function of text. Sources: squeue(1), sacct(1) and slurm.conf(5) of SLURM 22.05; what each event
+looks like was seen on the test cluster (tests/cluster).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from safe_llava.core.cli import EXIT_RUN_AGAIN
+
+SQUEUE_FORMAT = "%i|%T|%N|%r"
+SACCT_FORMAT = "JobIDRaw,State,NodeList"
+SIGTERM_EXIT, SIGKILL_EXIT = 143, 137  # 128 + the signal, as a shell says it
+
+
+class Fate(Enum):
+    """What became of a job."""
+
+    ACTIVE = "is queued or runs"
+    DONE = "ended well"
+    AGAIN = "has saved its work and asks to be run again"
+    PREEMPTED = "was preempted"
+    NODE_LOST = "lost its node"
+    CANCELLED = "was cancelled by somebody else"
+    OUT_OF_MEMORY = "was killed for its memory"
+    OUT_OF_TIME = "reached its time limit"
+    LOST = "is not known to SLURM any more"
+    IMPOSSIBLE = "can never start"
+    FAILED = "failed"
+
+
+# How often a job is submitted again after each event. A rule that failed by itself would fail again: never.
+ALLOWED = {
+    Fate.AGAIN: 50,
+    Fate.PREEMPTED: 50,
+    Fate.NODE_LOST: 5,
+    Fate.CANCELLED: 2,
+    Fate.OUT_OF_MEMORY: 3,
+    Fate.OUT_OF_TIME: 2,
+    Fate.LOST: 2,
+}
+
+ACTIVE_STATES = {
+    "PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED",
+    "RESIZING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT",
+}  # fmt: skip
+ENDS = {
+    "COMPLETED": Fate.DONE,
+    "PREEMPTED": Fate.PREEMPTED,
+    "NODE_FAIL": Fate.NODE_LOST,
+    "BOOT_FAIL": Fate.NODE_LOST,
+    "CANCELLED": Fate.CANCELLED,
+    "REVOKED": Fate.CANCELLED,
+    "OUT_OF_MEMORY": Fate.OUT_OF_MEMORY,
+    "TIMEOUT": Fate.OUT_OF_TIME,
+    "DEADLINE": Fate.CANCELLED,
+    "FAILED": Fate.FAILED,
+}
+# Reasons why a pending job never starts: what it asks for is more than its partition, account or QOS gives one job.
+NEVER = re.compile(
+    r"PartitionTimeLimit|PartitionNodeLimit|BadConstraints|Invalid(Account|QOS)|DependencyNeverSatisfied"
+    r"|(QOS|Assoc)(Max|Grp).*(PerJob|PerJobLimit)|QOSNotAllowed|AccountNotAllowed"
+    r"|launch.failed.requeued.held|JobHoldMaxRequeue"
+)
+# How slurmstepd says in a job's log that it killed for memory, with and without cgroups.
+KILLED_FOR_MEMORY = re.compile(r"slurmstepd.*(exceeded memory limit|oom[-_ ]?kill|out of memory)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A job as SLURM shows it."""
+
+    state: str
+    nodes: str = ""
+    reason: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether the job may still run."""
+        return self.state in ACTIVE_STATES
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the job's own shells wrote: see ``script.py``."""
+
+    started: int = 0
+    exits: tuple[int, ...] = ()
+    batch: int | None = None
+
+    @property
+    def code(self) -> int | None:
+        """The exit code of the rule's shell: its failure if there was one; None if it was killed or never began."""
+        failures = [code for code in self.exits if code]
+        if failures:
+            return failures[-1]
+        return 0 if self.exits and len(self.exits) == self.started else None
+
+    @property
+    def killed(self) -> bool:
+        """Whether a rule's shell began and had no time to say how it ended."""
+        return self.started > len(self.exits)
+
+
+def parse_squeue(text: str) -> dict[str, Sight]:
+    """Read what squeue prints in ``SQUEUE_FORMAT``; one line a job."""
+    sights = {}
+    for line in text.splitlines():
+        job, state, nodes, reason = (line.split("|", 3) + [""] * 4)[:4]
+        if job.strip():
+            sights[job.strip()] = Sight(_plain(state), nodes.strip(), reason.strip())
+    return sights
+
+
+def parse_sacct(text: str) -> dict[str, Sight]:
+    """Read what ``sacct -X -P`` prints in ``SACCT_FORMAT``; of a requeued job the last line counts."""
+    sights = {}
+    for line in text.splitlines():
+        job, state, nodes = (line.split("|") + [""] * 3)[:3]
+        if job.strip():
+            sights[job.strip()] = Sight(_plain(state), nodes.strip())
+    return sights
+
+
+def _plain(state: str) -> str:
+    """A state without what may follow it: "CANCELLED by 0", "CANCELLED+"."""
+    return (state.split() or [""])[0].rstrip("+")
+
+
+def parse_record(text: str) -> Record:
+    """Read what a job's shells wrote; a last line that was cut off counts as absent."""
+    started, exits, batch = 0, [], None
+    for line in text.splitlines():
+        word, _, code = line.partition(" ")
+        if word == "started":
+            started += 1
+        elif word == "exit" and code.isdigit():
+            exits.append(int(code))
+        elif word == "started-batch":
+            # SLURM ran the job once more: what the run before wrote is no longer true.
+            started, exits, batch = 0, [], None
+        elif word == "batch" and code.isdigit():
+            batch = int(code)
+    return Record(started, tuple(exits), batch)
+
+
+def judge(sight: Sight, record: Record, log: str) -> Fate:
+    """Say what became of a job that SLURM shows.
+
+    Args:
+        log: the last lines of the job's log, where slurmstepd writes why it killed.
+    """
+    if sight.active:
+        never = sight.state == "PENDING" and NEVER.search(sight.reason)
+        return Fate.IMPOSSIBLE if never else Fate.ACTIVE
+    fate = ENDS.get(sight.state)
+    if fate is None:
+        # A state of a newer SLURM that this does not know: wait for one that is known.
+        return Fate.ACTIVE
+    if record.code == EXIT_RUN_AGAIN and fate in (Fate.FAILED, Fate.OUT_OF_TIME):
+        return Fate.AGAIN
+    return explain(record, log) if fate is Fate.FAILED else fate
+
+
+def judge_unseen(record: Record, log: str) -> Fate:
+    """Say what became of a job that SLURM does not show any more."""
+    if record.batch is None:
+        return Fate.LOST
+    if record.batch == 0:
+        return Fate.DONE
+    return Fate.AGAIN if record.code == EXIT_RUN_AGAIN else explain(record, log)
+
+
+def explain(record: Record, log: str) -> Fate:
+    """Say why a job failed: a defect, or a signal from outside."""
+    if record.code == SIGTERM_EXIT:
+        return Fate.CANCELLED
+    if record.code == SIGKILL_EXIT or KILLED_FOR_MEMORY.search(log):
+        return Fate.OUT_OF_MEMORY
+    # Without a word from anybody: the kernel kills so for memory, step and all.
+    return Fate.OUT_OF_MEMORY if record.killed else Fate.FAILED

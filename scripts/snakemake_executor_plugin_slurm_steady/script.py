@@ -1,0 +1,46 @@
+"""The batch script of a job, and the record in which the job says how it ended.
+
+An exit code does not reach SLURM: between the rule's shell and the batch script is a Snakemake, which turns every
+failure into 1. So the shell of a rule says it itself, where the environment variable ``RECORD`` names a file
+(``TRAP``, which the workflow puts before each rule's command), and the batch script says when it is over.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+RECORD = "SAFE_LLAVA_JOB_RECORD"
+
+# SIGTERM comes to all processes of a step before its time limit. The rule's shell has to outlive it, or nobody waits
+# for the program that saves its work; with a handler, unlike with "ignore", the program itself still gets it.
+# Snakemake formats the prefix of its shells: braces are doubled.
+TRAP = (
+    f'if [ -n "${{{{{RECORD}:-}}}}" ]; then echo started >> "${RECORD}"; trap : TERM; '
+    f'trap \'echo "exit $?" >> "${RECORD}"\' EXIT; fi; '
+)
+
+
+# What sbatch put there for the whole job would be taken by srun as said for each step. What names the job, or finds
+# the controller, stays.
+FORGET = (
+    "unset $(env | sed -n 's/^\\(\\(SLURM\\|SRUN\\|SBATCH\\)_[A-Z0-9_]*\\)=.*/\\1/p' | grep -vxE "
+    "'SLURM_(CONF|CONF_SERVER|JOB_ID|JOBID|JOB_NODELIST|CLUSTER_NAME|SUBMIT_DIR|SUBMIT_HOST)') _"
+)
+
+
+def batch_script(command: str, record: Path, events: Path) -> str:
+    """Return the script that sbatch gets: the command, with its record, and a word to the waiting Snakemake."""
+    paths = {"record": shlex.quote(str(record)), "events": shlex.quote(str(events))}
+    return (
+        "#!/bin/sh\n"
+        f"export {RECORD}={paths['record']}\n"
+        f'echo started-batch >> "${RECORD}"\n'
+        f"{FORGET}\n"
+        f"{command}\n"
+        "code=$?\n"
+        f'echo "batch $code" >> "${RECORD}"\n'
+        # Whatever becomes of this line, the job has ended as it did.
+        f"echo >> {paths['events']} || true\n"
+        "exit $code\n"
+    )

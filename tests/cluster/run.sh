@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The tests that need a cluster, side by side on one: run.sh FOLDER_OF_PYTHON. The cluster is down when they end.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+bin=${1:?usage: run.sh FOLDER_OF_PYTHON}
+if [ -z "${SAFE_LLAVA_CLUSTER:-}${CI:-}" ]; then
+    echo "skipped: the test cluster writes outside the clone (packages, /var) and needs root" >&2
+    echo "  to run it on a throw-away machine: SAFE_LLAVA_CLUSTER=1 make test-cluster" >&2
+    exit 0
+fi
+# Daemons need a path that all users may enter.
+SAFE_LLAVA_CLUSTER_FOLDER=$(mktemp -d /tmp/safe-llava-cluster.XXXXXX)
+export SAFE_LLAVA_CLUSTER_FOLDER
+trap 'tests/cluster/down.sh "$SAFE_LLAVA_CLUSTER_FOLDER"; rm -rf "$SAFE_LLAVA_CLUSTER_FOLDER"' EXIT
+tests/cluster/up.sh "$SAFE_LLAVA_CLUSTER_FOLDER"
+# Most of a test is waiting; a job's Snakemake is what takes the cores.
+"$bin/python" -m pytest -q -n "${SAFE_LLAVA_CLUSTER_TESTS:-6}" -m cluster tests/cluster

@@ -1,0 +1,215 @@
+"""Whatever happens to a job on a cluster, the run goes on or ends; each of these waited for ever, or might have."""
+
+from __future__ import annotations
+
+import signal
+import time
+from datetime import datetime
+
+import pytest
+
+from cluster.conftest import FOR_EVER, Cluster, Work, until
+
+pytestmark = pytest.mark.cluster
+
+
+def requested(cluster: Cluster, jobs: list[str], what: str) -> list[str]:
+    """What jobs asked for, as the accounting has it, in their order."""
+    return [cluster.ask("sacct", "-X", "-n", "-P", "-j", job, "-o", what) for job in jobs]
+
+
+def test_a_job_that_works_is_seen_by_whoever_knows(work: Work, view: str) -> None:
+    assert work.run("works") == 0, work.log
+    assert work.fates == ["DONE"]
+
+
+def test_a_bug_fails_at_once_and_asks_for_nothing_more(work: Work, view: str) -> None:
+    assert work.run("bug") == 1
+    assert len(work.runs("bug")) == 1
+    assert work.fates == ["FAILED"]
+    # The next run asks for what this one asked for.
+    assert work.run("bug") == 1
+    first, second = requested(work.cluster, work.runs("bug"), "ReqMem,Timelimit")
+    assert first == second
+
+
+def test_run_me_again_is_no_failure(work: Work) -> None:
+    assert work.run("again") == 0, work.log
+    assert work.fates == ["AGAIN", "AGAIN", "DONE"]
+    assert len(set(requested(work.cluster, work.runs("again"), "ReqMem,Timelimit"))) == 1
+
+
+def test_after_a_kill_for_memory_there_is_twice_of_it(work: Work) -> None:
+    assert work.run("memory") == 0, work.log
+    assert work.fates == ["OUT_OF_MEMORY", "DONE"]
+    assert requested(work.cluster, work.runs("memory"), "ReqMem") == ["450M", "900M"]
+
+
+def test_a_kill_by_nobody_counts_as_one_for_memory(work: Work) -> None:
+    assert work.run("killed") == 0, work.log
+    assert work.fates == ["OUT_OF_MEMORY", "DONE"]
+
+
+def test_at_the_time_limit_there_is_twice_of_it(work: Work) -> None:
+    assert work.run("time") == 0, work.log
+    assert work.fates == ["OUT_OF_TIME", "DONE"]
+    assert requested(work.cluster, work.runs("time"), "Timelimit") == ["00:01:00", "00:02:00"]
+
+
+def test_with_notice_a_program_saves_its_work_before_the_limit(work: Work) -> None:
+    assert work.run("notice") == 0, work.log
+    assert work.fates == ["AGAIN", "DONE"]
+    assert len(set(requested(work.cluster, work.runs("notice"), "Timelimit"))) == 1
+
+
+def test_cancelled_by_somebody_else(work: Work, view: str) -> None:
+    process = work.start("interrupted")
+    work.cluster.ask("scancel", work.running("interrupted"))
+    assert process.wait(timeout=FOR_EVER) == 0, work.log
+    # Without accounting and after the controller has forgotten it, nobody knows why the job is gone.
+    assert work.fates == ["LOST" if view == "record" else "CANCELLED", "DONE"]
+
+
+@pytest.mark.parametrize(("partition", "node"), [("low", "n1"), ("lowcancel", "n2")])
+def test_preempted(work: Work, partition: str, node: str) -> None:
+    """SLURM would requeue in the one partition, and cancels in the other; both are submitted again at once."""
+    process = work.start("preempted", "--set-resources", f"preempted:slurm_extra='-w {node}'", partition=partition)
+    job = work.running("preempted")
+    command = ["sbatch", "-A", "lab", "-p", "cpu", "--parsable", "-w", node, "-c8", "-o", "/dev/null"]
+    command += ["-D", str(work.folder), "--wrap", "sleep 5"]
+    other = work.cluster.ask(*command)
+    until(lambda: job not in work.unfinished, "preemption")
+    assert process.wait(timeout=FOR_EVER) == 0, work.log
+    # It may get the node back for a moment before the other job has it.
+    assert work.fates[-1] == "DONE"
+    assert set(work.fates[:-1]) == {"PREEMPTED"}
+    assert other not in work.runs("preempted")
+
+
+def test_node_lost(work: Work) -> None:
+    process = work.start("interrupted", partition="frail")
+    job = work.running("interrupted")
+    node = work.cluster.ask("squeue", "-h", "-j", job, "-o", "%N")
+    work.cluster.lose_node(node, job)
+    try:
+        assert process.wait(timeout=FOR_EVER) == 0, work.log
+        assert work.fates == ["NODE_LOST", "DONE"]
+    finally:
+        work.cluster.start("slurmd", "-N", node)
+
+
+def test_controller_away(work: Work) -> None:
+    """Away while a job runs, while it ends, and while the next one is to be submitted."""
+    process = work.start("again")
+    work.running("again")
+    work.cluster.stop("slurmctld")
+    time.sleep(15)
+    work.cluster.start("slurmctld")
+    assert process.wait(timeout=FOR_EVER) == 0, work.log
+    assert work.fates == ["AGAIN", "AGAIN", "DONE"]
+
+
+def test_accounting_away(work: Work) -> None:
+    process = work.start("again")
+    work.running("again")
+    work.cluster.stop("slurmdbd")
+    try:
+        assert process.wait(timeout=FOR_EVER) == 0, work.log
+    finally:
+        work.cluster.start("slurmdbd")
+    assert work.fates == ["AGAIN", "AGAIN", "DONE"]
+
+
+def test_a_job_that_can_never_start_is_an_error_with_its_remedy(work: Work) -> None:
+    assert work.run("impossible", partition="short") == 1
+    assert work.fates == ["IMPOSSIBLE"]
+    assert "PartitionTimeLimit" in work.log
+    assert "ask for less" in work.log
+    assert work.unfinished == []
+
+
+def test_a_partition_that_is_not_there_is_an_error(work: Work) -> None:
+    assert work.run("works", partition="nowhere") == 1
+    assert "invalid partition" in work.log
+
+
+def test_ctrl_c_cancels_the_jobs(work: Work) -> None:
+    process = work.start("interrupted")
+    work.running("interrupted")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=FOR_EVER) != 0
+    until(lambda: not work.unfinished, "the end of the cancelled job")
+    assert work.run("interrupted") == 0, work.log
+    assert len(work.runs("interrupted")) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_left_jobs_are_taken_over(work: Work, number: signal.Signals) -> None:
+    """A login node that goes down, a lost connection, a kill: the job goes on, and the next run waits for it."""
+    process = work.start("slow")
+    job = work.running("slow")
+    process.send_signal(number)
+    assert process.wait(timeout=FOR_EVER) != 0
+    assert work.unfinished == [job]
+    assert work.run("slow") == 0, work.log
+    assert work.runs("slow") == [job], "the rule ran once, in the job that was left"
+    assert f"SLURM job {job} of an earlier run is taken over" in work.log
+
+
+def test_left_jobs_that_are_done_meanwhile_need_nothing(work: Work) -> None:
+    process = work.start("slow")
+    job = work.running("slow")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    until(lambda: not work.unfinished, "the end of the job")
+    assert work.run("slow") == 0, work.log
+    assert work.runs("slow") == [job]
+
+
+def test_a_left_job_that_slurm_requeues_still_does_its_work(work: Work) -> None:
+    process = work.start("slow", "--slurm-steady-requeue")
+    job = work.running("slow")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    work.cluster.ask("scontrol", "requeue", job)
+    # SLURM lets a requeued job wait two minutes.
+    assert work.run("slow", "--slurm-steady-requeue") == 0, work.log
+    assert set(work.runs("slow")) == {job}
+    assert len(work.runs("slow")) == 2
+
+
+def test_two_snakemakes_do_not_submit_from_one_folder(work: Work) -> None:
+    process = work.start("slow")
+    work.running("slow")
+    assert work.run("slow") == 1
+    assert "another Snakemake submits jobs from this folder: process" in work.log
+    assert process.wait(timeout=FOR_EVER) == 0, work.log
+    assert len(work.runs("slow")) == 1
+
+
+def test_no_secret_goes_with_a_job(work: Work) -> None:
+    assert work.run("works", JUDGE_API_KEY="sk-hush", HF_TOKEN="hf_hush", KEPT="yes") == 0, work.log
+    environment = (work.folder / "environment").read_text()
+    assert "KEPT=yes" in environment
+    job = work.runs("works")[0]
+    parts = [("--env-vars", "KEPT=yes"), ("--batch-script", "works")]
+    for part, word in parts:
+        until(lambda part=part, word=word: word in work.cluster.ask("sacct", "-j", job, part), f"sacct {part}", 60)
+    kept = "".join(work.cluster.ask("sacct", "-j", job, part) for part, _ in parts)
+    logs = "".join(file.read_text() for file in (work.folder / "results").rglob("*.log"))
+    assert "hush" not in environment + kept + work.log + logs
+
+
+def test_a_chain_costs_little_beside_its_jobs(work: Work) -> None:
+    """(Wall time - the sum of the jobs' Submit-to-End) / jobs, from the accounting: at most 5 s."""
+    jobs = 6
+    begun = time.time()
+    assert work.run(f"link.{jobs - 1}") == 0, work.log
+    wall = time.time() - begun
+    rows = work.cluster.ask("sacct", "-X", "-n", "-P", "-S", "now-1hours", "-o", "WorkDir,Submit,End").splitlines()
+    mine = [row.split("|")[1:] for row in rows if row.split("|")[0] == str(work.folder)]
+    spans = [(datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() for start, end in mine]
+    assert len(spans) == jobs
+    overhead = (wall - sum(spans)) / jobs
+    print(f"{overhead:.2f} s a job beside Submit-to-End ({wall:.0f} s for {jobs} jobs)")
+    assert overhead <= 5

@@ -1,0 +1,84 @@
+"""One job of two nodes with two processes each trains what four processes of one machine train."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.conftest import FOR_EVER, Work
+from train.tiny import Tiny, launch_command, make_row, tiny
+
+__all__ = ["tiny"]
+pytestmark = pytest.mark.cluster
+
+ROW = make_row(finetune={"max_steps": 6, "global_batch": 8}, processes=4)
+SAYS = """
+import os, signal, sys, time
+from pathlib import Path
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+names = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_PORT SLURMD_NODENAME CUDA_VISIBLE_DEVICES SLURM_JOB_ID"
+line = " ".join(os.environ[name] for name in names.split())
+with open(sys.argv[1], "a") as file:
+    file.write(line + "\\n")
+if sys.argv[2:] and len(Path(sys.argv[1]).read_text().split(chr(10))) <= 5:
+    while not told:
+        time.sleep(0.1)
+    time.sleep(float(os.environ["RANK"]))
+    sys.exit(75)
+"""
+
+
+@pytest.fixture(autouse=True)
+def path_of_python(work: Work) -> None:
+    work.path = str(Path(sys.executable).parent)
+
+
+def losses(folder: Path) -> list[tuple[str, str]]:
+    with (folder / "metrics.csv").open() as stream:
+        return [(row["loss"], row["grad_norm"]) for row in csv.DictReader(stream)]
+
+
+def launch(work: Work, module: str, *arguments: object) -> list[str]:
+    return ["spread", "--config", f"module={module}", f"arguments={' '.join(map(str, arguments))}"]
+
+
+def test_ranks_and_gpus_over_two_nodes(work: Work) -> None:
+    (work.folder / "says.py").write_text(SAYS)
+    path = f"{work.cluster.environment['PYTHONPATH']}:{work.folder}"
+    assert work.run(*launch(work, "says", work.folder / "said"), PYTHONPATH=path) == 0, work.log
+    rows = sorted(line.split() for line in (work.folder / "said").read_text().splitlines())
+    port = str(20000 + int(work.runs("spread")[0]) % 20000)
+    assert [row[:5] for row in rows] == [[str(rank), str(rank % 2), "4", "2", port] for rank in range(4)]
+    assert rows[0][5] == rows[1][5] != rows[2][5] == rows[3][5]
+    assert {row[6] for row in rows} == {"0,1"}
+
+
+def test_all_processes_of_both_nodes_may_save_before_they_are_run_again(work: Work) -> None:
+    """Told to stop, they end one after the other with 75: none is killed, and the job is submitted again."""
+    (work.folder / "says.py").write_text(SAYS)
+    path = f"{work.cluster.environment['PYTHONPATH']}:{work.folder}"
+    process = work.start(*launch(work, "says", work.folder / "said", "wait"), PYTHONPATH=path)
+    job = work.running("spread")
+    while not (work.folder / "said").exists() or len((work.folder / "said").read_text().splitlines()) < 4:
+        assert process.poll() is None, work.log
+    work.cluster.ask("scancel", "--signal=TERM", job)
+    assert process.wait(timeout=FOR_EVER) == 0, work.log
+    assert work.fates == ["AGAIN", "DONE"]
+
+
+def test_two_nodes_train_what_one_trains(work: Work, tiny: Tiny) -> None:
+    environment = {**work.cluster.environment, "TRANSFORMERS_OFFLINE": "1"}
+    alone, spread = work.folder / "alone", work.folder / "both"
+    one = launch_command(4, "safe_llava.train.run", tiny.arguments(alone, ROW, "finetune"))
+    subprocess.run(one, env=environment, check=True, timeout=FOR_EVER, stdout=subprocess.DEVNULL)
+    arguments = tiny.arguments(spread, ROW, "finetune")
+    assert work.run(*launch(work, "safe_llava.train.run", *arguments)) == 0, work.log
+    assert losses(spread) == losses(alone)
+    assert len(losses(alone)) == 6
+    for file in sorted((alone / "model").glob("*.safetensors")):
+        assert file.read_bytes() == (spread / "model" / file.name).read_bytes(), file.name

@@ -1,0 +1,191 @@
+#!/usr/bin/env bash
+# A real SLURM of emulated nodes on this one machine, for the tests: up.sh FOLDER, then `. FOLDER/env.sh`; down.sh ends it.
+#
+# Needs root and Debian's slurm-wlm, munge, slurmdbd and mariadb-server; they are installed only where that was
+# asked for (SAFE_LLAVA_CLUSTER=1, or CI), for it writes outside the clone. Everything else lies in FOLDER.
+# No systemd and no cgroups are needed. Knobs: NODES, CPUS, MEMORY (MB a node), GPUS, PORT, ACCOUNTING (1|0).
+set -euo pipefail
+folder=${1:?usage: up.sh FOLDER}
+nodes=${NODES:-4} cpus=${CPUS:-8} memory=${MEMORY:-8000} gpus=${GPUS:-2} port=${PORT:-26800} accounting=${ACCOUNTING:-1}
+gpu_type=h200 # what the fake GPUs call themselves
+packages=(slurm-wlm munge slurmdbd mariadb-server)
+
+fail() { printf 'error: %s\n  remedy: %s\n' "$1" "$2" >&2; exit 1; }
+[ "$(id -u)" = 0 ] || fail "the test cluster needs root" "run it in a throw-away machine or container as root"
+export PATH=$PATH:/usr/sbin:/sbin
+if ! command -v slurmctld slurmd munged slurmdbd mariadbd > /dev/null; then
+    [ -n "${SAFE_LLAVA_CLUSTER:-}${CI:-}" ] || fail "SLURM is not installed" "SAFE_LLAVA_CLUSTER=1 lets this script install ${packages[*]}"
+    apt-get -qq update
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${packages[@]}" > /dev/null
+fi
+
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+cd "$folder"
+chmod 755 .
+mkdir -p etc run log state/controller dev bin
+chmod 755 run
+host=$(hostname -s)
+first=$((port + 101))
+names="n[1-$nodes]"
+socket=$folder/run/munge.sock
+sql=$folder/run/sql/socket
+
+wait_for() { # WHAT SECONDS COMMAND…
+    local what=$1 seconds=$2
+    shift 2
+    for _ in $(seq $((seconds * 5))); do
+        if "$@" > /dev/null 2>&1; then return; fi
+        sleep 0.2
+    done
+    tail -n 20 log/*.log >&2
+    fail "$what did not come up in $seconds s" "read the logs in $folder/log"
+}
+
+# --- munge: how the daemons know each other
+[ -s etc/munge.key ] || (umask 077 && head -c 1024 /dev/urandom > etc/munge.key)
+chmod 400 etc/munge.key
+munged --key-file="$folder/etc/munge.key" --socket="$socket" --pid-file="$folder/run/munged.pid" \
+    --log-file="$folder/log/munged.log" --seed-file="$folder/run/munged.seed"
+wait_for munged 10 sh -c "munge -n -S $socket | unmunge -S $socket"
+
+# --- fake GPUs: slurmd wants a character device each, and makes CUDA_VISIBLE_DEVICES from the number at its end
+for gpu in $(seq 0 $((gpus - 1))); do ln -sfn /dev/null "dev/nvidia$gpu"; done
+
+# --- configuration
+if [ "$accounting" = 1 ]; then
+    storage="AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=$((port + 19))
+AccountingStoragePass=$socket
+AccountingStorageTRES=gres/gpu,gres/gpu:$gpu_type
+AccountingStoreFlags=job_comment,job_env,job_script"
+else
+    storage="AccountingStorageType=accounting_storage/none"
+fi
+cat > etc/slurm.conf << CONF
+ClusterName=toy
+SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=$((port + 17))
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket=$socket
+CredType=cred/munge
+StateSaveLocation=$folder/state/controller
+SlurmdSpoolDir=$folder/state/%n
+SlurmctldPidFile=$folder/run/slurmctld.pid
+SlurmdPidFile=$folder/run/slurmd_%n.pid
+SlurmctldLogFile=$folder/log/slurmctld.log
+SlurmdLogFile=$folder/log/slurmd_%n.log
+MailProg=/bin/true
+# A machine without systemd, cgroups or CAP_SYS_RESOURCE.
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SwitchType=switch/none
+SlurmdParameters=config_overrides
+PropagateResourceLimits=NONE
+ReturnToService=2
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+GresTypes=gpu
+# What a cgroup does elsewhere: a step above its memory is killed, and the job ends as OUT_OF_MEMORY.
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill,UsePss
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
+# Short timers: what takes a cluster minutes takes a test seconds.
+OverTimeLimit=0
+KillWait=5
+InactiveLimit=0
+MessageTimeout=10
+SlurmctldTimeout=30
+SlurmdTimeout=10
+CompleteWait=0
+MinJobAge=${MIN_JOB_AGE:-120}
+JobRequeue=1
+JobCompType=jobcomp/none
+$storage
+NodeName=DEFAULT CPUs=$cpus Boards=1 SocketsPerBoard=1 CoresPerSocket=$cpus ThreadsPerCore=1 RealMemory=$memory
+NodeName=$names NodeHostname=$host NodeAddr=127.0.0.1 Port=[$first-$((first + nodes - 1))] Gres=gpu:$gpu_type:$gpus State=UNKNOWN
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=DEFAULT Nodes=n[1-$((nodes - 2))] State=UP OverSubscribe=NO DefMemPerCPU=100 DefaultTime=10 MaxTime=1-00:00:00
+PartitionName=cpu Default=YES PriorityTier=10 PreemptMode=OFF
+PartitionName=gpu PriorityTier=10 PreemptMode=OFF
+PartitionName=low PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=lowcancel PriorityTier=1 PreemptMode=CANCEL
+PartitionName=short PriorityTier=10 PreemptMode=OFF MaxTime=2
+# Nodes that a test takes away are nobody else's.
+PartitionName=frail Nodes=n[$((nodes - 1))-$nodes] PriorityTier=10 PreemptMode=OFF
+CONF
+cat > etc/gres.conf << CONF
+AutoDetect=off
+NodeName=$names Name=gpu Type=$gpu_type File=$folder/dev/nvidia[0-$((gpus - 1))]
+CONF
+
+# --- the clients find this cluster through wrappers: the job-step plugin drops every SLURM_* variable, SLURM_CONF too
+for client in srun sbatch salloc scancel squeue sinfo sacct sacctmgr scontrol sshare sstat sdiag; do
+    printf '#!/bin/sh\nSLURM_CONF=%s exec /usr/bin/%s "$@"\n' "$folder/etc/slurm.conf" $client > bin/$client
+    chmod +x bin/$client
+done
+# shellcheck disable=SC2016
+printf 'export PATH=%s:$PATH\n' "$folder/bin" > env.sh
+export SLURM_CONF=$folder/etc/slurm.conf
+
+# --- accounting
+if [ "$accounting" = 1 ]; then
+    mkdir -p run/sql
+    if [ ! -d mysql/mysql ]; then
+        mkdir -p mysql
+        chown mysql: mysql
+        mariadb-install-db --no-defaults --user=mysql --datadir="$folder/mysql" --skip-test-db \
+            --auth-root-authentication-method=socket --auth-root-socket-user=root > log/mariadb-install.log 2>&1
+    fi
+    : > log/mariadb.log
+    chown mysql: log/mariadb.log run/sql
+    setsid nohup mariadbd --no-defaults --user=mysql --datadir="$folder/mysql" --socket="$sql" \
+        --pid-file="$folder/run/sql/pid" --bind-address=127.0.0.1 --port=$((port + 6)) \
+        --log-error="$folder/log/mariadb.log" --skip-name-resolve --innodb-buffer-pool-size=64M \
+        --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=0 --performance-schema=off \
+        < /dev/null > /dev/null 2>&1 &
+    wait_for MariaDB 60 mariadb-admin --no-defaults --socket="$sql" ping
+    mariadb --no-defaults --socket="$sql" -e "CREATE DATABASE IF NOT EXISTS slurm_acct_db;
+        CREATE USER IF NOT EXISTS slurm@'127.0.0.1' IDENTIFIED BY 'slurm';
+        GRANT ALL ON slurm_acct_db.* TO slurm@'127.0.0.1';"
+    (umask 077 && cat > etc/slurmdbd.conf) << CONF
+AuthType=auth/munge
+AuthInfo=socket=$socket
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort=$((port + 19))
+SlurmUser=root
+LogFile=$folder/log/slurmdbd.log
+PidFile=$folder/run/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort=$((port + 6))
+StorageUser=slurm
+StoragePass=slurm
+StorageLoc=slurm_acct_db
+CONF
+    slurmdbd
+    wait_for slurmdbd 30 sacctmgr -n show cluster
+    sacctmgr -n show cluster format=cluster%20 | grep -qw toy || sacctmgr -i add cluster toy > /dev/null
+    if ! sacctmgr -n show account format=account%20 | grep -qw lab; then
+        sacctmgr -i add account lab Cluster=toy Description=lab Organization=lab > /dev/null
+        sacctmgr -i add user root Account=lab > /dev/null || true # it is there from the start in some versions
+        sacctmgr -i modify user root set DefaultAccount=lab > /dev/null
+    fi
+fi
+
+# --- the controller and the nodes
+slurmctld
+wait_for slurmctld 30 sh -c 'scontrol ping | grep -q "is UP"'
+for node in $(seq "$nodes"); do
+    mkdir -p "state/n$node"
+    slurmd -N "n$node"
+done
+wait_for "the nodes" 60 sh -c "[ \$(sinfo -h -N -o '%N %t' | sort -u | grep -c ' idle\$') = $nodes ]"

@@ -1,0 +1,135 @@
+"""What SLURM, the job's own record and its log say together, as seen on the test cluster and in SLURM's manuals."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from snakemake_executor_plugin_slurm_steady.fates import (
+    ALLOWED,
+    Fate,
+    Record,
+    Sight,
+    judge,
+    judge_unseen,
+    parse_record,
+    parse_sacct,
+    parse_squeue,
+)
+from snakemake_executor_plugin_slurm_steady.script import RECORD, TRAP, batch_script
+
+OOM_LINE = "slurmstepd-n1: error: StepId=3.0 exceeded memory limit (375814144 > 209715200), being killed"
+CGROUP_LINE = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed."
+PLAIN, KILLED = Record(1, (1,), 1), Record(1, (), None)
+
+
+def test_squeue_and_sacct_are_read() -> None:
+    text = "6|PENDING||PartitionTimeLimit\n10|RUNNING|n[1-2]|None\n\n"
+    assert parse_squeue(text) == {
+        "6": Sight("PENDING", "", "PartitionTimeLimit"),
+        "10": Sight("RUNNING", "n[1-2]", "None"),
+    }
+    assert parse_sacct("5|CANCELLED by 0|n1\n7|NODE_FAIL|n2\n") == {
+        "5": Sight("CANCELLED", "n1"),
+        "7": Sight("NODE_FAIL", "n2"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("state", "record", "log", "fate"),
+    [
+        ("RUNNING", Record(), "", Fate.ACTIVE),
+        ("COMPLETING", Record(1, (0,), 0), "", Fate.ACTIVE),
+        ("SOMETHING_NEW", Record(), "", Fate.ACTIVE),
+        ("COMPLETED", Record(1, (0,), 0), "", Fate.DONE),
+        ("FAILED", PLAIN, "", Fate.FAILED),
+        ("FAILED", Record(), "Snakefile: syntax error", Fate.FAILED),
+        ("FAILED", Record(1, (75,), 1), "", Fate.AGAIN),
+        ("FAILED", Record(2, (75, 1), 1), "", Fate.FAILED),
+        ("FAILED", Record(1, (143,), 1), "", Fate.CANCELLED),
+        ("FAILED", Record(1, (137,), 1), "", Fate.OUT_OF_MEMORY),
+        ("FAILED", KILLED, OOM_LINE, Fate.OUT_OF_MEMORY),
+        ("FAILED", Record(), CGROUP_LINE, Fate.OUT_OF_MEMORY),
+        ("FAILED", KILLED, "", Fate.OUT_OF_MEMORY),
+        ("FAILED", PLAIN, "torch.OutOfMemoryError: CUDA out of memory", Fate.FAILED),
+        ("OUT_OF_MEMORY", PLAIN, "", Fate.OUT_OF_MEMORY),
+        ("TIMEOUT", KILLED, "", Fate.OUT_OF_TIME),
+        ("TIMEOUT", Record(1, (75,), None), "", Fate.AGAIN),
+        ("CANCELLED", Record(1, (75,), None), "", Fate.CANCELLED),
+        ("PREEMPTED", KILLED, "", Fate.PREEMPTED),
+        ("NODE_FAIL", KILLED, "", Fate.NODE_LOST),
+        ("BOOT_FAIL", Record(), "", Fate.NODE_LOST),
+        ("DEADLINE", KILLED, "", Fate.CANCELLED),
+    ],
+)
+def test_judge(state: str, record: Record, log: str, fate: Fate) -> None:
+    assert judge(Sight(state), record, log) is fate
+
+
+@pytest.mark.parametrize(
+    ("reason", "fate"),
+    [
+        ("PartitionTimeLimit", Fate.IMPOSSIBLE),
+        ("QOSMaxGRESPerJob", Fate.IMPOSSIBLE),
+        ("AssocMaxWallDurationPerJobLimit", Fate.IMPOSSIBLE),
+        ("BadConstraints", Fate.IMPOSSIBLE),
+        ("launch failed requeued held", Fate.IMPOSSIBLE),
+        ("Resources", Fate.ACTIVE),
+        ("Priority", Fate.ACTIVE),
+        ("QOSMaxJobsPerUserLimit", Fate.ACTIVE),
+        ("QOSGrpGRES", Fate.ACTIVE),
+        ("AssocGrpCpuLimit", Fate.ACTIVE),
+        ("ReqNodeNotAvail, UnavailableNodes:n1", Fate.ACTIVE),
+    ],
+)
+def test_a_pending_job_that_can_never_start(reason: str, fate: Fate) -> None:
+    assert judge(Sight("PENDING", reason=reason), Record(), "") is fate
+
+
+@pytest.mark.parametrize(
+    ("record", "fate"),
+    [
+        (Record(1, (0,), 0), Fate.DONE),
+        (Record(1, (75,), 1), Fate.AGAIN),
+        (PLAIN, Fate.FAILED),
+        (KILLED, Fate.LOST),
+        (Record(), Fate.LOST),
+    ],
+)
+def test_a_job_that_nobody_knows(record: Record, fate: Fate) -> None:
+    assert judge_unseen(record, "") is fate
+
+
+def test_a_record_that_was_cut_off_or_begun_anew() -> None:
+    assert parse_record("started-batch\nstarted\nexit ") == Record(1, (), None)
+    assert parse_record("started-batch\nstarted\nstarted-batch\nstarted\nexit 0\nbatch 0\n") == Record(1, (0,), 0)
+
+
+def test_what_a_rule_did_is_never_tried_again() -> None:
+    assert not {Fate.FAILED, Fate.IMPOSSIBLE, Fate.DONE} & set(ALLOWED)
+    assert all(times > 0 for times in ALLOWED.values())
+
+
+@pytest.mark.parametrize(
+    ("command", "record"),
+    [
+        ("true", Record(1, (0,), 0)),
+        ("exit 75", Record(1, (75,), 75)),
+        ("kill -9 $$", Record(1, (), 137)),
+        # The program is told to stop, saves its work, and its shell waits for it.
+        ("bash -c 'trap \"sleep 0.2; exit 75\" TERM; kill -TERM $PPID $$; sleep 5 & wait'", Record(1, (75,), 75)),
+    ],
+)
+def test_the_shell_of_a_rule_says_how_it_ended(tmp_path: Path, command: str, record: Record) -> None:
+    prefix = TRAP.format()
+    (tmp_path / "rule.sh").write_text(f"set -euo pipefail; {prefix}{command}")
+    script = batch_script(f"bash {tmp_path}/rule.sh", tmp_path / "a record", tmp_path / "events")
+    done = subprocess.run(["sh", "-c", script], check=False, capture_output=True, text=True)
+    assert done.returncode == record.batch
+    assert parse_record((tmp_path / "a record").read_text()) == record
+    assert (tmp_path / "events").stat().st_size == 1
+    # Outside SLURM the same shell says nothing.
+    bare = subprocess.run(["bash", tmp_path / "rule.sh"], check=False, capture_output=True, text=True)
+    assert RECORD not in bare.stderr

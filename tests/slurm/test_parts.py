@@ -1,0 +1,175 @@
+"""The executor's parts that need no SLURM: what is asked for and remembered, how often one asks, who may submit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from snakemake_interface_common.exceptions import WorkflowError
+
+from snakemake_executor_plugin_slurm_steady import slurm
+from snakemake_executor_plugin_slurm_steady.asking import Asking, Resources, grown, sbatch_call, wants_gpu
+from snakemake_executor_plugin_slurm_steady.fates import Fate, Record
+from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, key_of
+from snakemake_executor_plugin_slurm_steady.pace import Pace
+from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings
+
+PARTS = {"run_uuid": "rule.key.1", "slurm_logfile": "log", "comment_str": "rule_x", "account": " -A lab"}
+PARTS |= {"partition": " -p cpu", "workdir": "/tmp"}
+
+
+def call(resources: dict[str, Any], avoided: set[str] | None = None) -> str:
+    job = SimpleNamespace(threads=2, is_group=lambda: False)
+    return sbatch_call(Asking(job, Resources(resources)), ExecutorSettings(), PARTS, avoided or set())
+
+
+def test_memory_and_time_grow_only_by_what_happened() -> None:
+    rule = {"mem_mb": 4000, "runtime": 60, "gpu": 2}
+    assert grown(rule, {"memory": 0, "time": 0}) == rule
+    assert grown(rule, {"memory": 2, "time": 0})["mem_mb"] == 16000
+    assert grown(rule, {"memory": 0, "time": 1}) == {**rule, "runtime": 120}
+
+
+def test_a_notice_leaves_time_to_work() -> None:
+    assert grown({"runtime": 60, "notice": 600}, {})["slurm_extra"] == "--signal=TERM@600"
+    assert grown({"runtime": 5, "notice": 600}, {})["slurm_extra"] == "--signal=TERM@100"
+    assert "slurm_extra" not in grown({"runtime": 5}, {})
+
+
+def test_a_profile_that_was_not_filled_in_says_what_is_missing(root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "tests/cluster/faults.smk"), "works"]
+    command += ["--profile", str(root / "workflow/profiles/slurm")]
+    env = {**os.environ, "PYTHONPATH": str(root / "scripts")}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "slurm-steady-account is still `unknown`" in done.stdout + done.stderr
+    assert "sacctmgr" in done.stdout + done.stderr
+
+
+def test_the_sbatch_call() -> None:
+    line = call(grown({"mem_mb": 4000, "runtime": 60, "nodes": 1, "notice": 300, "gpu": 2}, {}), {"n7"})
+    for part in ("--mem 4000", "-t 60", "--nodes=1", "--gpus=2", "--signal=TERM@300", "--no-requeue", "--exclude=n7"):
+        assert part in line, part
+    assert line.endswith(" /dev/stdin")
+
+
+def test_several_nodes_with_gpus_each() -> None:
+    line = call(Resources(mem_mb=4000, nodes=2, mpi=0, gpu=0, gres="gpu:8"))
+    assert "--nodes=2" in line
+    assert "--gres=gpu:8" in line
+    assert "--gpus" not in line
+    assert "--ntasks" not in line.replace("--ntasks=1", "")
+
+
+def test_several_nodes_without_gpus() -> None:
+    assert "--nodes=2 --no-requeue --ntasks=2" in call(grown({"mem_mb": 4000, "nodes": 2, "mpi": 0, "gres": ""}, {}))
+
+
+def test_slurm_extra_does_not_say_what_resources_are_there_for() -> None:
+    with pytest.raises(WorkflowError, match="mem"):
+        call({"slurm_extra": "--mem=1"})
+
+
+def test_gpu_jobs_are_known() -> None:
+    assert wants_gpu(Resources(gpu=1))
+    assert wants_gpu(Resources(gres="gpu:h200:2"))
+    assert not wants_gpu(Resources(gpu=0, gres=""))
+
+
+def test_secrets_stay_where_they_are() -> None:
+    environment = {"OPENAI_API_KEY": "a", "HF_TOKEN": "b", "PATH": "c", "TOKENIZERS_PARALLELISM": "d"}
+    assert sorted(slurm.without_secrets(environment)) == ["PATH", "TOKENIZERS_PARALLELISM"]
+
+
+@pytest.mark.parametrize(
+    ("message", "later"),
+    [
+        ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)", True),
+        ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", True),
+        ("slurm_load_jobs error: Unable to contact slurm controller (connect failure)", True),
+        ("sbatch: error: QOSMaxSubmitJobPerUserLimit", True),
+        ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination", False),
+        ("sbatch: error: Memory specification can not be satisfied", False),
+    ],
+)
+def test_no_answer_is_not_no(message: str, later: bool) -> None:
+    with pytest.raises(slurm.SlurmError) as caught:
+        slurm.call(["sh", "-c", f"echo '{message}' >&2; exit 1"])
+    assert isinstance(caught.value, slurm.NoAnswer) is later
+
+
+def test_a_submission_without_an_answer_is_looked_for_before_it_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM took the job, but its answer was lost: no second one is submitted."""
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\necho x >> {tmp_path}/calls; echo 'Socket timed out' >&2; exit 1\n")
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho 42\n")
+    for name in ("sbatch", "squeue"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert slurm.submit("sbatch --parsable", "", "name", lambda _: False, 60) == "42"
+    assert (tmp_path / "calls").read_text() == "x\n"
+
+
+def test_a_site_may_say_more_than_the_number(tmp_path: Path) -> None:
+    assert slurm.submit("echo 'Welcome to 2 clusters'; echo '17;toy'", "", "name", lambda _: False, 1) == "17"
+    with pytest.raises(slurm.SlurmError, match="job's number"):
+        slurm.submit("echo no", "", "name", lambda _: False, 1)
+
+
+def test_one_asks_soon_after_a_change_and_seldom_later() -> None:
+    pace = Pace(0.0)
+    asked, now = [], 0.0
+    while now < 3600:
+        now += 0.5
+        if pace.due(now):
+            asked.append(now)
+            pace.asked(now)
+    assert asked[:2] == [2.0, 4.0]
+    assert asked[-1] - asked[-2] == 30
+    assert len(asked) < 150
+    pace.happened(now)
+    assert pace.due(now + 2)
+
+
+def test_the_ledger_outlives_its_process(tmp_path: Path) -> None:
+    first = Ledger(tmp_path)
+    entry = first.entry(key_of("train", ["model"]), "train")
+    entry.number, entry.slurm_id, entry.grown["memory"] = 3, "99", 1
+    first.save(entry)
+    first.record_file(entry).write_text("started-batch\nstarted\n")
+    again = Ledger(tmp_path).entry(entry.key, "train")
+    assert again == entry
+    assert Ledger(tmp_path).record(again) == Record(1, (), None)
+    first.ended(again, Fate.OUT_OF_MEMORY, "n1")
+    # The job is no longer there, but what it needs is known.
+    assert Ledger(tmp_path).entry(entry.key, "train").slurm_id is None
+    assert Ledger(tmp_path).entry(entry.key, "train").grown["memory"] == 1
+    first.ended(again, Fate.DONE, "n1")
+    assert Ledger(tmp_path).entry(entry.key, "train") == Entry(entry.key, "train")
+    assert len((tmp_path / "jobs.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_ledger_that_was_cut_off_counts_as_absent(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    (ledger.folder / "key.json").write_text('{"key": "key", "na')
+    assert ledger.entry("key", "train") == Entry("key", "train")
+
+
+def test_only_one_process_submits_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from snakemake_executor_plugin_slurm_steady.ledger import Ledger\n"
+    code += f"ledger = Ledger(Path({str(tmp_path)!r})); print(ledger.lock(), flush=True); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout
+    assert other.stdout.readline() == "None\n"
+    held = Ledger(tmp_path).lock()
+    assert held
+    assert str(other.pid) in held
+    other.kill()
+    other.communicate()
+    assert Ledger(tmp_path).lock() is None
