@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import AnyStr
 
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
+
+SHORTEST_SECRET = 8  # shorter ones may stand in any text by chance
 
 
 def missing_keys(judges: Mapping[str, Judge], environment: Mapping[str, str]) -> str | None:
@@ -47,3 +50,12 @@ def read_key(judge: Judge, environment: Mapping[str, str]) -> str | None:
             f"set {judge.key_env} again",
         )
     return key
+
+
+def without_secret(words: AnyStr, secret: str | None) -> AnyStr:
+    """Return a server's words without a key that they may repeat."""
+    if not secret or len(secret) < SHORTEST_SECRET:
+        return words
+    if isinstance(words, bytes):
+        return words.replace(secret.encode(), b"[the key]")
+    return words.replace(secret, "[the key]")

@@ -7,15 +7,15 @@ OUT.csv`. A row a set, part, measure and attribute; published numbers are rows o
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
-from safe_llava.core.files import atomic_path, read_json
+from safe_llava.core.files import read_json
+from safe_llava.core.tables import write_rows
 from safe_llava.prism.protocol import Attribute
 
 REMEDY = "let the workflow audit the set again"
@@ -103,10 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise DataError(f"--counts: nothing of {absent[0]}", REMEDY)
         rows += rows_of(safe, original, "original", counts[original]) + rows_of(safe, safe, "safe", counts[safe])
         rows += published_rows(safe, original, published.get(original, {}))
-    with atomic_path(args.out) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([one.name for one in fields(Row)])
-        writer.writerows(astuple(row) for row in rows)
+    write_rows(args.out, Row, rows)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from PIL import Image
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.engine.base import Request
 from safe_llava.engine.templates import KNOWN
-from safe_llava.train.bench import LANGUAGE, TOWER, word_tokenizer
+from safe_llava.train.bench import TOWER, llava_config, word_tokenizer
 from safe_llava.train.synthetic import WORDS
 from safe_llava.train.tokenizer import add_image_token, load_tokenizer
 
@@ -105,38 +105,12 @@ def write_folder(folder: Path, size: str, tokenizer_file: Path | None) -> Any:
         size: of ``train.bench.LANGUAGE``.
         tokenizer_file: a Llama ``tokenizer.model``; None: one word, one token.
     """
-    from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaConfig, LlavaProcessor
+    from transformers import GenerationConfig, LlavaProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     tokenizer = load_tokenizer(tokenizer_file, 4096) if tokenizer_file else word_tokenizer()
-    width, inner, layers, heads = LANGUAGE[size]
-    text = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        max_position_embeddings=4096,
-        rms_norm_eps=1e-5,
-    )
-    width, inner, layers, heads, edge, patch = TOWER[size]
-    tower = CLIPVisionConfig(
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        image_size=edge,
-        patch_size=patch,
-    )
-    config = LlavaConfig(
-        vision_config=tower,
-        text_config=text,
-        image_token_index=add_image_token(tokenizer),
-        image_seq_length=(edge // patch) ** 2,
-        vision_feature_layer=-2,
-        tie_word_embeddings=False,
-        architectures=["LlavaForConditionalGeneration"],
-    )
+    edge, patch = TOWER[size][4:]
+    config = llava_config(size, VOCABULARY, add_image_token(tokenizer), feature_layer=-2)
     config.save_pretrained(folder)
     GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0).save_pretrained(folder)
     LlavaProcessor(

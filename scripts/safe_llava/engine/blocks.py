@@ -142,5 +142,5 @@ def _result(made: Future[Asked]) -> Asked | EngineError | None:
     except EngineError as error:
         return error
     except Exception as error:
-        logger.debug("asked one by one: %s: %s", type(error).__name__, error)
+        logger.info("asked one by one: %s: %s", type(error).__name__, error)
         return None

@@ -19,10 +19,9 @@ missing than is allowed (none, unless said otherwise), no file is written.
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -30,7 +29,6 @@ import numpy as np
 
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
-from safe_llava.core.files import atomic_path
 from safe_llava.core.statistics import (
     RESAMPLES,
     SEED,
@@ -40,6 +38,7 @@ from safe_llava.core.statistics import (
     sign_flip_test,
     whole_weights,
 )
+from safe_llava.core.tables import write_rows
 from safe_llava.prism.cells import (
     ANSWERED,
     ROW_ORDER,
@@ -308,18 +307,6 @@ def _same_but_model(one: object, other: object) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in ("edition", "task", "judge"))
 
 
-def write_paired(path: Path | str, rows: Iterable[Paired]) -> int:
-    """Write the file and return how many rows it has."""
-    count = 0
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Paired)])
-        for row in rows:
-            writer.writerow(["" if value is None else value for value in astuple(row)])
-            count += 1
-    return count
-
-
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Read verdicts, write the paired differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -340,7 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     allowed = Allowed(options.allow_failed_answers, options.allow_failed_verdicts)
     refuse_missing(verdicts, [model for pair in pairs for model in pair], scored, allowed)
     rows = compare(verdicts, pairs, scored, options.resamples, options.seed)
-    log.info("%s: %d paired differences", options.out, write_paired(options.out, rows))
+    log.info("%s: %d paired differences", options.out, write_rows(options.out, Paired, rows))
     return None
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 import httpx
 
 from safe_llava.config.prism import Judge
+from safe_llava.config.secrets import without_secret
 from safe_llava.core.errors import PrismError
 from safe_llava.prism.judge_client import (
     Call,
@@ -31,7 +32,6 @@ from safe_llava.prism.judge_client import (
 
 log = logging.getLogger(__name__)
 LABEL = "safe_llava_label"
-SHORTEST_SECRET = 8  # shorter ones may stand in any text by chance
 PAGES = 10  # pages of batches that are looked through for a label, the newest first
 TURNED_DOWN = "see the judge's base_url, model and key, and whether the account may use the batch API"
 
@@ -84,11 +84,6 @@ class Service(Protocol):
 
     async def close(self) -> None:
         """Let go of the connections."""
-
-
-def _clean(text: str, secret: str | None) -> str:
-    """Return a server's words without the key."""
-    return text.replace(secret, "[the key]") if secret and len(secret) >= SHORTEST_SECRET else text
 
 
 def open_service(judge: Judge, secret: str | None) -> Service:
@@ -173,7 +168,7 @@ class OpenAIBatches:
             said = "; ".join(f"{error.code}: {error.message}" for error in errors[:3]) or "no reason given"
             return State(
                 "full" if any(error.code == "token_limit_exceeded" for error in errors) else "failed",
-                _clean(said, self._secret),
+                without_secret(said, self._secret),
             )
         if found.status in ("completed", "expired", "cancelled"):
             return State("ended", found.status)
@@ -185,7 +180,9 @@ class OpenAIBatches:
             found = await self._client.batches.retrieve(batch)
             files = [name for name in (found.output_file_id, found.error_file_id) if name]
             texts = [(await self._client.files.content(name)).text for name in files]
-        return [self._line(row) for text in texts for row in _rows(_clean(text, self._secret), f"batch {batch}")]
+        return [
+            self._line(row) for text in texts for row in _rows(without_secret(text, self._secret), f"batch {batch}")
+        ]
 
     def _line(self, row: Mapping[str, Any]) -> Line:
         key = str(row.get("custom_id"))
@@ -283,7 +280,7 @@ class GeminiBatches:
         if output.get("responsesFile"):
             host, _, version = self._url.rpartition("/")
             url = f"{host}/download/{version}/{output['responsesFile']}:download?alt=media"
-            rows += _rows(_clean((await self._send("GET", url)).text, self._secret), f"batch {batch}")
+            rows += _rows(without_secret((await self._send("GET", url)).text, self._secret), f"batch {batch}")
         return [self._line(row) for row in rows if isinstance(row, dict)]
 
     def _line(self, row: Mapping[str, Any]) -> Line:
@@ -295,7 +292,7 @@ class GeminiBatches:
     async def _ask(self, method: str, url: str, body: Any = None) -> dict[str, Any]:
         response = await self._send(method, url, body)
         try:
-            found = json.loads(_clean(response.text, self._secret))
+            found = json.loads(without_secret(response.text, self._secret))
         except ValueError as error:
             raise TemporaryError("a reply that is not JSON") from error
         if not isinstance(found, dict):

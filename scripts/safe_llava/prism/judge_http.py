@@ -22,6 +22,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from safe_llava.config.prism import Judge
+from safe_llava.config.secrets import without_secret
 from safe_llava.prism.judge_client import (
     Call,
     RawReply,
@@ -33,8 +34,6 @@ from safe_llava.prism.judge_client import (
     request_path,
 )
 
-HIDDEN = b"[the key]"
-SHORTEST_SECRET = 8  # shorter ones may stand in any text by chance
 _OF_ALL = {
     *("insufficient_quota", "billing_not_active", "billing_hard_limit_reached", "account_deactivated"),
     *("model_not_found", "invalid_api_key", "API_KEY_INVALID", "FAILED_PRECONDITION"),
@@ -72,7 +71,7 @@ class Connection:
     def __init__(self, judge: Judge, secret: str | None) -> None:
         self._judge, self._url = judge, endpoint_url(judge)
         self._headers = auth_headers(judge, secret) | {"Content-Type": "application/json"}
-        self._secret = secret.encode() if secret and len(secret) >= SHORTEST_SECRET else None
+        self._secret = secret
         parts = urlsplit(self._url)
         # Not aiohttp's own reading of the environment, which would take passwords out of ~/.netrc too.
         self._proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
@@ -105,8 +104,7 @@ class Connection:
             return Trouble(Fault.PASSING, f"no reply within {self._judge.timeout_s:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Trouble(Fault.PASSING, f"the connection failed: {type(error).__name__}")
-        if self._secret and self._secret in data:
-            data = data.replace(self._secret, HIDDEN)
+        data = without_secret(data, self._secret)
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):  # a body that is no text among them

@@ -18,18 +18,17 @@ One row a comparison, of which ``comparison`` says the kind:
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
-from safe_llava.core.files import atomic_path
 from safe_llava.core.statistics import accuracy, cohens_kappa
+from safe_llava.core.tables import write_rows
 from safe_llava.prism.agreement import Agreement, agreements, pair, read_labels
 from safe_llava.prism.cells import (
     ANSWERED,
@@ -170,15 +169,6 @@ def _place(row: Row) -> tuple[int, str, int, int, str, str, str]:
     return (kinds.index(row.comparison), row.edition, tasks.index(row.task), name, row.judge, row.reference, model)
 
 
-def write_rows(path: Path | str, rows: Iterable[Row]) -> None:
-    """Write the file."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Row)])
-        for row in sorted(rows, key=_place):
-            writer.writerow(["" if value is None else value for value in astuple(row)])
-
-
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Read verdicts, labels and scores, write how far the judges agree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -205,7 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             "there is nothing that the judge could be compared with",
             "select a second judge, or give labelled answers (--labels) or published scores (--scores, --published)",
         )
-    write_rows(options.out, rows)
+    rows.sort(key=_place)
+    write_rows(options.out, Row, rows)
     log.info("%s: %d comparisons", options.out, len(rows))
     return None
 

@@ -21,7 +21,7 @@ import csv
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,9 +29,10 @@ import numpy as np
 
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
-from safe_llava.core.files import atomic_path, write_json
+from safe_llava.core.files import write_json
 from safe_llava.core.provenance import record
 from safe_llava.core.statistics import RESAMPLES, SEED, percentile_interval, resampled_sums, wilson_interval
+from safe_llava.core.tables import write_rows
 from safe_llava.prism.cells import (
     ANSWERED,
     MACRO,
@@ -239,11 +240,7 @@ def score_verdicts(
 
 def write_scores(path: Path | str, scores: Iterable[Score]) -> None:
     """Write a scores file."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for score in scores:
-            writer.writerow(["" if value is None else value for value in astuple(score)])
+    write_rows(path, Score, scores)
 
 
 def read_scores(path: Path | str) -> list[Score]:

@@ -9,16 +9,15 @@ Where more is missing than is allowed (nothing, unless said otherwise), no table
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
-from safe_llava.core.files import atomic_path
+from safe_llava.core.tables import write_rows
 from safe_llava.prism.cells import ROW_ORDER
 from safe_llava.prism.completeness import ALLOWED_HELP, Allowed, refuse_incomplete
 from safe_llava.prism.protocol import Attribute, Task
@@ -128,15 +127,6 @@ def distances(rows: Sequence[Difference]) -> list[Distance]:
     return found
 
 
-def write_differences(path: Path | str, rows: Iterable[Difference]) -> None:
-    """Write a differences file."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Difference)])
-        for row in rows:
-            writer.writerow(["" if value is None else value for value in astuple(row)])
-
-
 def beside_published(
     scores: Sequence[Score], judges: Mapping[str, str], published_as: Mapping[str, str] | None = None
 ) -> list[Score]:
@@ -209,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     scores = beside_published(combine(kept), judges, aliases)
     refuse_incomplete(scores, Allowed(options.allow_failed_answers, options.allow_failed_verdicts))
     rows = differences(scores, aliases)
-    write_differences(options.differences, rows)
+    write_rows(options.differences, Difference, rows)
     write_scores(options.out, scores)
     for item in distances(rows):
         text = "%s %s: judge %s lies %.2f points from %s on average, over %d cells"

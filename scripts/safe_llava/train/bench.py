@@ -123,10 +123,9 @@ def make_row(arguments: argparse.Namespace, gpu: bool) -> TrainedModel:
     )
 
 
-def make_model(size: str, row: TrainedModel, vocabulary: int, device: torch.device) -> Any:
-    """Return a LLaVA model whose random weights are made on the device; ``<image>`` lies behind the vocabulary."""
-    light_transformers()
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+def llava_config(size: str, vocabulary: int, image_token: int, feature_layer: int) -> Any:
+    """Return the configuration of a LLaVA model of one of the sizes."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     width, inner, layers, heads = LANGUAGE[size]
     text = LlamaConfig(
@@ -147,14 +146,23 @@ def make_model(size: str, row: TrainedModel, vocabulary: int, device: torch.devi
         image_size=edge,
         patch_size=patch,
     )
-    config = LlavaConfig(
+    return LlavaConfig(
         vision_config=tower,
         text_config=text,
-        image_token_index=vocabulary,
+        image_token_index=image_token,
         image_seq_length=(edge // patch) ** 2,
-        vision_feature_layer=row.vision_feature_layer,
+        vision_feature_layer=feature_layer,
         tie_word_embeddings=False,
+        architectures=["LlavaForConditionalGeneration"],
     )
+
+
+def make_model(size: str, row: TrainedModel, vocabulary: int, device: torch.device) -> Any:
+    """Return a LLaVA model whose random weights are made on the device; ``<image>`` lies behind the vocabulary."""
+    light_transformers()
+    from transformers import LlavaForConditionalGeneration
+
+    config = llava_config(size, vocabulary, vocabulary, row.vision_feature_layer)
     default = torch.get_default_dtype()
     torch.manual_seed(row.seed)  # the same weights in every process
     torch.set_default_dtype(torch.bfloat16 if row.precision == "bf16" else torch.float32)
@@ -164,7 +172,7 @@ def make_model(size: str, row: TrainedModel, vocabulary: int, device: torch.devi
     finally:
         torch.set_default_dtype(default)
     rotary = llava.model.language_model.rotary_emb
-    exact, _ = rotary.compute_default_rope_parameters(text, device)
+    exact, _ = rotary.compute_default_rope_parameters(config.text_config, device)
     rotary.inv_freq = exact.float()
     return llava
 
