@@ -22,7 +22,7 @@ test: env ## every test, the demo end to end among them
 	@$(BIN)/python -m pytest -q -n 2 -m "not demo and not cluster"
 	@$(BIN)/python -m pytest -q -m demo
 
-test-cluster: env ## what happens to jobs on a cluster, on a real SLURM that it starts here (see tests/cluster)
+test-cluster: env ## the demo, and whatever happens to jobs, on a real SLURM with images (docs/cluster.md)
 	@tests/cluster/run.sh $(abspath $(BIN))
 
 lint: env ## style, types, rule files

@@ -20,10 +20,10 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from snakemake_executor_plugin_slurm import Executor as PublishedExecutor
 from snakemake_executor_plugin_slurm import common_settings as common_settings
@@ -39,8 +39,10 @@ from snakemake_executor_plugin_slurm_steady.pace import Pace
 from snakemake_executor_plugin_slurm_steady.script import batch_script
 from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings as ExecutorSettings
 
+T = TypeVar("T")
 FOLDER = Path(".snakemake/slurm-steady")
-PATIENCE = 3600.0  # for a controller that is away while a job is to be submitted
+PATIENCE = 3600.0  # for a controller that is away while a job is to be submitted or ended
+ABSENCE = 86_400.0  # of the controller while jobs run, after which Snakemake ends and leaves them
 UNSEEN_SECONDS = 60.0  # after which a job that nobody knows is lost
 NEVER_SECONDS = 60.0  # for which a job may say that it can never start: limits may be raised, reasons change
 SETTLE_SECONDS = 0.3  # between a batch script's last line and the controller's knowing
@@ -62,7 +64,7 @@ class Executor(PublishedExecutor):
         self._guard = threading.Lock()
         self._stopping = threading.Event()
         self._leaving = False
-        self._away = False
+        self._away: float | None = None  # since when the controller does not answer
         super().__init__(workflow, logger)
 
     def __post_init__(self, test_mode: bool = False) -> None:
@@ -169,13 +171,7 @@ class Executor(PublishedExecutor):
         """Take over what an earlier Snakemake left running, if it is the same; end it if not."""
         if entry.slurm_id is None:
             return False
-        while True:
-            try:
-                sight = slurm.mine().get(entry.slurm_id)
-                break
-            except slurm.NoAnswer:
-                if self._stopping.wait(2.0):
-                    raise
+        sight = self._patiently(slurm.mine).get(entry.slurm_id)
         made = sight is not None and sight.state == "COMPLETED" and 0 not in stamps(job.output).values()
         if entry.content == content and (made or (sight is not None and sight.active)):
             self.logger.info(f"Job {job.jobid}: SLURM job {entry.slurm_id} of an earlier run is taken over.")
@@ -189,10 +185,20 @@ class Executor(PublishedExecutor):
 
     def _end(self, slurm_id: str) -> None:
         """Cancel a job and wait until it has ended: no two may write the same files."""
-        slurm.cancel([slurm_id])
-        while (sight := slurm.mine().get(slurm_id)) is not None and sight.active:
+        self._patiently(lambda: slurm.cancel([slurm_id]))
+        while (sight := self._patiently(slurm.mine).get(slurm_id)) is not None and sight.active:
             if self._stopping.wait(1.0):
                 raise slurm.SlurmError("ended while an earlier submission was being cancelled")
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """What SLURM answers; the controller may be away for a while."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return ask()
+            except slurm.NoAnswer:
+                if time.monotonic() > deadline or self._stopping.wait(2.0):
+                    raise
 
     def _submit(self, job: Any, entry: Entry, avoided: str = "") -> None:
         asking = Asking(job, grown(dict(job.resources.items()), entry.grown))
@@ -267,17 +273,27 @@ class Executor(PublishedExecutor):
                 self._settle(info, fate, seen or {})
 
     def _look(self, active_jobs: list[SubmittedJobInfo]) -> dict[str, Sight] | None:
-        """What SLURM shows of the jobs; None if nobody answers."""
+        """What SLURM shows of the jobs; None if nobody answers.
+
+        Raises:
+            WorkflowError: nobody has for a day.
+        """
         try:
             seen = slurm.mine()
         except slurm.SlurmError as error:
-            if not self._away:
+            if self._away is None:
                 self.logger.warning(f"The controller of SLURM does not answer ({error}); waiting for it.")
-            self._away = True
+                self._away = time.monotonic()
+            if time.monotonic() - self._away > ABSENCE:
+                self._leaving = True
+                raise WorkflowError(
+                    f"the controller of SLURM has not answered for {ABSENCE / 3600:.0f} hours: {error}\n"
+                    "  remedy: run the same command when it does; it takes over the jobs that are left"
+                ) from error
             return None
-        if self._away:
+        if self._away is not None:
             self.logger.warning("The controller of SLURM answers again.")
-        self._away = False
+        self._away = None
         forgotten = [str(info.external_jobid) for info in active_jobs if info.external_jobid not in seen]
         return {**slurm.remembered(forgotten), **seen} if forgotten else seen
 

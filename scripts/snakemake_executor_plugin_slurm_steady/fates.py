@@ -86,16 +86,24 @@ class Sight:
 
 @dataclass(frozen=True)
 class Record:
-    """What the job's own shells wrote: see ``script.py``."""
+    """What the job's own shells wrote: see ``script.py``; the image is that of the last one, if there was one."""
 
     started: int = 0
     exits: tuple[int, ...] = ()
     batch: int | None = None
+    image: str = ""
+    tasks: tuple[int, ...] = ()
 
     @property
     def code(self) -> int | None:
-        """The exit code of the rule's shell: its failure if there was one; None if it was killed or never began."""
+        """The exit code of the rule's shell: its failure if there was one; None if it was killed or never began.
+
+        Where a task failed by itself, srun killed the others: what it returns is their code, not the cause.
+        """
         failures = [code for code in self.exits if code]
+        causes = [code for code in self.tasks if code not in (0, EXIT_RUN_AGAIN)]
+        if failures and failures[-1] in (SIGTERM_EXIT, SIGKILL_EXIT) and causes:
+            return causes[0]
         if failures:
             return failures[-1]
         return 0 if self.exits and len(self.exits) == self.started else None
@@ -133,19 +141,23 @@ def _plain(state: str) -> str:
 
 def parse_record(text: str) -> Record:
     """Read what a job's shells wrote; a last line that was cut off counts as absent."""
-    started, exits, batch = 0, [], None
+    started, batch, image = 0, None, ""
+    exits: list[int] = []
+    tasks: list[int] = []
     for line in text.splitlines():
         word, _, code = line.partition(" ")
         if word == "started":
-            started += 1
+            started, image = started + 1, code
         elif word == "exit" and code.isdigit():
             exits.append(int(code))
         elif word == "started-batch":
             # SLURM ran the job once more: what the run before wrote is no longer true.
-            started, exits, batch = 0, [], None
+            started, batch, image, exits, tasks = 0, None, "", [], []
+        elif word == "task" and code.isdigit():
+            tasks.append(int(code))
         elif word == "batch" and code.isdigit():
             batch = int(code)
-    return Record(started, tuple(exits), batch)
+    return Record(started, tuple(exits), batch, image, tuple(tasks))
 
 
 def judge(sight: Sight, record: Record, log: str) -> Fate:

@@ -135,6 +135,7 @@ class Ledger:
             "name": entry.job_name,
             "fate": fate.name,
             "nodes": nodes,
+            "image": self.record(entry).image,
             "submitted": round(entry.submitted, 3),
             "noticed": round(time.time(), 3),
         }

@@ -2,7 +2,8 @@
 
 An exit code does not reach SLURM: between the rule's shell and the batch script is a Snakemake, which turns every
 failure into 1. So the shell of a rule says it itself, where the environment variable ``RECORD`` names a file
-(``TRAP``, which the workflow puts before each rule's command), and the batch script says when it is over.
+(``TRAP``, which the workflow puts before each rule's command), and the batch script says when it is over. The shell
+runs in the rule's image, and says in which. The launcher of each machine of a training adds its own code.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-RECORD = "SAFE_LLAVA_JOB_RECORD"
+from safe_llava.core.cli import JOB_RECORD as RECORD
 
 # SIGTERM comes to all processes of a step before its time limit. The rule's shell has to outlive it, or nobody waits
 # for the program that saves its work; with a handler, unlike with "ignore", the program itself still gets it.
 # Snakemake formats the prefix of its shells: braces are doubled.
 TRAP = (
-    f'if [ -n "${{{{{RECORD}:-}}}}" ]; then echo started >> "${RECORD}"; trap : TERM; '
+    f'if [ -n "${{{{{RECORD}:-}}}}" ]; then echo "started ${{{{APPTAINER_CONTAINER:-}}}}" >> "${RECORD}"; trap : TERM; '
     f'trap \'echo "exit $?" >> "${RECORD}"\' EXIT; fi; '
 )
 

@@ -1,6 +1,7 @@
 """POPE, MME, ScienceQA and GQA against scorers written here from the papers' definitions, on the same replies.
 
-POPE (Li et al., 2023): yes or no; accuracy, precision, recall and F1 of "yes". MME (Fu et al., 2023): a picture has two
+POPE (Li et al., 2023): accuracy, precision, recall and F1 of "yes"; as its evaluate.py reads replies, a first sentence
+with the word "No", "not" or "no" is a no, and another a yes. MME (Fu et al., 2023): a picture has two
 questions; a subtask's score is the accuracy over questions plus the accuracy over pictures with both right, in percent.
 ScienceQA (Lu et al., 2022): accuracy over questions of the chosen option. GQA (Hudson and Manning, 2019): accuracy over
 questions, the answer being right where it is the answer's words.
@@ -18,8 +19,9 @@ import pytest
 from benchmarks.conftest import FakeEngine, shown_in
 from benchmarks.fixtures import Fixture
 from safe_llava.benchmarks.evaluate import Found
-from safe_llava.benchmarks.results import normalise
+from safe_llava.benchmarks.results import normalise, pope_answer
 from safe_llava.config.benchmarks import BenchmarkTask
+from safe_llava.core.errors import BenchmarkError
 
 Scores = dict[str, float]
 
@@ -29,19 +31,29 @@ def plain(text: str) -> str:
 
 
 def pope(docs: list[dict[str, Any]], replies: list[str]) -> Scores:
+    def read(reply: str) -> str:
+        if reply == "":
+            return "none"  # what is not answered is not right, here as in all benchmarks
+        sentence, *_ = reply.split(".")
+        words = sentence.replace(",", "").split(" ")
+        return "no" if any(word in ("No", "not", "no") for word in words) else "yes"
+
+    said = [read(reply) for reply in replies]
+
     def of(places: list[int]) -> tuple[float, float, float, float]:
-        hits = sum(plain(replies[n]) == docs[n]["answer"] == "yes" for n in places)
-        said = sum(plain(replies[n]) == "yes" for n in places)
+        hits = sum(said[n] == docs[n]["answer"] == "yes" for n in places)
+        yes = sum(said[n] == "yes" for n in places)
         true = sum(docs[n]["answer"] == "yes" for n in places)
-        right = sum(plain(replies[n]) == docs[n]["answer"] for n in places)
-        precision, recall = (hits / said if said else 0.0), hits / true
+        right = sum(said[n] == docs[n]["answer"] for n in places)
+        precision, recall = (hits / yes if yes else 0.0), hits / true
         return right / len(places), precision, recall, 2 * precision * recall / (precision + recall) if hits else 0.0
 
     every = of(list(range(len(docs))))
     kinds = {doc["category"] for doc in docs}
     means = [of([n for n, doc in enumerate(docs) if doc["category"] == kind])[3] for kind in kinds]
     names = ("pope_accuracy", "pope_precision", "pope_recall", "pope_f1_score")
-    return {**dict(zip(names, every, strict=True)), "pope_f1_mean": sum(means) / len(means)}
+    ratio = {"pope_yes_ratio": said.count("yes") / len(said)}
+    return {**dict(zip(names, every, strict=True)), "pope_f1_mean": sum(means) / len(means), **ratio}
 
 
 def mme(docs: list[dict[str, Any]], replies: list[str]) -> Scores:
@@ -67,7 +79,7 @@ def gqa(docs: list[dict[str, Any]], replies: list[str]) -> Scores:
 
 
 REPLIES = {
-    "pope": (pope, ["Yes", "No", "yes", "NO", "no"]),
+    "pope": (pope, ["Yes", "No", "Yes.", "No, there is not", "", "It is not. Yes", "There is, yes", "no.", "NO"]),
     "mme": (mme, ["Yes", "No", "yes.", "No."]),
     "scienceqa": (scienceqa, ["A", "B", "C", "A.", "B. iron"]),
     "gqa": (gqa, ["yes", "No", "Chair.", "left", "Right"]),
@@ -105,9 +117,25 @@ def test_a_score_that_is_no_number_is_refused(rows: dict[str, BenchmarkTask]) ->
     metrics, units = normalise(raw(0.7), task, lambda name, values: values[0])
     assert metrics["exact_match"]["stderr"] is None, "0.7 is not the mean of the samples"
     assert units == {}
-    from safe_llava.core.errors import BenchmarkError
-
     with pytest.raises(BenchmarkError, match="exact_match is nan"):
         normalise(raw(float("nan")), task, lambda name, values: values[0])
-    with pytest.raises(BenchmarkError, match="no metric `exact_match`"):
-        normalise(raw("N/A"), task, lambda name, values: values[0])
+    assert normalise(raw("N/A"), task, lambda name, values: values[0]) == ({}, {}), "no question counts for it"
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ("Yes", "yes"),
+        ("Yes.", "yes"),
+        ("yes, there is", "yes"),
+        ("No, there is not", "no"),
+        ("no", "no"),
+        ("There is not. Yes", "no"),
+        ("There is none", "yes"),
+        ("A", "yes"),
+        ("", ""),
+        (" \n", ""),
+    ],
+)
+def test_replies_to_pope_are_read_by_its_own_rule(reply: str, said: str) -> None:
+    assert pope_answer(reply) == said

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from safe_llava.benchmarks.endpoint import Endpoint, stands_for_openai
 from safe_llava.benchmarks.judging import BadRequestError, Judging, read_request
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import BenchmarkError
+from safe_llava.prism.judge_client import RawReply
 
 ASKED = {"model": "gpt-x", "messages": [{"role": "user", "content": "case 1"}], "temperature": 0.0, "max_tokens": 8}
 
@@ -32,6 +36,13 @@ def ask(url: str, token: str, body: Any, path: str = "/chat/completions") -> tup
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def judging(judge: Judge, folder: Path, pattern: str = ".+") -> Judging:
@@ -51,10 +62,48 @@ def test_a_request_comes_to_the_judge_and_back(judge_row: Callable[..., Judge], 
         assert other["choices"][0]["message"]["content"] == "reply 2"
         assert ask(endpoint.url, endpoint.token, ASKED, "/models")[0] == 404
         assert ask(endpoint.url, endpoint.token, [1])[0] == 400
-        assert [text[:8] for text in endpoint.refused] == ["HTTP 401", "HTTP 404", "HTTP 400"]
+        assert [text[:8] for text in endpoint.failures()] == ["HTTP 401", "HTTP 404", "HTTP 400"]
         assert (one.describe()["calls"], one.describe()["asked"], one.failures) == (2, 2, {})
     with judging(judge_row("never"), tmp_path) as again:
         assert again.book.total.calls == 2
+
+
+class Slow:
+    """Answers when told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.told = threading.Semaphore(0), threading.Semaphore(0)
+
+    def reply(self, request: Mapping[str, Any]) -> RawReply:
+        self.asked.release()
+        assert self.told.acquire(timeout=20)
+        return RawReply("1.0", None, "stop", "m")
+
+
+def leave(endpoint: Endpoint, slow: Slow) -> None:
+    """Ask, and go before the reply is there."""
+    host, port = endpoint.url.removeprefix("http://").removesuffix("/v1").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection.request("POST", "/v1", json.dumps(ASKED), {"Authorization": f"Bearer {endpoint.token}"})
+    assert slow.asked.acquire(timeout=20)
+    connection.close()
+    time.sleep(0.3)  # until the other end is told
+
+
+def test_a_reply_that_nobody_waited_for_is_a_failure() -> None:
+    slow = Slow()
+    with Endpoint(slow, "m") as endpoint, ThreadPoolExecutor(1) as pool:
+        leave(endpoint, slow)
+        assert "did not wait for the reply" in endpoint.failures()[0], "also before it is there"
+        leave(endpoint, slow)
+        assert len(endpoint.failures()) == 1, "the same, asked again"
+        slow.told.release()
+        slow.told.release()
+        assert len(endpoint.failures()) == 1
+        kept = pool.submit(ask, endpoint.url, endpoint.token, ASKED)
+        slow.told.release()
+        assert kept.result()[0] == 200
+        wait_until(lambda: endpoint.failures() == [])
 
 
 def test_hours_of_answering_before_the_first_call_are_no_silence_of_the_judge(
@@ -171,16 +220,18 @@ def test_rules_and_batches_are_no_judges_here(tmp_path: Path) -> None:
             judging(Judge.model_validate({"description": "d", **row}), tmp_path)
 
 
-def test_the_environment_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+@pytest.mark.parametrize("variable", ["OPENAI_API_KEY", "MY_JUDGE_KEY"])
+def test_the_environment_is_as_it_was(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "sk-of-this-run")
     monkeypatch.setenv("NO_PROXY", "example.org")
     monkeypatch.delenv("MODEL_VERSION", raising=False)
     endpoint = Endpoint(None, "m")  # type: ignore[arg-type]
-    with stands_for_openai(endpoint, "judge-1"):
-        assert os.environ["OPENAI_API_KEY"] == endpoint.token, "the judge's own key is out of sight"
+    with stands_for_openai(endpoint, "judge-1", variable):
+        assert os.environ["OPENAI_API_KEY"] == endpoint.token
+        assert "sk-of-this-run" not in os.environ.values(), "the judge's own key is out of sight"
         assert os.environ["OPENAI_API_URL"] == endpoint.url
         assert os.environ["NO_PROXY"] == "example.org,127.0.0.1"
-    assert os.environ["OPENAI_API_KEY"] == SECRET
+    assert os.environ[variable] == "sk-of-this-run"
     assert os.environ["NO_PROXY"] == "example.org"
     assert "MODEL_VERSION" not in os.environ
     endpoint._server.server_close()

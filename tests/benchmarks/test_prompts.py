@@ -15,6 +15,8 @@ import pytest
 from benchmarks.conftest import FakeEngine, configured_rows, shown_in
 from benchmarks.fixtures import Fixture
 from safe_llava.benchmarks.evaluate import Found
+from safe_llava.config.load import load
+from safe_llava.config.selection import config_files
 from safe_llava.engine.base import Engine
 
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -102,3 +104,24 @@ def test_a_prompt_that_is_not_known_is_said_to_be(root: Path) -> None:
     assert set(LLAVA) | NOT_KNOWN == set(configured_rows())
     for name in NOT_KNOWN:
         assert any(line.startswith(f"| {name} ") and "not known" in line for line in page.splitlines())
+
+
+@pytest.mark.parametrize("name", sorted(configured_rows()))
+def test_the_page_says_how_many_new_tokens_there_may_be(name: str, root: Path) -> None:
+    golden = (root / "tests" / "golden" / "benchmarks" / f"{name}.txt").read_text(encoding="utf-8")
+    budget = int(golden.rsplit("new tokens: ", 1)[1].split("]", 1)[0])
+    page = (root / "docs" / "benchmarks-general.md").read_text(encoding="utf-8")
+    prompts = page.split("## Prompts", 1)[1].split("## Scores", 1)[0]
+    rows = [line for line in prompts.splitlines() if line.startswith("| ")]
+    (line,) = [row for row in rows if name in row.split("|")[1].strip().split(", ")]
+    assert f" {budget:,} new tokens" in line
+
+
+def test_a_system_message_is_what_lmms_eval_itself_sends() -> None:
+    """`system` of a model's row serves PRISM and the general benchmarks: only where both send the same."""
+    rows = {row.family: row.system for row in load(config_files()).models.values() if row.system is not None}
+    assert list(rows) == ["gemma3"]
+    from lmms_eval import models
+
+    source = (Path(models.__file__).parent / "simple" / "gemma3.py").read_text(encoding="utf-8")
+    assert f'system_prompt: Optional[str] = "{rows["gemma3"]}"' in source

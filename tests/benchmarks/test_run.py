@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import pytest
 from benchmarks.conftest import FakeEngine, right_of
 from benchmarks.fixtures import Fixture, Part, write
 from benchmarks.test_whole_runs import Step
+from safe_llava.benchmarks.table import Results, table
 from safe_llava.config.benchmarks import BenchmarkTask
+from safe_llava.config.prism import Judge
 from safe_llava.core.errors import BenchmarkError
 
 
@@ -20,8 +24,8 @@ def step(tmp_path: Path, data: Path, tiny_model: Path, monkeypatch: pytest.Monke
     return Step(tmp_path, data, tiny_model, monkeypatch)
 
 
-def with_pope(root: Path, fixture: Fixture, **changes: Any) -> Path:
-    """Lay out a POPE with other rows or features."""
+def with_rows(root: Path, fixture: Fixture, **changes: Any) -> Path:
+    """Lay out a data set with other rows or features."""
     (part,) = fixture.parts
     write(root, Fixture([Part(part.repo, part.split, **{"features": part.features, "rows": part.rows, **changes})]))
     return root
@@ -58,10 +62,34 @@ def test_a_picture_that_does_not_decode_is_no_score(
 ) -> None:
     asked = [dict(row) for row in fixtures["pope"].parts[0].rows]
     asked[4]["image"] = {"bytes": b"broken", "path": None}
-    step.data = with_pope(tmp_path / "broken", fixtures["pope"], rows=asked)
+    step.data = with_rows(tmp_path / "broken", fixtures["pope"], rows=asked)
     results = step.run(pope_row, FakeEngine(lambda _: "Yes"))
     assert (results["metrics"], results["n_failed"]) == ({}, 1)
     assert step.samples()[0]["reason"].startswith("unreadable document")
+
+
+def test_a_picture_that_is_not_there_is_no_score(
+    step: Step,
+    rows: dict[str, BenchmarkTask],
+    fixtures: dict[str, Fixture],
+    tmp_path: Path,
+    judge_row: Callable[..., Judge],
+) -> None:
+    """MM-Vet's own code shows no picture then, and the question would be asked without."""
+    asked = [dict(row) for row in fixtures["mmvet"].parts[0].rows]
+    asked[1]["image"] = None
+    step.data = with_rows(tmp_path / "without", fixtures["mmvet"], rows=asked)
+    engine = FakeEngine(lambda _: "A fine answer.")
+    results = step.run(rows["mmvet"], engine, judge_row())
+    assert (results["metrics"], results["n_failed"], len(engine.asked)) == ({}, 1, 2)
+    assert step.samples()[0]["reason"] == "the document has no picture"
+
+
+def test_a_row_may_say_that_there_are_no_pictures(step: Step, pope_row: BenchmarkTask) -> None:
+    engine = FakeEngine(lambda _: "Yes")
+    results = step.run(pope_row.model_copy(update={"pictures": "none"}), engine)
+    assert {request.images for request in engine.asked} == {()}
+    assert results["metrics"]["pope_recall"]["score"] == 100.0
 
 
 def test_a_data_set_that_is_not_there(step: Step, pope_row: BenchmarkTask, tmp_path: Path) -> None:
@@ -78,7 +106,7 @@ def test_a_data_set_of_another_shape(
     (part,) = fixtures["pope"].parts
     asked = [{key: row[key] for key in names} for row in part.rows]
     features = {key: part.features[key] for key in names}
-    step.data = with_pope(tmp_path / "other", fixtures["pope"], rows=asked, features=features)
+    step.data = with_rows(tmp_path / "other", fixtures["pope"], rows=asked, features=features)
     with pytest.raises(BenchmarkError, match=r"pope does not run: KeyError"):
         step.run(pope_row, FakeEngine(lambda _: "Yes"))
 
@@ -120,6 +148,49 @@ def test_any_other_task_of_lmms_eval_is_one_more_row(step: Step, fixtures: dict[
     row = {"description": "d", "lmms_task": "pope_adv", "dataset": "benchmark-pope", "metric": "pope_accuracy"}
     results = step.run(BenchmarkTask.model_validate(row), FakeEngine(right_of(fixtures["pope"])))
     assert results["metrics"]["pope_accuracy"]["score"] == 100.0
+
+
+@pytest.mark.parametrize(("limit", "counted", "perception"), [(1, 0, None), (3, 2, 200.0), (8, 8, 400.0)])
+def test_a_limit_that_cuts_a_pair_of_mme_apart_leaves_it_out(
+    limit: int,
+    counted: int,
+    perception: float | None,
+    step: Step,
+    rows: dict[str, BenchmarkTask],
+    fixtures: dict[str, Fixture],
+) -> None:
+    results = step.run(rows["mme"], FakeEngine(right_of(fixtures["mme"])), None, f"--limit={limit}")
+    assert (results["n"], results["n_failed"], results["failed"]) == (counted, 0, 0)
+    scores = {name: metric["score"] for name, metric in results["metrics"].items()}
+    assert scores.get("mme_perception_score") == perception
+    assert scores.get("mme_cognition_score") == (200.0 if limit == 8 else None)
+
+
+def test_a_limit_without_perception_is_no_score_of_perception(
+    step: Step, rows: dict[str, BenchmarkTask], fixtures: dict[str, Fixture], tmp_path: Path
+) -> None:
+    last = fixtures["mme"].parts[0].rows[::-1]
+    step.data = with_rows(tmp_path / "turned", fixtures["mme"], rows=last)
+    results = step.run(rows["mme"], FakeEngine(right_of(fixtures["mme"])), None, "--limit=2")
+    assert {name: metric["score"] for name, metric in results["metrics"].items()} == {"mme_cognition_score": 200.0}
+    row, other = table([Results.model_validate(results)], {"b": rows["mme"]}, None)
+    assert (row["metric"], row["score"], row["verdict"]) == (
+        "mme_perception_score",
+        "",
+        "no score: no question counts for it",
+    )
+    assert (other["metric"], other["score"]) == ("mme_cognition_score", "200.00")
+
+
+@pytest.mark.parametrize("part", ["--limit=3", "--allow-failed=0.5"])
+def test_a_part_of_a_submission_is_named_so(part: str, step: Step, rows: dict[str, BenchmarkTask]) -> None:
+    engine = FakeEngine(lambda _: "Yes")
+    with pytest.raises(BenchmarkError, match="questions may be missing"):
+        step.run(rows["vqav2-test"], engine, None, part)
+    named = step.folder / "results" / "submission.partial.json"
+    results = step.run(rows["vqav2-test"], engine, None, part, f"--submission={named}")
+    assert results["submitted"] == len(json.loads(named.read_text(encoding="utf-8"))) > 2
+    assert not (step.folder / "results" / "submission.json").exists()
 
 
 def test_wrong_input_is_named(step: Step, pope_row: BenchmarkTask) -> None:

@@ -95,7 +95,6 @@ def test_what_is_not_comparable_has_no_difference(tmp_path: Path, published: Pat
     ("changes", "words"),
     [
         ({"benchmark": "other"}, "no row for benchmark `other`"),
-        ({"metrics": {"pope_accuracy": {"score": 1.0}}}, "a on pope: no metric `pope_f1_mean`"),
         ({"metrics": {"pope_f1_mean": {"score": "NaN"}}}, r"a\.json: metrics\.pope_f1_mean\.score"),
         ({"n": None}, r"a\.json: n"),
     ],
@@ -146,13 +145,36 @@ def metrics(score: float, stderr: float | None = 1.0) -> dict[str, Any]:
             {"judged": True, "judge_reply": ".", "published_judge": "gpt-4"},
             "within two standard errors",
         ),
-        (
-            {"metrics": metrics(85.9), "judging": {"judge": "j", "models": ["gpt-4"], "calls": 3}},
-            {"judged": True, "judge_reply": ".", "published_judge": "gpt-4"},
-            "within two standard errors",
+        *(
+            (
+                {"metrics": metrics(85.9), "judging": {"judge": "j", "models": models, "calls": 3}},
+                {"judged": True, "judge_reply": ".", "published_judge": published},
+                "within two standard errors",
+            )
+            for published, models in [
+                ("gpt-4", ["gpt-4"]),
+                ("gpt-4", ["gpt-4-0314", "gpt-4-0613"]),
+                ("gpt-4o", ["gpt-4o-2024-11-20"]),
+            ]
+        ),
+        *(
+            (
+                {"metrics": metrics(85.9), "judging": {"judge": "j", "models": models, "calls": 3}},
+                {"judged": True, "judge_reply": ".", "published_judge": published},
+                f"not comparable: judged by {', '.join(models) or 'j'}, published with {published}",
+            )
+            for published, models in [
+                ("gpt-4", ["gpt-4o"]),
+                ("gpt-4", ["gpt-4-turbo"]),
+                ("gpt-4", ["gpt-4-0613", "gpt-4o"]),
+                ("gpt-4-0314", ["gpt-4-0613"]),
+                ("gpt-4-0314", ["gpt-4"]),
+                ("gpt-4", []),
+            ]
         ),
         ({"metrics": {}, "n": 10, "n_failed": 2}, {}, "no score: 2 of 12 questions have no answer"),
         ({"metrics": {}, "n_judge_failed": 3}, {}, "no score: 3 calls of the judge have failed"),
+        ({"metrics": {"pope_accuracy": {"score": 1.0}}}, {}, "no score: no question counts for it"),
         ({"metrics": {}, "submitted": 12}, {}, "submission written"),
     ],
 )

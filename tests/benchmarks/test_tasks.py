@@ -28,8 +28,12 @@ BY_HAND: dict[str, dict[str, tuple[float, float, float]]] = {
     "scienceqa": {"exact_match": (100, 25, 0)},
     "textvqa": {"exact_match": (100, 0, 0)},
     "textvqa-ocr": {"exact_match": (100, 0, 0)},
-    # "A" is neither yes nor no.
-    "pope": {"pope_f1_mean": (100, 0, 0), "pope_accuracy": (100, 0, 0), "pope_f1_score": (100, 0, 0)},
+    # POPE's rule takes "A" for a yes, as it does whatever holds no "no", and five of twelve are; nothing is nothing.
+    "pope": {
+        "pope_f1_mean": (100, 100 * (2 / 3 + 2 / 5 + 2 / 3) / 3, 0),
+        "pope_accuracy": (100, 100 * 5 / 12, 0),
+        "pope_f1_score": (100, 100 * 10 / 17, 0),
+    },
     # 200 for each subtask: two of perception, one of cognition.
     "mme": {"mme_perception_score": (400, 0, 0), "mme_cognition_score": (200, 0, 0)},
     # Three questions, A, B, A; the first comes again with its answer under D, and both have to be right.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,11 +30,40 @@ class Step:
         self.opened: list[Any] = []
 
     def run(self, task: BenchmarkTask, engine: Any, judge: Judge | None = None, *more: str) -> dict[str, Any]:
-        """Run the step, and return its results."""
+        """Ask and score in one run, and return its results."""
+        self._main(task, engine, judge, "--model", str(self.model), *self._written(), *more)
+        return self.results()
+
+    def ask(self, task: BenchmarkTask, engine: Any, *more: str) -> dict[str, Any]:
+        """Ask only, and return the receipt."""
+        self._main(task, engine, None, "--model", str(self.model), "--answers-only", str(self.receipt), *more)
+        receipt: dict[str, Any] = json.loads(self.receipt.read_text(encoding="utf-8"))
+        return receipt
+
+    def judge(self, task: BenchmarkTask, judge: Judge, *more: str) -> dict[str, Any]:
+        """Have the answers judged that were asked for before, and return the results."""
+        engine = FakeEngine(lambda _: pytest.fail("asked"))
+        self._main(task, engine, judge, "--answered", str(self.receipt), *self._written(), *more)
+        return self.results()
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "kept" / "replies.jsonl"
+
+    @property
+    def receipt(self) -> Path:
+        return self.folder / "results" / "answers.json"
+
+    def _written(self) -> list[str]:
+        names = {"results": "results.json", "samples": "samples.jsonl", "units": "units.csv"}
+        names["submission"] = "submission.json"
+        return [f"--{flag}={self.folder / 'results' / name}" for flag, name in names.items()]
+
+    def _main(self, task: BenchmarkTask, engine: Any, judge: Judge | None, *more: str) -> None:
         opened = lambda _, row, **__: self.opened.append(row) or engine  # noqa: E731
         self.monkeypatch.setattr(run, "open_engine", opened)
         files = {"--row": json.dumps(MODEL_ROW), "--task": task.model_dump_json()}
-        arguments = ["--name", "tiny", "--benchmark", "b", "--model", str(self.model), "--data", str(self.data)]
+        arguments = ["--name", "tiny", "--benchmark", "b", "--data", str(self.data)]
         for flag, text in files.items():
             path = self.folder / f"{flag.strip('-')}.json"
             path.write_text(text, encoding="utf-8")
@@ -40,11 +71,7 @@ class Step:
         if judge is not None:
             arguments += ["--judge-row", judge.model_dump_json()]
             arguments += ["--judge", "j", "--judge-store", str(self.folder / "kept" / "j")]
-        for flag, name in (("out", "results.json"), ("samples", "samples.jsonl"), ("units", "units.csv")):
-            arguments += [f"--{flag}", str(self.folder / "results" / name)]
-        arguments += ["--submission", str(self.folder / "results" / "submission.json")]
-        run.main([*arguments, "--partial", str(self.folder / "kept" / "replies.jsonl"), "--device", "cpu", *more])
-        return self.results()
+        run.main([*arguments, "--partial", str(self.store), "--device", "cpu", *more])
 
     def results(self) -> dict[str, Any]:
         return json.loads((self.folder / "results" / "results.json").read_text(encoding="utf-8"))
@@ -172,6 +199,26 @@ def test_a_judge_that_fails_is_no_score_and_is_asked_again(
     assert second["metrics"][rows[name].metric]["score"] == pytest.approx(expected[name])
     everything = b"".join(path.read_bytes() for path in step.folder.rglob("*") if path.is_file())
     assert SECRET.encode() not in everything
+
+
+def test_a_judge_that_the_benchmark_does_not_wait_for_is_no_score(
+    step: Step, rows: dict[str, BenchmarkTask], judge_row: Callable[..., Judge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MMBench's own code gives up after 15 tries of 30 s, here of a tenth of one, and draws an option by lot."""
+    from lmms_eval.tasks.mmbench import mmbench_evals
+
+    post, ready = mmbench_evals.requests.post, threading.Event()
+    hurried = SimpleNamespace(post=lambda url, **named: post(url, **{**named, "timeout": 0.1}))
+    judge = judge_row(lambda prompt, nth: says(prompt) if ready.wait(60) else 500)
+    with monkeypatch.context() as patched:
+        patched.setattr(mmbench_evals, "requests", hurried)
+        patched.setattr(mmbench_evals, "time", SimpleNamespace(sleep=lambda seconds: None))
+        first = step.run(rows["mmbench"], FakeEngine(lambda _: "Some fine words."), judge)
+    ready.set()
+    assert first["metrics"] == {}
+    assert first["failed"] == first["n_judge_failed"] > 2
+    second = step.run(rows["mmbench"], FakeEngine(lambda _: pytest.fail("asked again")), judge)
+    assert (second["metrics"]["gpt_eval_score"]["score"], second["failed"]) == (0.0, 0)
 
 
 def test_a_judge_that_is_not_named_or_has_no_key(

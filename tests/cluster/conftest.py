@@ -14,8 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+from safe_llava.config.images import Images
+from safe_llava.core.image_tag import image_path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -33,8 +38,10 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         """The environment of a user of the cluster."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SNAKEMAKE"))}
-        path = f"{self.folder / 'bin'}:{kept['PATH']}:/usr/sbin:/sbin"
-        return {**kept, "PATH": path, "PYTHONPATH": str(ROOT / "scripts"), "OMP_NUM_THREADS": "1"}
+        path = f"{self.folder / 'bin'}:{Path(sys.executable).parent}:{kept['PATH']}:/usr/sbin:/sbin"
+        # Tests run in folders of /tmp, so that images have to be shown the clone.
+        clone = {"PYTHONPATH": str(ROOT / "scripts"), "APPTAINER_BIND": str(ROOT)}
+        return {**kept, **clone, "PATH": path, "OMP_NUM_THREADS": "1"}
 
     def ask(self, *command: str) -> str:
         """Run a client of SLURM; the controller may be away for another test's sake."""
@@ -144,14 +151,27 @@ class Work:
 
     def running(self, rule: str, times: int = 1) -> str:
         """Wait until a rule's shell has begun so many times; return SLURM's number of the last."""
-        until(lambda: len(self.runs(rule)) >= times, f"start {times} of {rule}")
+        until(lambda: len(self.runs(rule)) >= times or self.started[-1].poll() is not None, f"start {times} of {rule}")
+        assert len(self.runs(rule)) >= times, self.log
         return self.runs(rule)[-1]
+
+    def preempt(self, job: str, node: str) -> str:
+        """Have a job of a preferred partition take the node away from another; return its number."""
+        command = ["sbatch", "-A", "lab", "-p", "high", "--parsable", "-w", node, "-c8", "-o", "/dev/null"]
+        other = self.cluster.ask(*command, "-D", "/", "--wrap", "sleep 5")
+        until(lambda: job not in self.unfinished, "preemption")
+        return other
+
+    @property
+    def ended(self) -> list[dict[str, Any]]:
+        """The submissions that ended, in order."""
+        file = self.folder / ".snakemake/slurm-steady/jobs.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     @property
     def fates(self) -> list[str]:
-        """How the submissions ended, in order."""
-        file = self.folder / ".snakemake/slurm-steady/jobs.jsonl"
-        return [json.loads(line)["fate"] for line in file.read_text().splitlines()] if file.exists() else []
+        """How they ended."""
+        return [one["fate"] for one in self.ended]
 
     @property
     def unfinished(self) -> list[str]:
@@ -184,15 +204,40 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip(reason)
 
 
+@dataclass(frozen=True)
+class Built:
+    """Images that were built for CPUs, and the `images:` section that names them."""
+
+    settings: Path
+
+    def path(self, name: str) -> str:
+        """The file of an image."""
+        return image_path(name, Images.model_validate(yaml.safe_load(self.settings.read_text())["images"]), ROOT)
+
+
+@pytest.fixture(scope="session")
+def images(cluster: Cluster) -> Built:
+    """The images, as `make test-cluster` builds them."""
+    settings = os.environ.get("SAFE_LLAVA_CLUSTER_IMAGES")
+    if settings is None:
+        reason = "no images: `make test-cluster` builds them, and names them in SAFE_LLAVA_CLUSTER_IMAGES"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return Built(Path(settings))
+
+
 @pytest.fixture
 def work(cluster: Cluster, tmp_path: Path) -> Iterator[Work]:
-    """A folder of its own for a test; nothing of it is left running."""
+    """A folder of its own for a test; when its Snakemakes have ended, none of their jobs is left."""
     made = Work(cluster, tmp_path)
     yield made
+    ended = all(process.poll() is not None for process in made.started)
     for process in made.started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
+    # A job that has just been cancelled is completing for a moment.
+    until(lambda: not made.unfinished or not ended, "the end of all jobs", 60)
     if left := made.unfinished:
         cluster.ask("scancel", *left)
 
@@ -212,8 +257,3 @@ def view(request: pytest.FixtureRequest, work: Work) -> str:
         file.chmod(0o755)
     work.path = str(folder)
     return str(request.param)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker of tests that need the cluster."""
-    config.addinivalue_line("markers", "cluster: runs on a real SLURM (make test-cluster)")

@@ -10,6 +10,7 @@ shell.prefix(TRAP + "set -euo pipefail; ")
 
 FIRST = '[ "$(wc -l < runs.{rule})" = 1 ]'
 SAY = "echo $SLURM_JOB_ID >> runs.{rule}; "
+IMAGE = config.get("image")  # none for most tests
 LONG = SAY + f"if {FIRST}; then sleep 900; fi; echo done > {{output}}"
 
 
@@ -20,8 +21,10 @@ wildcard_constraints:
 rule works:
     output:
         "works",
+    container:
+        IMAGE
     shell:
-        SAY + "env > environment; echo done > {output}"
+        SAY + "env > environment; ls /sys/class/net > networks; echo done > {output}"
 
 
 rule bug:
@@ -106,8 +109,10 @@ rule notice:
 rule slow:
     output:
         "slow",
+    params:
+        seconds=config.get("seconds", 30),
     shell:
-        SAY + "sleep 30; echo done > {output}"
+        SAY + "sleep {params.seconds}; echo done > {output}"
 
 
 rule impossible:
@@ -133,6 +138,22 @@ rule chain:
         "sleep 1; echo done > {output}"
 
 
+# A training that takes a whole node, so that whoever is preferred has to take it away.
+rule train:
+    output:
+        "train",
+    container:
+        IMAGE
+    resources:
+        cpus_per_task=8,
+        mem_mb=3000,
+        notice=60,
+    params:
+        arguments=config.get("arguments", ""),
+    shell:
+        SAY + "python -m safe_llava.train.launch --processes 2 -- {params.arguments}; echo done > {output}"
+
+
 # One job of two nodes, as the training rules have it: its shell runs on the first and starts a launcher on each.
 rule spread:
     output:
@@ -147,8 +168,9 @@ rule spread:
     params:
         module=config.get("module", "spread"),
         arguments=config.get("arguments", ""),
+        inside=f"apptainer exec {IMAGE}" if IMAGE else "",
     shell:
         SAY + "srun --nodes={resources.nodes} --ntasks-per-node=1 --cpus-per-task=2 --wait=120 --kill-on-bad-exit=0 "
-        "python -m safe_llava.train.launch --processes 2 --nodes 2 "
+        "{params.inside} python -m safe_llava.train.launch --processes 2 --nodes 2 "
         '--rendezvous "$(hostname):$((20000 + SLURM_JOB_ID % 20000))" --module {params.module} -- {params.arguments}; '
         "echo done > {output}"

@@ -8,10 +8,18 @@ if [ -z "${SAFE_LLAVA_CLUSTER:-}${CI:-}" ]; then
     echo "  to run it on a throw-away machine: SAFE_LLAVA_CLUSTER=1 make test-cluster" >&2
     exit 0
 fi
+# What the demo through the cluster is compared with; nothing is done again that is done.
+"$bin/python" -m safe_llava.demo.run
 # Daemons need a path that all users may enter.
 SAFE_LLAVA_CLUSTER_FOLDER=$(mktemp -d /tmp/safe-llava-cluster.XXXXXX)
 export SAFE_LLAVA_CLUSTER_FOLDER
 trap 'tests/cluster/down.sh "$SAFE_LLAVA_CLUSTER_FOLDER"; rm -rf "$SAFE_LLAVA_CLUSTER_FOLDER"' EXIT
+# The images, on CPUs; they are kept in the clone, and made again when what goes into them changes.
+tests/cluster/apptainer.sh
+tests/cluster/base.sh "$PWD/containers/images/base"
+export SAFE_LLAVA_CLUSTER_IMAGES=$SAFE_LLAVA_CLUSTER_FOLDER/images.yaml
+echo "images: {wheels: cpu, base: $PWD/containers/images/base, folder: $PWD/containers/images}" > "$SAFE_LLAVA_CLUSTER_IMAGES"
+tests/cluster/build-as-root.sh "$bin/snakemake" images --configfile "$SAFE_LLAVA_CLUSTER_IMAGES"
 tests/cluster/up.sh "$SAFE_LLAVA_CLUSTER_FOLDER"
-# Most of a test is waiting; a job's Snakemake is what takes the cores.
-"$bin/python" -m pytest -q -n "${SAFE_LLAVA_CLUSTER_TESTS:-6}" -m cluster tests/cluster
+# Most of a test is waiting; a job's Snakemake is what takes the cores. The demo takes longest, so it begins.
+"$bin/python" -m pytest -q -n "${SAFE_LLAVA_CLUSTER_TESTS:-6}" -m cluster --dist loadgroup tests/cluster/test_demo.py tests/cluster tests/images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from datetime import datetime
@@ -70,15 +71,11 @@ def test_cancelled_by_somebody_else(work: Work, view: str) -> None:
     assert work.fates == ["LOST" if view == "record" else "CANCELLED", "DONE"]
 
 
-@pytest.mark.parametrize(("partition", "node"), [("low", "n1"), ("lowcancel", "n2")])
+@pytest.mark.parametrize(("partition", "node"), [("low", "n5"), ("lowcancel", "n6")])
 def test_preempted(work: Work, partition: str, node: str) -> None:
     """SLURM would requeue in the one partition, and cancels in the other; both are submitted again at once."""
     process = work.start("preempted", "--set-resources", f"preempted:slurm_extra='-w {node}'", partition=partition)
-    job = work.running("preempted")
-    command = ["sbatch", "-A", "lab", "-p", "cpu", "--parsable", "-w", node, "-c8", "-o", "/dev/null"]
-    command += ["-D", str(work.folder), "--wrap", "sleep 5"]
-    other = work.cluster.ask(*command)
-    until(lambda: job not in work.unfinished, "preemption")
+    other = work.preempt(work.running("preempted"), node)
     assert process.wait(timeout=FOR_EVER) == 0, work.log
     # It may get the node back for a moment before the other job has it.
     assert work.fates[-1] == "DONE"
@@ -154,6 +151,29 @@ def test_left_jobs_are_taken_over(work: Work, number: signal.Signals) -> None:
     assert work.run("slow") == 0, work.log
     assert work.runs("slow") == [job], "the rule ran once, in the job that was left"
     assert f"SLURM job {job} of an earlier run is taken over" in work.log
+
+
+def test_after_a_reboot_of_the_login_node_the_same_command_goes_on(work: Work) -> None:
+    """Everything of the first run there is dead; its locks are still in the folder."""
+    process = work.start("slow")
+    job = work.running("slow")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for kind in ("input", "output"):
+        (work.folder / f".snakemake/locks/0.{kind}.lock").write_text("slow\n")
+    assert (work.folder / ".snakemake/slurm-steady/lock").read_text().startswith(f"process {process.pid} on")
+    assert work.run("slow") == 0, work.log
+    assert work.runs("slow") == [job]
+
+
+def test_a_left_job_that_is_no_longer_wanted_is_ended_first(work: Work) -> None:
+    process = work.start("slow", "--config", "seconds=900")
+    job = work.running("slow")
+    process.kill()
+    process.wait()
+    assert work.run("slow", "--config", "seconds=1") == 0, work.log
+    assert job not in work.runs("slow")[1:]
+    assert work.cluster.ask("sacct", "-X", "-n", "-P", "-j", job, "-o", "State").startswith("CANCELLED")
 
 
 def test_left_jobs_that_are_done_meanwhile_need_nothing(work: Work) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from cluster.conftest import FOR_EVER, Work
+from cluster.conftest import FOR_EVER, Built, Work
 from train.tiny import Tiny, launch_command, make_row, tiny
 
 __all__ = ["tiny"]
@@ -25,17 +24,15 @@ names = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_PORT SLURMD_NODENAME
 line = " ".join(os.environ[name] for name in names.split())
 with open(sys.argv[1], "a") as file:
     file.write(line + "\\n")
+if sys.argv[2:] == ["break"]:
+    time.sleep(2)
+    sys.exit(3) if os.environ["RANK"] == "3" else time.sleep(3600)
 if sys.argv[2:] and len(Path(sys.argv[1]).read_text().split(chr(10))) <= 5:
     while not told:
         time.sleep(0.1)
     time.sleep(float(os.environ["RANK"]))
     sys.exit(75)
 """
-
-
-@pytest.fixture(autouse=True)
-def path_of_python(work: Work) -> None:
-    work.path = str(Path(sys.executable).parent)
 
 
 def losses(folder: Path) -> list[tuple[str, str]]:
@@ -55,7 +52,7 @@ def test_ranks_and_gpus_over_two_nodes(work: Work) -> None:
     port = str(20000 + int(work.runs("spread")[0]) % 20000)
     assert [row[:5] for row in rows] == [[str(rank), str(rank % 2), "4", "2", port] for rank in range(4)]
     assert rows[0][5] == rows[1][5] != rows[2][5] == rows[3][5]
-    assert {row[6] for row in rows} == {"0,1"}
+    assert {row[6].count(",") for row in rows} == {1}, "two GPUs of each node"
 
 
 def test_all_processes_of_both_nodes_may_save_before_they_are_run_again(work: Work) -> None:
@@ -71,13 +68,22 @@ def test_all_processes_of_both_nodes_may_save_before_they_are_run_again(work: Wo
     assert work.fates == ["AGAIN", "DONE"]
 
 
-def test_two_nodes_train_what_one_trains(work: Work, tiny: Tiny) -> None:
+def test_a_process_that_fails_ends_the_job_on_both_nodes(work: Work) -> None:
+    """The others would wait for it, and their GPUs be idle, until the time limit."""
+    (work.folder / "says.py").write_text(SAYS)
+    path = f"{work.cluster.environment['PYTHONPATH']}:{work.folder}"
+    assert work.run(*launch(work, "says", work.folder / "said", "break"), PYTHONPATH=path) == 1
+    assert work.fates == ["FAILED"]
+    assert work.unfinished == []
+
+
+def test_two_nodes_train_in_images_what_one_trains_without(work: Work, tiny: Tiny, images: Built) -> None:
     environment = {**work.cluster.environment, "TRANSFORMERS_OFFLINE": "1"}
     alone, spread = work.folder / "alone", work.folder / "both"
     one = launch_command(4, "safe_llava.train.run", tiny.arguments(alone, ROW, "finetune"))
     subprocess.run(one, env=environment, check=True, timeout=FOR_EVER, stdout=subprocess.DEVNULL)
-    arguments = tiny.arguments(spread, ROW, "finetune")
-    assert work.run(*launch(work, "safe_llava.train.run", *arguments)) == 0, work.log
+    command = launch(work, "safe_llava.train.run", *tiny.arguments(spread, ROW, "finetune"))
+    assert work.run(*command, f"image={images.path('train')}") == 0, work.log
     assert losses(spread) == losses(alone)
     assert len(losses(alone)) == 6
     for file in sorted((alone / "model").glob("*.safetensors")):

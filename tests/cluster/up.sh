@@ -3,10 +3,10 @@
 #
 # Needs root and Debian's slurm-wlm, munge, slurmdbd and mariadb-server; they are installed only where that was
 # asked for (SAFE_LLAVA_CLUSTER=1, or CI), for it writes outside the clone. Everything else lies in FOLDER.
-# No systemd and no cgroups are needed. Knobs: NODES, CPUS, MEMORY (MB a node), GPUS, PORT, ACCOUNTING (1|0).
+# No systemd and no cgroups are needed. Knobs: CPUS, MEMORY (MB a node), GPUS, PORT, ACCOUNTING (1|0).
 set -euo pipefail
 folder=${1:?usage: up.sh FOLDER}
-nodes=${NODES:-4} cpus=${CPUS:-8} memory=${MEMORY:-8000} gpus=${GPUS:-2} port=${PORT:-26800} accounting=${ACCOUNTING:-1}
+nodes=6 cpus=${CPUS:-8} memory=${MEMORY:-16000} gpus=${GPUS:-6} port=${PORT:-26800} accounting=${ACCOUNTING:-1}
 gpu_type=h200 # what the fake GPUs call themselves
 packages=(slurm-wlm munge slurmdbd mariadb-server)
 
@@ -112,14 +112,15 @@ NodeName=DEFAULT CPUs=$cpus Boards=1 SocketsPerBoard=1 CoresPerSocket=$cpus Thre
 NodeName=$names NodeHostname=$host NodeAddr=127.0.0.1 Port=[$first-$((first + nodes - 1))] Gres=gpu:$gpu_type:$gpus State=UNKNOWN
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-PartitionName=DEFAULT Nodes=n[1-$((nodes - 2))] State=UP OverSubscribe=NO DefMemPerCPU=100 DefaultTime=10 MaxTime=1-00:00:00
+PartitionName=DEFAULT Nodes=n[1-2] State=UP OverSubscribe=NO DefMemPerCPU=100 DefaultTime=10 MaxTime=1-00:00:00
 PartitionName=cpu Default=YES PriorityTier=10 PreemptMode=OFF
 PartitionName=gpu PriorityTier=10 PreemptMode=OFF
-PartitionName=low PriorityTier=1 PreemptMode=REQUEUE
-PartitionName=lowcancel PriorityTier=1 PreemptMode=CANCEL
 PartitionName=short PriorityTier=10 PreemptMode=OFF MaxTime=2
-# Nodes that a test takes away are nobody else's.
-PartitionName=frail Nodes=n[$((nodes - 1))-$nodes] PriorityTier=10 PreemptMode=OFF
+# Nodes that a test takes away, or wants for itself, are nobody else's.
+PartitionName=frail Nodes=n[3-4] PriorityTier=10 PreemptMode=OFF
+PartitionName=low Nodes=n[5-6] PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=lowcancel Nodes=n[5-6] PriorityTier=1 PreemptMode=CANCEL
+PartitionName=high Nodes=n[5-6] PriorityTier=10 PreemptMode=OFF
 CONF
 cat > etc/gres.conf << CONF
 AutoDetect=off

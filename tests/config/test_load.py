@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from safe_llava.config.load import BASE_PREFIX, load, merge, parse, read_yaml, resolve_inheritance
+from safe_llava.config.load import BASE_PREFIX, load, merge, parse, read_yaml, resolve_inheritance, spelled_out
 from safe_llava.core.errors import ConfigError
 
 NAMES = ("config", "datasets", "data.lock", "models", "train", "prism", "benchmarks")
@@ -220,3 +220,39 @@ def test_a_source_of_its_own_replaces_the_inherited_one(raw: dict[str, Any]) -> 
 def test_a_revision_without_hub_is_refused(raw: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="`revision` is that of `hub`"):
         parse(merge(raw, {"models": {"mine": {"inherits": "LLaVA", "revision": "a" * 40}}}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "place"),
+    [
+        ("benchmarks-limit", 5, ("benchmarks", "limit")),
+        ("benchmarks-select-tasks", ["pope"], ("benchmarks", "select", "tasks")),
+        ("benchmarks-tasks-mmbench-cn-scale", 2.0, ("benchmarks", "tasks", "mmbench-cn", "scale")),
+        ("data-audit-pairs", [], ("data", "audit", "pairs")),
+        ("benchmarks-tasks-pope-metric", "pope_accuracy", ("benchmarks", "tasks", "pope", "metric")),
+    ],
+)
+def test_a_joined_name_is_the_key_at_its_place(
+    raw: dict[str, Any], name: str, value: Any, place: tuple[str, ...]
+) -> None:
+    expected: Any = value
+    for part in reversed(place):
+        expected = {part: expected}
+    assert parse({**raw, name: value}) == parse(merge(raw, expected))
+
+
+def test_of_two_places_with_one_joined_name_the_longer_row_is_meant() -> None:
+    tree = {"models": {"a": {"dtype": "float16"}, "a-dtype": {"dtype": "float16"}}}
+    expected = {"models": {"a": {"dtype": "float16"}, "a-dtype": {"dtype": "float32"}}}
+    assert spelled_out({**tree, "models-a-dtype": {"dtype": "float32"}}) == expected
+    assert spelled_out({**tree, "models-a-dtype-dtype": "float32"}) == expected
+
+
+def test_a_joined_name_of_no_key_is_refused_with_the_nearest(raw: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="benchmarks-limt: no such key") as caught:
+        parse({**raw, "benchmarks-limt": 5})
+    assert "`benchmarks-limit`" in caught.value.remedy
+    file = tmp_path / "mine.yaml"
+    file.write_text("zzz-zzz: 1\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: zzz-zzz: no such key"):
+        parse(merge(raw, read_yaml(file)), [file])

@@ -118,6 +118,18 @@ def test_count_range() -> None:
     assert [count_range(counts) for counts in ([50, 49, None], [7, 7], [None])] == ["49–50", "7", "–"]
 
 
+def test_a_benchmark_has_one_note_and_its_metrics_do_not_repeat_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "benchmarks.csv"
+    metrics = ("pope_f1_mean", "pope_accuracy", "recall")
+    rows = [f"{model},pope,{metric},50,1.0,10,0,,,computed,A note." for model in "ab" for metric in metrics]
+    path.write_text(
+        "\n".join(["model,benchmark,metric,score,stderr,n,n_failed,published,difference,source,note", *rows])
+    )
+    (section,) = TABLES["benchmarks"](path).sections
+    assert section.head[2:] == ("pope\nf1_mean", "pope\naccuracy", "pope\nrecall")
+    assert section.remarks == ("pope: A note.",)
+
+
 def test_many_benchmarks_are_split_into_blocks(tmp_path: Path) -> None:
     path = tmp_path / "benchmarks.csv"
     rows = [f"m,b{i},accuracy,{50 + i},1.0,10,0,,,computed" for i in range(9)]

@@ -50,6 +50,10 @@ def test_squeue_and_sacct_are_read() -> None:
         ("FAILED", Record(2, (75, 1), 1), "", Fate.FAILED),
         ("FAILED", Record(1, (143,), 1), "", Fate.CANCELLED),
         ("FAILED", Record(1, (137,), 1), "", Fate.OUT_OF_MEMORY),
+        # One of two nodes failed, and srun killed the other; or one was killed for its memory.
+        ("FAILED", Record(1, (137,), 1, tasks=(3,)), "", Fate.FAILED),
+        ("FAILED", Record(1, (137,), 1, tasks=(137,)), "", Fate.OUT_OF_MEMORY),
+        ("FAILED", Record(1, (75,), 1, tasks=(75, 75)), "", Fate.AGAIN),
         ("FAILED", KILLED, OOM_LINE, Fate.OUT_OF_MEMORY),
         ("FAILED", Record(), CGROUP_LINE, Fate.OUT_OF_MEMORY),
         ("FAILED", KILLED, "", Fate.OUT_OF_MEMORY),
@@ -104,6 +108,10 @@ def test_a_job_that_nobody_knows(record: Record, fate: Fate) -> None:
 
 def test_a_record_that_was_cut_off_or_begun_anew() -> None:
     assert parse_record("started-batch\nstarted\nexit ") == Record(1, (), None)
+    assert parse_record("started-batch\nstarted /images/a.sif\nexit 0\nbatch 0\n") == Record(
+        1, (0,), 0, "/images/a.sif"
+    )
+    assert parse_record("started-batch\nstarted \ntask 3\nexit 137\n") == Record(1, (137,), None, "", (3,))
     assert parse_record("started-batch\nstarted\nstarted-batch\nstarted\nexit 0\nbatch 0\n") == Record(1, (0,), 0)
 
 

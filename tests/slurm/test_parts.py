@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +14,10 @@ from typing import Any
 import pytest
 from snakemake_interface_common.exceptions import WorkflowError
 
-from snakemake_executor_plugin_slurm_steady import slurm
+import snakemake_executor_plugin_slurm_steady as steady
+from snakemake_executor_plugin_slurm_steady import Executor, slurm
 from snakemake_executor_plugin_slurm_steady.asking import Asking, Resources, grown, sbatch_call, wants_gpu
-from snakemake_executor_plugin_slurm_steady.fates import Fate, Record
+from snakemake_executor_plugin_slurm_steady.fates import Fate, Record, Sight
 from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, key_of
 from snakemake_executor_plugin_slurm_steady.pace import Pace
 from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings
@@ -114,6 +117,45 @@ def test_a_submission_without_an_answer_is_looked_for_before_it_is_repeated(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert slurm.submit("sbatch --parsable", "", "name", lambda _: False, 60) == "42"
     assert (tmp_path / "calls").read_text() == "x\n"
+
+
+def executor() -> Executor:
+    """An executor without a workflow."""
+    made = object.__new__(Executor)
+    made._away, made._leaving, made._stopping = None, False, threading.Event()
+    made.logger = logging.getLogger("test")
+    return made
+
+
+def test_a_controller_that_is_away_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> dict[str, Sight]:
+        raise slurm.NoAnswer("Unable to contact slurm controller")
+
+    monkeypatch.setattr(slurm, "mine", nobody)
+    waiting = executor()
+    assert waiting._look([]) is None
+    monkeypatch.setattr(steady, "ABSENCE", 0.0)
+    with pytest.raises(WorkflowError, match="same command when it does"):
+        waiting._look([])
+    assert waiting._leaving, "its jobs are left to the next run"
+
+
+def test_a_job_is_ended_when_the_controller_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [slurm.NoAnswer("away"), {"7": Sight("RUNNING")}, slurm.NoAnswer("away"), {"7": Sight("CANCELLED")}]
+    cancelled: list[str] = []
+
+    def mine() -> dict[str, Sight]:
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(slurm, "mine", mine)
+    monkeypatch.setattr(slurm, "cancel", cancelled.extend)
+    ending = executor()
+    monkeypatch.setattr(ending._stopping, "wait", lambda seconds: False)
+    ending._end("7")
+    assert cancelled == ["7"]
+    assert answers == []
 
 
 def test_a_site_may_say_more_than_the_number(tmp_path: Path) -> None:

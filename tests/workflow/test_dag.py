@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ FILES = ("config", "datasets", "data.lock", "models", "train", "prism", "benchma
 DEMO = ("--configfile", "config/demo.yaml")
 # Answers of real models cannot be drawn; test_released.py runs these on the real ones.
 NOT_IN_DEMO = {"prism_released", "prism_released_table", "prism_judges", "prism_convert"}
+NOT_IN_DEMO |= {"benchmarks_answers", "benchmarks_judged"}  # POPE needs no judge
 ONLY_IN_DEMO = {"demo_check", "data_index"}  # the demo stores images in both ways
 FRESH = ("--config", "results=/nonexistent/results")
 
@@ -40,6 +42,7 @@ def demo_counts(snakemake: Run) -> dict[str, int]:
 def test_paper_jobs_are_what_its_rows_ask_for(paper_counts: dict[str, int], paper: Config) -> None:
     models, released = len(paper.prism.select.models), len(paper.prism.released_models)
     trained, tasks = len(paper.train.select.models), len(paper.benchmarks.select.tasks)
+    judged = sum(paper.benchmarks.tasks[name].judged for name in paper.benchmarks.select.tasks)
     editions, judges = len(paper.prism.select.editions), len(paper.prism.select.judges)
     expected = {
         "train_config": trained,
@@ -54,7 +57,9 @@ def test_paper_jobs_are_what_its_rows_ask_for(paper_counts: dict[str, int], pape
         "prism_released_table": 1,
         "prism_paired": 1,
         "prism_judges": 1,
-        "benchmarks_run": len(paper.benchmarks.select.models) * tasks,
+        "benchmarks_run": len(paper.benchmarks.select.models) * (tasks - judged),
+        "benchmarks_answers": len(paper.benchmarks.select.models) * judged,
+        "benchmarks_judged": len(paper.benchmarks.select.models) * judged,
         "benchmarks_table": 1,
         "benchmarks_paired": 1,
         "paper_figure": len(paper.paper.figures),
@@ -62,7 +67,7 @@ def test_paper_jobs_are_what_its_rows_ask_for(paper_counts: dict[str, int], pape
     # The rows of data sets that the selection needs, and the tables and figures of the paper section.
     expected |= {"data_fetch": 50, "data_snapshot": 22, "data_unpack": 10, "data_layout": 6, "prism_published": 1}
     expected |= {"data_compare": 2, "data_audit": 4, "data_audit_table": 1}
-    expected |= {"paper_table": 9, "paper_summary": 1, "all": 1}
+    expected |= {"paper_table": 9, "paper_summary": 1, "paper_costs": 1, "paper_costs_table": 1, "all": 1}
     assert paper_counts == expected | {"total": sum(expected.values())}
 
 
@@ -91,9 +96,11 @@ def test_demo_jobs(demo_counts: dict[str, int]) -> None:
         "paper_table": 5,
         "paper_figure": 7,
         "paper_summary": 1,
+        "paper_costs": 1,
+        "paper_costs_table": 1,
         "demo_check": 1,
         "all": 1,
-        "total": 97,
+        "total": 99,
     }
 
 
@@ -118,8 +125,34 @@ def test_one_file_asks_for_what_it_needs(snakemake: Run, paper: Config) -> None:
     table = f"{paper.results}/tables/prism.csv"
     counts = job_counts(snakemake("-n", table, "--forceall").stdout)
     assert counts["prism_table"] == 1
-    assert "benchmarks_run" not in counts
+    assert not {"benchmarks_run", "benchmarks_answers", "benchmarks_judged"} & set(counts)
     assert "prism_released" not in counts
+
+
+ONE_JUDGED = "benchmarks={judge: gpt-benchmarks, select: {models: [LLaVA], tasks: [pope, mmvet]}}"
+
+
+def test_answers_are_asked_for_on_a_gpu_and_judged_without(snakemake: Run) -> None:
+    done = snakemake("-n", "--profile", "slurm", "benchmarks", *FRESH, ONE_JUDGED)
+    counts = job_counts(done.stdout + done.stderr)
+    names = ("benchmarks_run", "benchmarks_answers", "benchmarks_judged", "benchmarks_table")
+    assert [counts[name] for name in names] == [1, 1, 1, 1]
+    blocks = dict(re.findall(r"^(rule benchmarks_\w+):\n((?:    .+\n)+)", done.stdout, re.MULTILINE))
+    answers, judged = blocks["rule benchmarks_answers"], blocks["rule benchmarks_judged"]
+    assert "gpu=1" in answers and "judge_api" not in answers
+    assert "judge_api=1" in judged and "gpu=" not in judged
+    assert "LLaVA/mmvet/answers.json" in judged.split("output:")[0]
+
+
+def test_a_dry_run_says_at_its_end_which_keys_a_run_needs(snakemake: Run) -> None:
+    wanted = "judge `gpt-benchmarks` needs the environment variable OPENAI_API_KEY"
+    done = snakemake("-n", "benchmarks", *FRESH, ONE_JUDGED)
+    assert done.returncode == 0
+    assert wanted in done.stderr
+    assert wanted not in snakemake("-n", "benchmarks", *FRESH, ONE_JUDGED, env={"OPENAI_API_KEY": "k" * 20}).stderr
+    assert wanted not in snakemake("-n", "data", *FRESH).stderr
+    answers = "/nonexistent/results/benchmarks/LLaVA/mmvet/answers.json"
+    assert wanted not in snakemake("-n", answers, *FRESH, ONE_JUDGED).stderr
 
 
 def test_the_cluster_profile_is_found_and_asks_for_the_site(snakemake: Run, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 # The benchmarks stage: lmms-eval owns prompts and metrics, this stage that they run anywhere. Answers, and what judges
 # said, lie outside the results as soon as they are there: a run that was stopped, or left failures, goes on from them.
 BENCHMARK_ROOT = f"{R}/benchmarks/{{model}}/{{benchmark}}"
+# A server's file from which questions may be missing is named so: nobody is to hand it in.
+PARTIAL = cfg.benchmarks.limit is not None or cfg.benchmarks.allow_failed > 0
+SUBMISSION = f"submission{'.partial' if PARTIAL else ''}.json"
 
 
 rule benchmarks_run:
@@ -16,44 +19,32 @@ rule benchmarks_run:
     benchmark:
         f"{R}/usage/benchmarks/{{model}}/{{benchmark}}.tsv"
     wildcard_constraints:
-        benchmark=either([name for name in cfg.benchmarks.tasks if name not in SUBMITTED]),
+        benchmark=either([name for name in cfg.benchmarks.tasks if name not in (*SUBMITTED, *JUDGED)]),
     container:
-        cfg.images.eval
+        image("eval")
     resources:
-        gpu=lambda wildcards: int(cfg.models[wildcards.model].accelerator == "gpu"),
-        mem_mb=lambda wildcards: (64000 if cfg.models[wildcards.model].accelerator == "gpu" else 4000),
-        runtime=720,
-        # Jobs that ask a judge go one after another: each keeps to its judge's limits by itself.
-        judge_api=lambda wildcards: int(cfg.benchmarks.judge_of(wildcards.benchmark) is not None),
+        gpu=lambda wildcards: engine_gpus(wildcards.model),
+        cpus_per_task=lambda wildcards: engine_cpus(wildcards.model),
+        mem_mb=lambda wildcards: engine_memory(wildcards.model),
+        runtime=240,
     params:
-        folder=lambda wildcards: model_folder(wildcards.model),
+        asked=lambda wildcards: [f"--model={model_folder(wildcards.model)}"],
         row=lambda wildcards: model_row(wildcards.model, published_decoding=None, new_tokens_by_edition={}),
-        # What stands beside the score in the table is no reason to ask again.
-        task=lambda wildcards: row_json(
-            cfg.benchmarks.tasks[wildcards.benchmark],
-            description=wildcards.benchmark,
-            note="",
-            comparable=True,
-            noise={},
-            judge=None,
-            published_judge=None,
-            published=dict.fromkeys(cfg.benchmarks.tasks[wildcards.benchmark].published, 0.0),
-        ),
+        task=lambda wildcards: asked_row(wildcards.benchmark),
         limit=([] if cfg.benchmarks.limit is None else [f"--limit={cfg.benchmarks.limit}"]),
         failed=([] if not cfg.benchmarks.allow_failed else [f"--allow-failed={cfg.benchmarks.allow_failed}"]),
-        judging=lambda wildcards: judging_arguments(wildcards.benchmark),
-        submission=[],
+        judging=[],
         root=D,
         partial=lambda wildcards: CHECKPOINTS / "benchmarks" / wildcards.model / f"{wildcards.benchmark}.jsonl",
-        # Questions that failed, and calls of a judge that did, are asked again by the next run. Found by wildcards
-        # alone: Snakemake does not compare what a function makes of outputs.
+        # Questions that failed are asked again by the next run. Found by wildcards alone: Snakemake does not compare
+        # what a function makes of outputs.
         retry=lambda wildcards: retry_stamp(f"{R}/benchmarks/{wildcards.model}/{wildcards.benchmark}/results.json"),
+        written=lambda wildcards, output: [f"--{name.replace('_', '-')}={path}" for name, path in output.items()],
     shell:
-        "python -m safe_llava.benchmarks.run --model {params.folder:q} --name {wildcards.model:q} "
+        "python -m safe_llava.benchmarks.run {params.asked:q} --name {wildcards.model:q} "
         "--benchmark {wildcards.benchmark:q} --row <(printf %s {params.row:q}) --task <(printf %s {params.task:q}) "
         "--data {params.root:q} --partial {params.partial:q} {params.limit:q} {params.failed:q} {params.judging:q} "
-        "{params.submission:q} --retry={params.retry:q} --out {output.results:q} --samples {output.samples:q} "
-        "--units {output.units:q} > {log:q} 2>&1"
+        "--retry={params.retry:q} {params.written:q} > {log:q} 2>&1"
 
 
 # Where labels are not public, the file that a server scores comes beside the results.
@@ -62,11 +53,43 @@ use rule benchmarks_run as benchmarks_submit with:
         results=f"{BENCHMARK_ROOT}/results.json",
         samples=f"{BENCHMARK_ROOT}/samples.jsonl",
         units=f"{BENCHMARK_ROOT}/units.csv",
-        submission=f"{BENCHMARK_ROOT}/submission.json",
+        submission=f"{BENCHMARK_ROOT}/{SUBMISSION}",
     wildcard_constraints:
         benchmark=either(SUBMITTED),
+
+
+# Where a judge reads the answers, a GPU is needed for these, and network and key for the judge. One machine may not have
+# both: the answers are asked for here …
+use rule benchmarks_run as benchmarks_answers with:
+    output:
+        answers_only=f"{BENCHMARK_ROOT}/answers.json",
+    wildcard_constraints:
+        benchmark=either(JUDGED),
     params:
-        submission=lambda wildcards, output: [f"--submission={output.submission}"],
+        # Who reads them, and how, is no reason to ask again.
+        task=lambda wildcards: asked_row(wildcards.benchmark, judged=False, judge_reply=None),
+        failed=[],
+        retry=lambda wildcards: retry_stamp(f"{R}/benchmarks/{wildcards.model}/{wildcards.benchmark}/answers.json"),
+
+
+# … and judged here. Calls of the judge that failed are made again by the next run, which needs no GPU for that.
+use rule benchmarks_run as benchmarks_judged with:
+    input:
+        answers=f"{BENCHMARK_ROOT}/answers.json",
+        dataset=lambda wildcards: receipts(cfg.benchmarks.tasks[wildcards.benchmark].dataset),
+    log:
+        f"{R}/logs/benchmarks/judge/{{model}}/{{benchmark}}.log",
+    benchmark:
+        f"{R}/usage/benchmarks/judge/{{model}}/{{benchmark}}.tsv"
+    wildcard_constraints:
+        benchmark=either(JUDGED),
+    resources:
+        # Jobs that ask a judge go one after another: each keeps to its judge's limits by itself.
+        judge_api=1,
+        mem_mb=4000,
+    params:
+        asked=lambda wildcards, input: [f"--answered={input.answers}"],
+        judging=lambda wildcards: judging_arguments(wildcards.benchmark),
 
 
 rule benchmarks_table:
@@ -85,7 +108,7 @@ rule benchmarks_table:
     log:
         f"{R}/logs/benchmarks/table.log",
     container:
-        cfg.images.paper
+        image("paper")
     params:
         compare=[] if cfg.benchmarks.compare is None else ["--compare", *cfg.benchmarks.compare],
         # A function: the braces of a prompt's template are no wildcards. What is asked is not said in the table.
@@ -113,7 +136,7 @@ rule benchmarks_paired:
     log:
         f"{R}/logs/benchmarks/paired.log",
     container:
-        cfg.images.paper
+        image("paper")
     params:
         units=[f"{name}={path}" for name, path in BENCHMARK_UNITS],
         pairs=[word for pair in BENCHMARK_PAIRS for word in ("--pair", pair.safe, pair.original)],

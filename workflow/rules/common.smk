@@ -14,7 +14,9 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 from safe_llava.config.load import BASE_PREFIX, parse as parse_config
 from safe_llava.config.secrets import missing_keys
+from safe_llava.core.binds import show
 from safe_llava.core.errors import SafeLlavaError
+from safe_llava.core.provenance import code_commit
 from safe_llava.core.retry import retry_stamp
 from safe_llava.engine.families import CONVERTED
 from safe_llava.prism.judge_rules import rules_version
@@ -41,12 +43,25 @@ CHECKPOINTS = Path(R) / cfg.train.checkpoint_root
 # Steps run with the interpreter that runs Snakemake, unless an image brings its own. Under SLURM each shell says how
 # it ended (TRAP). A prefix replaces Snakemake's own, which stops at the first error.
 IN_IMAGE = any(str(method) == "apptainer" for method in workflow.deployment_settings.deployment_method)
+# An image's home is the working directory, which may be on a network: caches go to the machine's own disk. And it may
+# have no git.
+INSIDE = (
+    f"export SAFE_LLAVA_COMMIT={code_commit() if IN_IMAGE else ''}; "
+    'export XDG_CACHE_HOME="${{TMPDIR:-/tmp}}/safe-llava-$(id -u)"; '
+    "for cache in TRITON_CACHE_DIR CUDA_CACHE_PATH MPLCONFIGDIR; do export $cache=$XDG_CACHE_HOME/$cache; done; "
+)
 shell.prefix(
     "set -euo pipefail; "
     + TRAP
     + f"export PYTHONPATH={str(REPOSITORY / 'scripts')!r}; "
-    + ("" if IN_IMAGE else f"export PATH={str(Path(sys.executable).parent)!r}:$PATH; ")
+    + (INSIDE if IN_IMAGE else f"export PATH={str(Path(sys.executable).parent)!r}:$PATH; ")
 )
+
+
+# Images see the working directory and /tmp; everything else that is named has to be shown to them.
+if IN_IMAGE:
+    folders = [row.folder for row in cfg.models.values() if row.folder]
+    show([REPOSITORY, R, D, CHECKPOINTS, *folders, *(mirror for mirror in cfg.mirrors if "://" not in mirror)])
 
 
 def either(names):
@@ -154,3 +169,19 @@ def model_ready(name):
 def model_row(name, **changes):
     """An evaluated model's row without what is only said about it."""
     return row_json(cfg.models[name], description=name, published_as=None, **changes)
+
+
+# What asking a model takes: a GPU has eight threads that open and prepare pictures.
+def engine_gpus(name):
+    """GPUs for an evaluated model."""
+    return int(cfg.models[name].accelerator == "gpu")
+
+
+def engine_cpus(name):
+    """CPUs for an evaluated model."""
+    return 8 if engine_gpus(name) else 1
+
+
+def engine_memory(name):
+    """Memory in MB for an evaluated model: the weights of a 13B model on their way to the GPU, and pictures."""
+    return 64000 if engine_gpus(name) else 4000

@@ -1,5 +1,7 @@
 # Functions of the benchmarks stage: which tasks have a score, which pairs are compared, who judges.
 
+# A judge reads the answers to some, in a step of its own.
+JUDGED = [name for name, task in cfg.benchmarks.tasks.items() if task.judged]
 # Tasks whose labels are not public have no score, and pairs of models are compared on the others.
 SUBMITTED = [name for name, task in cfg.benchmarks.tasks.items() if task.submission]
 SCORED = [name for name in cfg.benchmarks.select.tasks if name not in SUBMITTED]
@@ -13,8 +15,16 @@ BENCHMARK_UNITS = [
 ]
 
 
+def asked_row(benchmark, **changes):
+    """A benchmark's row as it is asked: what stands beside the score in the table is no reason to ask again."""
+    task = cfg.benchmarks.tasks[benchmark]
+    beside = dict(note="", comparable=True, noise={}, judge=None, published_judge=None)
+    published = dict.fromkeys(task.published, 0.0)
+    return row_json(task, description=benchmark, published=published, **beside, **changes)
+
+
 def judging_arguments(benchmark):
-    """The arguments that name a benchmark's judge; none where it needs none."""
+    """The arguments that name a benchmark's judge; none where nobody is named."""
     name = cfg.benchmarks.judge_of(benchmark)
     if name is None:
         return []

@@ -1,4 +1,5 @@
 # Functions of the paper stage: which tables and figures there are, and what they are made of.
+from safe_llava.cluster.accounting import gpus_by_path
 
 # Differences from the published counts come in two files: of the models run here, and of the released answers.
 DIFFERENCES = ["prism_differences"] + ["prism_released_differences"] * ("prism_released" in cfg.paper.tables)
@@ -9,6 +10,9 @@ LEFT_OUT += [] if BENCHMARK_PAIRS else ["benchmarks_paired"]
 LEFT_OUT += [] if cfg.data.audit.pairs else ["audit"]
 TABLES = [table for kind in cfg.paper.tables for table in (DIFFERENCES if kind == "differences" else [kind])]
 TABLES = [table for table in TABLES if table not in LEFT_OUT]
+# What a run has cost is no result: it differs from run to run, lies apart from the tables, and is counted last.
+COSTS = "costs" in TABLES
+TABLES = [table for table in TABLES if table != "costs"]
 FIGURES = [figure for figure in cfg.paper.figures if figure not in LEFT_OUT]
 # A model has one colour in every figure: those that are run first, in the order of the configuration.
 MODELS_DRAWN = list(
@@ -35,6 +39,12 @@ FIGURE_INPUTS = {
         *(f"{R}/data/compare/{pair.safe}.csv.gz" for pair in cfg.data.audit.pairs),
     ],
 }
+# Everything that the paper shows.
+RESULTS_OF_PAPER = [
+    f"{R}/tables/summary.md",
+    *expand(f"{R}/tables/{{table}}.{{suffix}}", table=TABLES, suffix=["csv", "md", "tex"]),
+    *expand(f"{R}/figures/{{figure}}.{{suffix}}", figure=FIGURES, suffix=cfg.paper.formats),
+]
 
 
 def figure_arguments(wildcards, input):

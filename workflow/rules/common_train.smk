@@ -36,6 +36,11 @@ def cpus(row):
     return per_node(row) * (8 if row.accelerator == "gpu" else 1)
 
 
+def memory(row):
+    """Memory of each machine in MB: AdamW's state of a 7B model where it does not fit on the GPUs, and the loaders."""
+    return 128000 + 16000 * gpus(row) if gpus(row) else 4000
+
+
 def gres(row):
     """GPUs of each machine, for a job of several: a number in all might be spread unevenly."""
     return f"gpu:{gpus(row)}" if gpus(row) else ""
@@ -50,10 +55,10 @@ def launcher(row):
         return ""
     # A process that stops in good order leaves the others the time to do so.
     step = f"srun --nodes={row.nodes} --ntasks-per-node=1 --cpus-per-task={cpus(row)} --wait=120 --kill-on-bad-exit=0"
-    if not (IN_IMAGE and cfg.images.train):
+    if not IN_IMAGE:
         return step
     arguments = workflow.deployment_settings.apptainer_args
-    return f"{step} apptainer exec --home {str(Path.cwd())!r} {arguments} {cfg.images.train}"
+    return f"{step} apptainer exec --home {str(Path.cwd())!r} {arguments} {image('train')}"
 
 
 def spread(row):

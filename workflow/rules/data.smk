@@ -18,7 +18,7 @@ rule data_fetch:
     benchmark:
         f"{R}/usage/data/fetch/{{file}}.tsv"
     container:
-        cfg.images.paper
+        image("paper")
     resources:
         mem_mb=1000,
         runtime=1440,
@@ -39,7 +39,7 @@ rule data_snapshot:
     benchmark:
         f"{R}/usage/data/snapshot/{{snapshot}}.tsv"
     container:
-        cfg.images.paper
+        image("paper")
     resources:
         mem_mb=2000,
         runtime=1440,
@@ -63,7 +63,7 @@ rule data_covers:
     benchmark:
         f"{R}/usage/data/covers/{{covers}}.tsv"
     container:
-        cfg.images.paper
+        image("paper")
     resources:
         mem_mb=2000,
         runtime=2880,
@@ -86,7 +86,7 @@ rule data_unpack:
     benchmark:
         f"{R}/usage/data/unpack/{{archive}}.tsv"
     container:
-        cfg.images.paper
+        image("paper")
     resources:
         mem_mb=2000,
         runtime=480,
@@ -109,7 +109,7 @@ rule data_index:
     benchmark:
         f"{R}/usage/data/index/{{archive}}.tsv"
     container:
-        cfg.images.paper
+        image("paper")
     resources:
         mem_mb=2000,
         runtime=60,
@@ -142,7 +142,7 @@ rule data_layout:
     benchmark:
         f"{R}/usage/data/layout/{{dataset}}.tsv"
     container:
-        cfg.images.paper
+        image("paper")
     threads: 2
     resources:
         mem_mb=4000,

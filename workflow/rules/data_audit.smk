@@ -24,7 +24,7 @@ rule data_compare:
     wildcard_constraints:
         dataset=either(MADE_FROM),
     container:
-        cfg.images.paper
+        image("paper")
     resources:
         mem_mb=4000,
         runtime=120,
@@ -49,7 +49,7 @@ rule data_audit:
     wildcard_constraints:
         dataset=either(cfg.data.audit.sets),
     container:
-        cfg.images.paper
+        image("paper")
     threads: 8
     resources:
         mem_mb=4000,
@@ -74,7 +74,7 @@ rule data_audit_table:
     log:
         f"{R}/logs/data/audit_table.log",
     container:
-        cfg.images.paper
+        image("paper")
     params:
         pairs=[word for pair in cfg.data.audit.pairs for word in ("--pair", pair.original, pair.safe)],
         published=[word for pair in cfg.data.audit.pairs for word in published_audit(pair)],

@@ -1,6 +1,10 @@
 # Only in `make demo`: do the two tiny models differ as their annotations do?
 
 
+localrules:
+    demo_check,
+
+
 rule demo_check:
     input:
         answers=expand(
@@ -15,7 +19,7 @@ rule demo_check:
     log:
         f"{R}/logs/demo/check.log",
     container:
-        cfg.images.paper
+        image("paper")
     params:
         truth=f"{R}/{cfg.demo.truth}",
         safe=cfg.demo.safe,

@@ -1,6 +1,11 @@
 # The paper stage: tables and figures from tidy score files.
 
 
+localrules:
+    paper_costs,
+    paper_costs_table,
+
+
 wildcard_constraints:
     table=either(TABLES),
     figure=either(FIGURE_INPUTS),
@@ -15,7 +20,7 @@ rule paper_table:
     log:
         f"{R}/logs/paper/table/{{table}}.log",
     container:
-        cfg.images.paper
+        image("paper")
     params:
         kind=lambda wildcards: ("differences" if wildcards.table in DIFFERENCES else wildcards.table),
     shell:
@@ -37,7 +42,7 @@ rule paper_figure:
     log:
         f"{R}/logs/paper/figure/{{figure}}.log",
     container:
-        cfg.images.paper
+        image("paper")
     params:
         arguments=figure_arguments,
     shell:
@@ -60,7 +65,7 @@ rule paper_summary:
     log:
         f"{R}/logs/paper/summary.log",
     container:
-        cfg.images.paper
+        image("paper")
     params:
         compare=[word for pair in cfg.paper.compare for word in ("--compare", pair.safe, pair.original)],
         paired=lambda wildcards, input: ["--paired", *input.paired] if input.paired else [],
@@ -69,16 +74,47 @@ rule paper_summary:
         "{params.paired:q} {params.compare:q} --out {output.page:q} > {log:q} 2>&1"
 
 
+# What the run has cost so far, when everything else is there.
+rule paper_costs:
+    input:
+        RESULTS_OF_PAPER,
+    output:
+        costs=report(
+            f"{R}/costs/costs.csv",
+            caption="../report/table_costs.rst",
+            category="costs",
+        ),
+    log:
+        f"{R}/logs/paper/costs.log",
+    container:
+        ON_THE_HOST
+    params:
+        python=HOST_PYTHON,
+        ledger=".snakemake/slurm-steady/jobs.jsonl",
+        usage=f"{R}/usage",
+        # A function: the braces of JSON are no wildcards.
+        gpus=lambda wildcards: json.dumps(gpus_by_path(cfg)),
+    shell:
+        "{params.python:q} -m safe_llava.cluster.accounting --ledger {params.ledger:q} --usage {params.usage:q} "
+        "--gpus {params.gpus:q} --out {output.costs:q} > {log:q} 2>&1"
+
+
+use rule paper_table as paper_costs_table with:
+    input:
+        scores=f"{R}/costs/costs.csv",
+    output:
+        markdown=f"{R}/costs/costs.md",
+        latex=f"{R}/costs/costs.tex",
+    log:
+        f"{R}/logs/paper/table/costs.log",
+    params:
+        kind="costs",
+
+
 rule paper:
     input:
-        rules.paper_summary.output.page,
+        RESULTS_OF_PAPER,
         expand(
-            f"{R}/tables/{{table}}.{{suffix}}",
-            table=TABLES,
-            suffix=["csv", "md", "tex"],
-        ),
-        expand(
-            f"{R}/figures/{{figure}}.{{suffix}}",
-            figure=FIGURES,
-            suffix=cfg.paper.formats,
+            f"{R}/costs/costs.{{suffix}}",
+            suffix=["csv", "md", "tex"] if COSTS else [],
         ),

@@ -1,5 +1,8 @@
-# What the data stage says before it starts: what is missing, and whether it fits.
+# What is said before anything starts: what is missing, whether it fits, and which keys are needed.
+import atexit
+
 ANNOUNCED = []
+QUIET = "all" in {str(one) for one in workflow.output_settings.quiet or []}
 
 
 def data_milestone():
@@ -28,8 +31,7 @@ def data_milestone():
 
 def planned(wildcards):
     """The milestone's inputs. They are asked for while the DAG is built: so a dry-run, too, shows the plan first."""
-    quiet = {str(one) for one in workflow.output_settings.quiet or []}
-    if workflow.is_main_process and not ANNOUNCED and "all" not in quiet:
+    if workflow.is_main_process and not ANNOUNCED and not QUIET:
         from safe_llava.config.selection import needed
         from safe_llava.data.plan import report
 
@@ -62,12 +64,28 @@ def check_room(jobs):
         raise WorkflowError(str(error)) from None
 
 
-def check_keys(jobs):
-    """Refuse to start where a judge's key is missing, before anything has been spent."""
+def keys_not_set(jobs):
+    """What to tell the user where a judge that the jobs call has no key, else None."""
     jobs = list(jobs)
     judges = {job.wildcards.judge for job in jobs if job.rule.name == "prism_judge"}
-    asking = {job.wildcards.benchmark for job in jobs if job.rule.name == "benchmarks_run"}
-    judges |= {name for name in map(cfg.benchmarks.judge_of, asking) if name is not None}
-    missing = missing_keys({name: cfg.prism.judges[name] for name in sorted(judges)}, os.environ)
-    if missing:
+    judged = {job.wildcards.benchmark for job in jobs if job.rule.name == "benchmarks_judged"}
+    judges |= {name for name in map(cfg.benchmarks.judge_of, judged) if name is not None}
+    return missing_keys({name: cfg.prism.judges[name] for name in sorted(judges)}, os.environ)
+
+
+def check_keys(jobs):
+    """Refuse to start where a judge's key is missing, before anything has been spent."""
+    if missing := keys_not_set(jobs):
         raise WorkflowError(missing)
+
+
+def warn_of_keys():
+    """Say at a dry-run's end which keys a run needs: Snakemake calls `onstart` for no dry-run."""
+    if not workflow.dryrun or workflow.dag is None:
+        return
+    if missing := keys_not_set(workflow.dag.needrun_jobs(exclude_finished=False)):
+        print(missing, file=sys.stderr)
+
+
+if workflow.is_main_process and not QUIET:
+    atexit.register(warn_of_keys)

@@ -16,7 +16,7 @@ rule prism_convert:
     benchmark:
         f"{R}/usage/prism/convert/{{model}}.tsv"
     container:
-        cfg.images.eval
+        image("eval")
     resources:
         mem_mb=32000,
         runtime=120,
@@ -47,11 +47,12 @@ rule prism_answers:
     benchmark:
         f"{R}/usage/prism/answers/{{edition}}/{{model}}.tsv"
     container:
-        cfg.images.eval
+        image("eval")
     resources:
-        gpu=lambda wildcards: int(cfg.models[wildcards.model].accelerator == "gpu"),
-        mem_mb=lambda wildcards: (64000 if cfg.models[wildcards.model].accelerator == "gpu" else 4000),
-        runtime=1440,
+        gpu=lambda wildcards: engine_gpus(wildcards.model),
+        cpus_per_task=lambda wildcards: engine_cpus(wildcards.model),
+        mem_mb=lambda wildcards: engine_memory(wildcards.model),
+        runtime=240,
     params:
         folder=lambda wildcards: model_folder(wildcards.model),
         row=lambda wildcards: model_row(wildcards.model),
@@ -80,7 +81,7 @@ rule prism_released:
     log:
         f"{R}/logs/prism/released/{{released}}/{{task}}.log",
     container:
-        cfg.images.paper
+        image("paper")
     params:
         answers=lambda wildcards: f"{D}/{released_path(wildcards.released, wildcards.task)}",
         reference=lambda wildcards: [f"{D}/{path}" for path in released_reference(wildcards.task)],
@@ -101,11 +102,8 @@ rule prism_judge:
     benchmark:
         f"{R}/usage/prism/judge/{{origin}}/{{edition}}/{{evaluated}}/{{judge}}/{{task}}.tsv"
     container:
-        cfg.images.paper
+        image("paper")
     resources:
-        mem_mb=2000,
-        # A batch comes back within a day; whatever comes later is picked up by the next run.
-        runtime=1500,
         # Jobs that ask call by call go one after another: each keeps to its judge's limits by itself.
         judge_api=lambda wildcards: int(asks_call_by_call(cfg.prism.judges[wildcards.judge])),
     params:

@@ -19,7 +19,7 @@ rule prism_score:
     log:
         f"{R}/logs/prism/score/{{origin}}/{{edition}}/{{evaluated}}/{{judge}}.log",
     container:
-        cfg.images.paper
+        image("paper")
     params:
         scored=lambda wildcards: cfg.prism.editions[wildcards.edition].leakage_scored,
     shell:
@@ -36,7 +36,7 @@ rule prism_published:
     log:
         f"{R}/logs/prism/published.log",
     container:
-        cfg.images.paper
+        image("paper")
     shell:
         "python -m safe_llava.prism.published --v1 {input.v1:q} --v2 {input.v2:q} --out {output.scores:q} > {log:q} 2>&1"
 
@@ -64,7 +64,7 @@ rule prism_table:
     log:
         f"{R}/logs/prism/table.log",
     container:
-        cfg.images.paper
+        image("paper")
     params:
         aliases=[
             f"--published-as={name}={cfg.models[name].published_as}"
@@ -103,7 +103,7 @@ rule prism_released_table:
     log:
         f"{R}/logs/prism/released_table.log",
     container:
-        cfg.images.paper
+        image("paper")
     params:
         judges=PUBLISHED_JUDGES,
         verdicts=cfg.prism.allow_failed.verdicts,
@@ -132,7 +132,7 @@ rule prism_paired:
     log:
         f"{R}/logs/prism/paired.log",
     container:
-        cfg.images.paper
+        image("paper")
     params:
         pairs=[word for pair in cfg.paper.compare for word in ("--pair", pair.safe, pair.original)],
         scored=LEAKAGE_SCORED,
@@ -171,7 +171,7 @@ rule prism_judges:
     log:
         f"{R}/logs/prism/judges.log",
     container:
-        cfg.images.paper
+        image("paper")
     params:
         scored=LEAKAGE_SCORED,
     shell:

@@ -9,7 +9,7 @@ rule train_config:
     log:
         f"{R}/logs/train/{{trained}}/config.log",
     container:
-        cfg.images.train
+        image("train")
     params:
         row=lambda wildcards: training_row(wildcards.trained),
     shell:
@@ -31,7 +31,7 @@ rule train_pretrain:
     wildcard_constraints:
         trained=either(SINGLE),
     container:
-        cfg.images.train
+        image("train")
     threads: lambda wildcards: cfg.train.models[wildcards.trained].processes
     resources:
         gpu=lambda wildcards: gpus(cfg.train.models[wildcards.trained]),
@@ -41,8 +41,8 @@ rule train_pretrain:
         spread=lambda wildcards: spread(cfg.train.models[wildcards.trained]),
         # Seconds before the time limit at which training is told to save itself; it goes on in the next job.
         notice=600,
-        mem_mb=lambda wildcards: 256000 if gpus(cfg.train.models[wildcards.trained]) else 4000,
-        runtime=1440,
+        mem_mb=lambda wildcards: memory(cfg.train.models[wildcards.trained]),
+        runtime=720,
     params:
         language_model=lambda wildcards: weights_folder(cfg.train.models[wildcards.trained].language_model),
         vision_tower=lambda wildcards: weights_folder(cfg.train.models[wildcards.trained].vision_tower),
@@ -75,7 +75,7 @@ rule train_finetune:
     wildcard_constraints:
         trained=either(SINGLE),
     container:
-        cfg.images.train
+        image("train")
     threads: lambda wildcards: cfg.train.models[wildcards.trained].processes
     resources:
         gpu=lambda wildcards: gpus(cfg.train.models[wildcards.trained]),
@@ -85,8 +85,8 @@ rule train_finetune:
         spread=lambda wildcards: spread(cfg.train.models[wildcards.trained]),
         # Seconds before the time limit at which training is told to save itself; it goes on in the next job.
         notice=600,
-        mem_mb=lambda wildcards: (256000 if gpus(cfg.train.models[wildcards.trained]) else 4000),
-        runtime=2880,
+        mem_mb=lambda wildcards: memory(cfg.train.models[wildcards.trained]),
+        runtime=1440,
     params:
         language_model=lambda wildcards: weights_folder(cfg.train.models[wildcards.trained].language_model),
         vision_tower=lambda wildcards: weights_folder(cfg.train.models[wildcards.trained].vision_tower),

@@ -18,8 +18,8 @@ use rule train_pretrain as train_pretrain_spread with:
         launcher=lambda wildcards: launcher(cfg.train.models[wildcards.trained]),
         spread=lambda wildcards: spread(cfg.train.models[wildcards.trained]),
         notice=600,
-        mem_mb=lambda wildcards: 256000 if gpus(cfg.train.models[wildcards.trained]) else 4000,
-        runtime=1440,
+        mem_mb=lambda wildcards: memory(cfg.train.models[wildcards.trained]),
+        runtime=720,
 
 
 use rule train_finetune as train_finetune_spread with:
@@ -38,5 +38,5 @@ use rule train_finetune as train_finetune_spread with:
         launcher=lambda wildcards: launcher(cfg.train.models[wildcards.trained]),
         spread=lambda wildcards: spread(cfg.train.models[wildcards.trained]),
         notice=600,
-        mem_mb=lambda wildcards: 256000 if gpus(cfg.train.models[wildcards.trained]) else 4000,
-        runtime=2880,
+        mem_mb=lambda wildcards: memory(cfg.train.models[wildcards.trained]),
+        runtime=1440,

@@ -1,16 +1,19 @@
 """A chat-completions endpoint of our own, on this machine alone, that lmms-eval's judged tasks call.
 
 They know nothing of it: it stands where they look for OpenAI's. A request that cannot be answered gets an empty reply,
-which every task takes for none; that there was one is known here, and no score is made.
+which every task takes for none; that there was one is known here, and so is a request whose client has gone before the
+reply came (MMBench's waits 30 s, 15 times): no score is made of either.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import hmac
 import json
 import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -58,7 +61,8 @@ class Endpoint:
     """
 
     def __init__(self, answerer: Answerer, model: str) -> None:
-        self.refused: list[str] = []  # requests that did not get as far as the judge
+        self._refused: list[str] = []  # requests that did not get as far as the judge
+        self._waiting: set[str] = set()  # digests of requests that nobody has received a reply to
         self.token = secrets.token_urlsafe(24)  # whoever else is on this machine does not know it
         self._server = ThreadingHTTPServer((HOST, 0), self._handler(answerer, model))
         self._server.daemon_threads = True
@@ -68,6 +72,11 @@ class Endpoint:
     def url(self) -> str:
         """The address that paths are appended to."""
         return f"http://{HOST}:{self._server.server_address[1]}{PATH}"
+
+    def failures(self) -> list[str]:
+        """Return why requests came to nothing here: refused, or given up by the client before a reply was there."""
+        unheard = "the benchmark's code did not wait for the reply"
+        return [*self._refused, *(f"request {digest[:12]}: {unheard}" for digest in sorted(self._waiting))]
 
     def __enter__(self) -> Endpoint:
         self._thread.start()
@@ -79,7 +88,7 @@ class Endpoint:
         self._thread.join()
 
     def _handler(self, answerer: Answerer, model: str) -> type[BaseHTTPRequestHandler]:
-        token, refused = self.token, self.refused
+        token, refused, waiting = self.token, self._refused, self._waiting
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -98,7 +107,19 @@ class Endpoint:
                 if not isinstance(request, dict):
                     self.close_connection = True
                     return self._send(400, {"error": {"message": "the body is not a JSON object"}})
-                return self._send(200, completion(answerer.reply(request), model))
+                return self._answer(request)
+
+            def _answer(self, request: dict[str, Any]) -> None:
+                # A client that has given up asks the same again, and may get the reply then.
+                digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode("ascii")).hexdigest()
+                waiting.add(digest)
+                found = completion(answerer.reply(request), model)
+                with contextlib.suppress(OSError):  # it may also go while the reply is on its way
+                    if has_gone(self.connection):
+                        self.close_connection = True
+                    else:
+                        self._send(200, found)
+                        waiting.discard(digest)
 
             def _send(self, status: int, value: dict[str, Any]) -> None:
                 if status != 200:
@@ -116,14 +137,28 @@ class Endpoint:
         return Handler
 
 
+def has_gone(connection: socket.socket) -> bool:
+    """Return whether whoever asked has closed the connection."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+
+
 @contextlib.contextmanager
-def stands_for_openai(endpoint: Endpoint, model: str) -> Iterator[None]:
+def stands_for_openai(endpoint: Endpoint, model: str, hide: str | None) -> Iterator[None]:
     """Let lmms-eval's code find the endpoint where it looks for OpenAI's; the judge's own key is out of its sight.
 
-    The tasks read these when they are imported. What stood there before stands there again afterwards.
+    The tasks read these when they are imported.
+
+    Args:
+        endpoint: what is found.
+        model: the name that the tasks give the judge.
+        hide: the variable that holds the judge's key, whatever its name.
     """
     around = {name: ",".join(filter(None, (os.environ.get(name), HOST))) for name in NO_PROXY}
     new = {
+        **({hide: None} if hide else {}),
         "API_TYPE": "openai",
         "OPENAI_API_URL": endpoint.url,
         "OPENAI_BASE_URL": endpoint.url,
@@ -131,13 +166,24 @@ def stands_for_openai(endpoint: Endpoint, model: str) -> Iterator[None]:
         "MODEL_VERSION": model,
         **around,
     }
+    with environment(new):
+        yield
+
+
+@contextlib.contextmanager
+def environment(new: Mapping[str, str | None]) -> Iterator[None]:
+    """Set variables of the environment, None unsets one; what stood there before stands there again afterwards."""
     before = {name: os.environ.get(name) for name in new}
-    os.environ.update(new)
+    _set(new)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

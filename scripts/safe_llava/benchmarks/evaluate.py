@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import ImageFile
 
+from safe_llava.benchmarks.results import check_metrics, normalise, unit_name
+from safe_llava.benchmarks.submission import keep_submission
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core.errors import BenchmarkError, SafeLlavaError
 from safe_llava.engine.base import Engine
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 HUB = Path("hub/datasets")  # under the data root: <organisation>/<name> of every hub data set
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 SCRATCH = ".benchmark-"
+NO_JUDGE = {"OPENAI_API_KEY": "none"}  # MM-Vet's code does not import without a key; no call is made
 JUDGED_AT_ONCE = 16  # answers that a judge is asked about at once
 
 
@@ -51,6 +55,7 @@ class Asked:
         facts: what answers depend on beside the question.
         limit: ask the first so many questions only.
         allow_failed: share of the questions that may lack an answer.
+        ask_only: no answer is scored, and no judge is asked.
         judging: who reads the answers, where the benchmark is judged.
         keep: where the file for a server goes, where the benchmark is scored by one.
     """
@@ -62,6 +67,7 @@ class Asked:
     facts: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
     allow_failed: float = 0.0
+    ask_only: bool = False
     judging: Judging | None = None
     keep: Path | None = None
 
@@ -83,12 +89,12 @@ def evaluate(task: BenchmarkTask, asked: Asked) -> Found:
     """Run a benchmark with lmms-eval's ``simple_evaluate``.
 
     Raises:
-        BenchmarkError: the data set is not there, the task does not run offline, or a file for a server is not as it
-            has to be; MissingAnswersError where questions have no answer.
+        BenchmarkError: the data set is not there, the task lacks a metric of the row or does not run offline, or a file
+            for a server is not as it has to be; MissingAnswersError where questions have no answer.
     """
     go_offline()
     with contextlib.ExitStack() as stack:
-        refused = stack.enter_context(_judged(task, asked.judging))
+        lost = stack.enter_context(_judged(task, asked))
         from lmms_eval.tasks import TaskManager, get_task_dict
 
         manager = TaskManager(include_defaults=False, include_path=str(task_folder(task.lmms_task)))
@@ -97,15 +103,14 @@ def evaluate(task: BenchmarkTask, asked: Asked) -> Found:
         check_data(config, asked.data, task)
         with explained(task, asked.data):
             (loaded,) = get_task_dict([asked_task(task, config, folder / "cache")], manager).values()
+            check_metrics(task, loaded.aggregation())
             found, cli_args = _run(task, asked, loaded, manager, folder)
-            found.judge_failures = [*judge_failures(task, asked.judging, found.raw), *refused]
+            if asked.ask_only:
+                return found
+            found.judge_failures = judge_failures(task, asked.judging, found.raw, lost)
             if task.submission and asked.keep is not None:
-                from safe_llava.benchmarks.submission import keep_submission
-
                 found.submitted = keep_submission(folder / "out", task, asked.keep, len(_samples(found, task)))
             elif not found.judge_failures:
-                from safe_llava.benchmarks.results import normalise
-
                 found.metrics, found.units = normalise(found.raw, task, aggregation(loaded, cli_args))
         return found
 
@@ -122,6 +127,8 @@ def _run(
     found = Found({})
 
     def leave_out(numbers: set[int]) -> None:
+        if asked.limit is not None:
+            without(loaded, cut_apart(loaded, task), task)
         found.left_out |= without(loaded, numbers, task)
 
     asking = Asking(asked.facts, task.pictures, asked.allow_failed, leave_out)
@@ -135,6 +142,7 @@ def _run(
             task_manager=manager,
             limit=asked.limit,
             bootstrap_iters=0,
+            predict_only=asked.ask_only,
             distributed_executor_backend="torchrun",  # one process: nothing is distributed
             process_docs_parallel=at_once,
             cli_args=cli_args,
@@ -144,32 +152,39 @@ def _run(
 
 
 @contextlib.contextmanager
-def _judged(task: BenchmarkTask, judging: Judging | None) -> Iterator[list[str]]:
-    """Stand in for OpenAI's endpoint where a benchmark is judged; yields why requests did not reach the judge.
+def _judged(task: BenchmarkTask, asked: Asked) -> Iterator[Callable[[], list[str]]]:
+    """Stand in for OpenAI's endpoint where a benchmark is judged; yields what tells why requests came to nothing there.
 
     Raises:
         BenchmarkError: it is judged, and there is no judge.
     """
+    from safe_llava.benchmarks.endpoint import Endpoint, environment, stands_for_openai
+
+    judging = asked.judging
+    if asked.ask_only:
+        with environment(NO_JUDGE):
+            yield list
+        return
     if not task.judged:
-        yield []
+        yield list
         return
     if judging is None:
         raise BenchmarkError(
             f"{task.lmms_task} is read by a judge", "name one: `benchmarks.judge`, a row of prism.judges"
         )
-    from safe_llava.benchmarks.endpoint import Endpoint, stands_for_openai
-
     model = str(judging.judge.model)
-    with judging, Endpoint(judging, model) as endpoint, stands_for_openai(endpoint, model):
-        yield endpoint.refused
+    with judging, Endpoint(judging, model) as endpoint, stands_for_openai(endpoint, model, judging.judge.key_env):
+        yield endpoint.failures
 
 
-def judge_failures(task: BenchmarkTask, judging: Judging | None, raw: Mapping[str, Any]) -> list[str]:
-    """Return why answers have no verdict: what the judge's own record says, and what the task's samples show."""
+def judge_failures(
+    task: BenchmarkTask, judging: Judging | None, raw: Mapping[str, Any], lost: Callable[[], list[str]]
+) -> list[str]:
+    """Return why answers have no verdict: what the judge's record and the endpoint say, and what the samples show."""
     if judging is None:
         return []
-    if judging.failures:
-        return list(judging.failures.values())
+    if failures := [*judging.failures.values(), *lost()]:
+        return failures
     unread = []
     for sample in raw["samples"][task.lmms_task]:
         values = [value for value in sample.values() if isinstance(value, dict)]
@@ -197,8 +212,6 @@ def aggregation(loaded: Task, cli_args: argparse.Namespace) -> Callable[[str, li
 
 def without(loaded: Task, numbers: set[int], task: BenchmarkTask) -> set[int]:
     """Take documents out of what is scored, with all of their unit; return the numbers of those that are out."""
-    from safe_llava.benchmarks.results import unit_name
-
     docs = loaded.eval_docs_no_media
     units = {unit_name(docs[number], number, task) for number in numbers}
     out = {
@@ -206,6 +219,16 @@ def without(loaded: Task, numbers: set[int], task: BenchmarkTask) -> set[int]:
     }
     loaded._instances = [one for one in loaded._instances if int(one.doc_id) not in out]
     return out
+
+
+def cut_apart(loaded: Task, task: BenchmarkTask) -> set[int]:
+    """Return the numbers of the documents that are asked without the rest of their unit, where it has to be whole."""
+    if task.group_size is None:
+        return set()
+    numbers = {int(one.doc_id) for one in loaded._instances}
+    units = {number: unit_name(loaded.eval_docs_no_media[number], number, task) for number in numbers}
+    sizes = Counter(units.values())
+    return {number for number, unit in units.items() if sizes[unit] < task.group_size}
 
 
 def asked_task(task: BenchmarkTask, config: dict[str, Any], cache: Path) -> dict[str, Any]:

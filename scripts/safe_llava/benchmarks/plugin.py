@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import PIL.Image
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
+from safe_llava.config.benchmarks import Pictures
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import BenchmarkError
 from safe_llava.core.progress import Progress
@@ -48,6 +49,11 @@ class MissingAnswersError(BenchmarkError):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.failures, self.total, self.task)
 
+    def explained(self, reasons: Mapping[int, str]) -> MissingAnswersError:
+        """Return the same with the reasons that somebody else knows for some of the documents."""
+        known = {number: reasons.get(number, reason) for number, reason in self.failures.items()}
+        return MissingAnswersError(known, self.total, self.task)
+
 
 @dataclass(frozen=True)
 class Asking:
@@ -57,11 +63,11 @@ class Asking:
         facts: of the model, the engine and the task; part of every key in the store.
         pictures: which of a question's pictures are shown.
         allow_failed: share of the questions that may lack an answer.
-        leave_out: told the numbers of the documents without an answer, where so many may be missing.
+        leave_out: told the numbers of the documents without an answer, before any is scored.
     """
 
     facts: Mapping[str, Any]
-    pictures: Literal["all", "middle"] = "all"
+    pictures: Pictures = "all"
     allow_failed: float = 0.0
     leave_out: Callable[[set[int]], None] = lambda _: None
 
@@ -117,8 +123,7 @@ class SafeLlava(lmms):
         }
         if faults and (len(faults) == len(requests) or len(faults) > self._asking.allow_failed * len(requests)):
             raise MissingAnswersError(faults, len(requests), str(requests[0].task_name))
-        if faults:
-            self._asking.leave_out(set(faults))
+        self._asking.leave_out(set(faults))
         return [
             GenerationResult(until(reply.text or "", one.args[1]), TokenCounts(output_tokens=reply.n_tokens))
             for one, reply in zip(requests, replies, strict=True)
@@ -154,13 +159,17 @@ class SafeLlava(lmms):
         return [one if isinstance(one, Reply) else known.get(one.key, failed(one.key, lost)) for one in window]
 
     def _request(self, place: int, instance: Instance) -> Request | Reply:
-        """Return the engine's request, or the failed reply of a document whose pictures do not read."""
+        """Return the engine's request, or the failed reply of a document whose pictures cannot be had."""
         context, settings, doc_to_visual, doc_id, task, split = instance.args
-        try:
-            images = doc_to_visual(self.task_dict[task][split][doc_id]) or []
-        except Exception as error:  # whatever a task's own code meets in a broken document
-            return failed(f"{place}", f"unreadable document: {type(error).__name__}: {error}")
-        if self._asking.pictures == "middle" and len(images) > 1:
+        images = []
+        if self._asking.pictures != "none":
+            try:
+                images = doc_to_visual(self.task_dict[task][split][doc_id])
+            except Exception as error:  # whatever a task's own code meets in a broken document
+                return failed(f"{place}", f"unreadable document: {type(error).__name__}: {error}")
+            if not images or any(image is None for image in images):
+                return failed(f"{place}", "the document has no picture")
+        if self._asking.pictures == "middle":
             images = [images[len(images) // 2]]
         budget = int(settings.get("max_new_tokens") or DEFAULT_NEW_TOKENS)
         key = content_key(
@@ -188,7 +197,11 @@ class SafeLlava(lmms):
 
 
 def benchmark_row(row: EvaluatedModel) -> EvaluatedModel:
-    """Return a model's row without what belongs to PRISM's protocol: the cut of answers and the size of images."""
+    """Return a model's row without what belongs to PRISM's protocol: the cut of answers and the size of images.
+
+    A system message stays: only Gemma 3 has one, and lmms-eval's own model of it sends the same. LLaVA-1.5's opening
+    sentence is of its template.
+    """
     return row.model_copy(update={"cut_at_newline": False, "image_size": None})
 
 

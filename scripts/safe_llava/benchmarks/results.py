@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from safe_llava.benchmarks.units import Kind, Units, as_units
@@ -15,7 +15,9 @@ from safe_llava.core.errors import BenchmarkError
 
 POPE_MEAN = "pope_f1_mean"
 QBENCH_NAMED = "qbench_acc_named"
+OWN = {POPE_MEAN: "pope_f1_score", QBENCH_NAMED: "qbench_acc"}  # scores that lmms-eval has not, by one that it has
 POPE_KINDS: dict[str, Kind] = {"pope_f1_score": "f1", "pope_precision": "precision", "pope_recall": "recall"}
+POPE_NO = {"No", "not", "no"}
 ROUNDED = {"ratio": 0.06, "mean": 1e-4}  # lmms-eval rounds LLaVA-Bench's scores to a tenth, Q-Bench's to 1e-5
 
 Samples = Sequence[Mapping[str, Any]]
@@ -34,27 +36,38 @@ def normalise(
 
     Returns:
         ``{metric: {"score", "stderr"}}``, where stderr is None if none is known, and the units of those that have any.
+        A metric for which no question counts (a limit may leave none) is not there.
 
     Raises:
-        BenchmarkError: the benchmark's own metric is not there, or a score is not a finite number.
+        BenchmarkError: a score is not a finite number.
     """
     samples: Samples = raw["samples"][task.lmms_task]
-    metrics: dict[str, dict[str, float | None]] = {}
-    units: dict[str, Units] = {}
+    units = beyond(samples, task)
+    metrics = {name: {"score": own.score(), "stderr": own.stderr()} for name, own in units.items()}
     for name, value in computed(raw, task).items():
+        if name in units:
+            continue
         if not math.isfinite(value):
             raise BenchmarkError(f"{task.lmms_task}: {name} is {value}", "look at the samples: none may be scored")
         found = units_of(name, value, samples, task, aggregate)
         metrics[name] = {"score": value * task.scale, "stderr": found.stderr() if found else None}
         if found:
             units[name] = found
-    for name, own in beyond(samples, task).items():
-        metrics[name], units[name] = {"score": own.score(), "stderr": own.stderr()}, own
-    if task.metric not in metrics:
-        raise BenchmarkError(
-            f"{task.lmms_task}: no metric `{task.metric}`", f"set `metric` to one of: {', '.join(sorted(metrics))}"
-        )
     return metrics, units
+
+
+def check_metrics(task: BenchmarkTask, computed_there: Collection[str]) -> None:
+    """Check that a benchmark's metrics are among those that its task computes, and ours beyond them.
+
+    Raises:
+        BenchmarkError: one is not.
+    """
+    known = {*computed_there, *(own for own, other in OWN.items() if other in computed_there)}
+    for name in [] if task.submission else task.metrics:
+        if name not in known:
+            raise BenchmarkError(
+                f"{task.lmms_task}: no metric `{name}`", f"name one of these in the row: {', '.join(sorted(known))}"
+            )
 
 
 def computed(raw: Mapping[str, Any], task: BenchmarkTask) -> dict[str, float]:
@@ -70,9 +83,7 @@ def computed(raw: Mapping[str, Any], task: BenchmarkTask) -> dict[str, float]:
 def units_of(name: str, value: float, samples: Samples, task: BenchmarkTask, aggregate: Aggregate) -> Units | None:
     """Return what a score is made of, or None where that is not known: where the units do not give the score again."""
     having = [sample for sample in samples if name in sample]
-    if name in POPE_KINDS:
-        found = as_units(POPE_KINDS[name], map(_pope_row, having), task.scale)
-    elif name.startswith("mme_"):
+    if name.startswith("mme_"):
         found = as_units("sum_of_means", _mme_rows(having, name), task.scale)
     elif name.startswith("gpt_eval_llava_"):
         scored = [sample for sample in having if -999 not in sample[name]["scores"]]
@@ -87,25 +98,48 @@ def units_of(name: str, value: float, samples: Samples, task: BenchmarkTask, agg
 
 
 def beyond(samples: Samples, task: BenchmarkTask) -> dict[str, Units]:
-    """Return the scores that lmms-eval has not, as their units: POPE's mean F1, Q-Bench without drawn answers."""
-    found = {}
-    if samples and all("category" in sample["doc"] and "pope_f1_score" in sample for sample in samples):
-        pope = (
-            (name, str(sample["doc"]["category"]), parts)
-            for sample in samples
-            for name, _, parts in [_pope_row(sample)]
-        )
-        found[POPE_MEAN] = as_units("f1_of_strata", pope, task.scale)
-    if samples and all("qbench_acc" in sample for sample in samples):
+    """Return the scores that are ours, as their units: POPE's by its own rule, Q-Bench's without drawn answers."""
+    if not samples:
+        return {}
+    if all("pope_f1_score" in sample for sample in samples):
+        return _pope(samples, task.scale)
+    if all("qbench_acc" in sample for sample in samples):
         rows = ((f"{sample['doc_id']}", "", [float(_named(sample) and _is_right(sample))]) for sample in samples)
-        found[QBENCH_NAMED] = as_units("mean", rows, task.scale)
-    return found
+        return {QBENCH_NAMED: as_units("mean", rows, task.scale)}
+    return {}
 
 
-def _pope_row(sample: Mapping[str, Any]) -> tuple[str, str, list[float]]:
-    row = sample["pope_f1_score"]
-    said, true = row["prediction"] == "yes", row["ground_truth"] == "yes"
-    return f"{sample['doc_id']}", "", [float(said and true), float(said), float(true)]
+def _pope(samples: Samples, scale: float) -> dict[str, Units]:
+    answers = [(pope_answer(sample["filtered_resps"][0]), _pope_truth(sample)) for sample in samples]
+    names = [f"{sample['doc_id']}" for sample in samples]
+    kinds = [str(sample["doc"].get("category", "")) for sample in samples]
+    parts = [[float(said == true == "yes"), float(said == "yes"), float(true == "yes")] for said, true in answers]
+
+    def units(kind: Kind, values: list[list[float]]) -> Units:
+        return as_units(kind, zip(names, kinds, values, strict=True), scale)
+
+    return {
+        **{name: units(kind, parts) for name, kind in POPE_KINDS.items()},
+        "pope_accuracy": units("mean", [[float(said == true)] for said, true in answers]),
+        "pope_yes_ratio": units("mean", [[said] for _, said, _ in parts]),
+        **({POPE_MEAN: units("f1_of_strata", parts)} if all(kinds) else {}),
+    }
+
+
+def pope_answer(reply: str) -> str:
+    """Return what a reply to POPE says: "yes", "no", or nothing where it is empty.
+
+    The rule is that of POPE's evaluate.py (LLaVA's eval_pope.py has the same): what stands before the first full stop
+    says no where "No", "not" or "no" is one of its words, and yes otherwise. lmms-eval takes nothing but the two words.
+    """
+    if not reply.strip():
+        return ""
+    words = reply.strip().split(".")[0].replace(",", "").split(" ")
+    return "yes" if POPE_NO.isdisjoint(words) else "no"
+
+
+def _pope_truth(sample: Mapping[str, Any]) -> str:
+    return str(sample["pope_f1_score"]["ground_truth"])
 
 
 def _mme_rows(samples: Samples, name: str) -> list[tuple[str, str, list[float]]]:
@@ -172,7 +206,6 @@ def sample_rows(raw: Mapping[str, Any], task: BenchmarkTask, model: str, benchma
     named = computed(raw, task)
     rows = []
     for sample in raw["samples"][task.lmms_task]:
-        scores = {name: _number(sample[name]) for name in sample if name in named}
         judged = {
             key: value
             for name in named
@@ -189,11 +222,18 @@ def sample_rows(raw: Mapping[str, Any], task: BenchmarkTask, model: str, benchma
             "target": sample["target"],
             "reply": sample["filtered_resps"][0],
             "status": "ok",
-            "scores": {name: number for name, number in scores.items() if number is not None},
+            "scores": _scores(sample, named),
             **({"judged": judged} if judged else {}),
         }
         rows.append(json.loads(json.dumps(row, default=str)))
     return rows
+
+
+def _scores(sample: Mapping[str, Any], named: Collection[str]) -> dict[str, float]:
+    if "pope_f1_score" in sample:
+        return {"pope_accuracy": float(pope_answer(sample["filtered_resps"][0]) == _pope_truth(sample))}
+    numbers = {name: _number(sample[name]) for name in sample if name in named}
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def _number(value: Any) -> float | None:

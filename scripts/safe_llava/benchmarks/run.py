@@ -1,11 +1,14 @@
 """Ask one model one general benchmark and score it, with lmms-eval's own code.
 
 Run: ``python -m safe_llava.benchmarks.run --model DIR --row ROW.json --task TASKROW.json --name NAME --data DIR
---partial FILE.jsonl --out RESULTS.json --samples SAMPLES.jsonl --units UNITS.csv [--limit N]``.
+--partial FILE.jsonl --results RESULTS.json --samples SAMPLES.jsonl --units UNITS.csv [--limit N]``.
 
 Every good answer lies in ``--partial`` as soon as it is there, under a key made of everything that it depends on: a run
 that was killed, or that left failures, goes on from there. Where a question has no answer, or a judge's call failed,
 the results hold no score, and say so; where no question at all was answered, nothing is written.
+
+Where a judge reads the answers, a machine without network can ask for them (``--answers-only RECEIPT.json``: no judge
+is called), and one without GPU can have them judged (``--answered RECEIPT.json``: no engine is opened).
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ import argparse
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from safe_llava.benchmarks.answers import Answers, NotAsked, asked_of, read_answers
 from safe_llava.benchmarks.evaluate import Asked, Found, evaluate, go_offline
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.config.models import EvaluatedModel
@@ -35,111 +40,184 @@ from safe_llava.engine.base import Engine
 from safe_llava.engine.store import ReplyStore, folder_digest
 from safe_llava.prism.answers import engine_facts
 
+if TYPE_CHECKING:
+    from safe_llava.benchmarks.judging import Judging
+
 logger = logging.getLogger(__name__)
+PARTIAL = ".partial.json"  # of a file for a server that may lack questions: nobody is to hand it in
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended; ``found`` is None where questions without an answer kept a score from being made."""
+
+    failures: dict[int, str]
+    n: int
+    found: Found | None = None
+
+    @property
+    def engine(self) -> list[dict[str, Any]]:
+        """What is known of the engine, if one was opened."""
+        return self.found.engine if self.found else []
+
+
+def _resolved(path: str) -> Path:
+    return Path(path).resolve()  # lmms-eval runs in a folder of its own
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m safe_llava.benchmarks.run", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="folder of the checkpoint")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", type=_resolved, help="folder of the checkpoint")
+    source.add_argument(
+        "--answered", type=_resolved, help="receipt of answers in --partial: score these, and ask nothing"
+    )
     parser.add_argument("--row", type=Path, required=True, help="JSON of the model's row")
     parser.add_argument("--task", type=Path, required=True, help="JSON of the benchmark's row")
     parser.add_argument("--name", required=True, help="the model's name in the results")
     parser.add_argument("--benchmark", help="the benchmark's name in the results; else the task file's, without suffix")
-    parser.add_argument("--data", type=Path, required=True, help="the data root")
-    parser.add_argument("--partial", type=Path, required=True, help="file for answers as they come; keep it")
-    parser.add_argument("--out", type=Path, required=True, help="results to write, JSON")
-    parser.add_argument("--samples", type=Path, required=True, help="questions, answers and scores to write, JSONL")
-    parser.add_argument("--units", type=Path, required=True, help="what every score is made of, CSV to write")
-    parser.add_argument("--submission", type=Path, help="file for the server to write, where one scores the benchmark")
+    parser.add_argument("--data", type=_resolved, required=True, help="the data root")
+    parser.add_argument("--partial", type=_resolved, required=True, help="file for answers as they come; keep it")
+    parser.add_argument("--answers-only", type=_resolved, help="ask only, and write the receipt of the answers, JSON")
+    parser.add_argument("--results", type=_resolved, help="results to write, JSON")
+    parser.add_argument("--samples", type=_resolved, help="questions, answers and scores to write, JSONL")
+    parser.add_argument("--units", type=_resolved, help="what every score is made of, CSV to write")
+    parser.add_argument(
+        "--submission", type=_resolved, help="file for the server to write, where one scores the benchmark"
+    )
     parser.add_argument("--judge", help="name of the judge, where the benchmark is judged")
     parser.add_argument("--judge-row", help="the judge's row, as JSON")
-    parser.add_argument("--judge-store", type=Path, help="folder of what the judge said; keep it")
+    parser.add_argument("--judge-store", type=_resolved, help="folder of what the judge said; keep it")
     parser.add_argument("--limit", type=int, help="ask the first so many questions only")
     parser.add_argument("--allow-failed", type=float, default=0.0, help="fraction that may lack an answer")
     parser.add_argument("--retry", default="", help="stamp of the run; kept in the results")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     parser.add_argument("--threads", type=int, help="CPU threads")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if (args.answers_only is None) == (None in (args.results, args.samples, args.units)):
+        parser.error("give --results, --samples and --units, or else --answers-only")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one benchmark with one model."""
     args = _arguments(argv)
     go_offline()
-    from safe_llava.benchmarks.plugin import MissingAnswersError, benchmark_row
+    from safe_llava.benchmarks.plugin import benchmark_row
 
     task = read_row(args.task, BenchmarkTask, BenchmarkError)
     row = benchmark_row(read_row(args.row, EvaluatedModel, BenchmarkError))
+    _check(args, task)
+    answers = read_answers(args.answered, args.name, _name(args)) if args.answered else None
+    with ReplyStore(args.partial) as store:
+        asked = _asked(args, task, row, store, answers)
+        ended = _run(task, asked, answers)
+    if args.answers_only:
+        _write_answers(args, task, row, asked, ended)
+    else:
+        _write(args, task, row, asked, ended, answers)
+
+
+def _run(task: BenchmarkTask, asked: Asked, answers: Answers | None) -> Ended:
+    from safe_llava.benchmarks.plugin import MissingAnswersError
+
+    try:
+        found = evaluate(task, asked)
+    except MissingAnswersError as error:
+        missing = error.explained(answers.reasons) if answers else error
+        if len(missing.failures) == missing.total:
+            raise missing from None
+        logger.warning("%s", missing)
+        return Ended(missing.failures, missing.total - len(missing.failures))
+    return Ended(dict.fromkeys(sorted(found.left_out), "left out"), len(found.raw["samples"][task.lmms_task]), found)
+
+
+def _check(args: argparse.Namespace, task: BenchmarkTask) -> None:
     if args.limit is not None and args.limit < 1:
         raise BenchmarkError(f"--limit {args.limit}: asks nothing", "give a number from 1 on, or leave it out")
-    for name in ("model", "data", "out", "samples", "units", "partial", "submission", "judge_store"):
-        if getattr(args, name) is not None:  # lmms-eval runs in a folder of its own
-            setattr(args, name, getattr(args, name).resolve())
-    digest = folder_digest(args.model)
-    with ReplyStore(args.partial) as store:
-        asked = _asked(args, task, row, store, digest)
-        try:
-            found = evaluate(task, asked)
-        except MissingAnswersError as missing:
-            if len(missing.failures) == missing.total:
-                raise
-            logger.warning("%s", missing)
-            _write(args, task, row, digest, asked, missing.failures, missing.total - len(missing.failures), None)
-            return
-    failures = dict.fromkeys(sorted(found.left_out), "left out")
-    _write(args, task, row, digest, asked, failures, len(found.raw["samples"][task.lmms_task]), found)
+    whole = task.submission and args.submission is not None and not args.submission.name.endswith(PARTIAL)
+    if whole and (args.limit is not None or args.allow_failed):
+        raise BenchmarkError(
+            f"{args.submission}: with --limit or --allow-failed questions may be missing from the server's file",
+            f"let its name end in {PARTIAL}, or leave them out",
+        )
 
 
-def _asked(args: argparse.Namespace, task: BenchmarkTask, row: EvaluatedModel, store: ReplyStore, digest: str) -> Asked:
+def _asked(
+    args: argparse.Namespace, task: BenchmarkTask, row: EvaluatedModel, store: ReplyStore, answers: Answers | None
+) -> Asked:
     def engine() -> Engine:
-        return open_engine(args.model, row, device=args.device, threads=args.threads)
+        return NotAsked() if answers else open_engine(args.model, row, device=args.device, threads=args.threads)
 
-    judging = None
-    if task.judged:
-        if not (args.judge and args.judge_row and args.judge_store):
-            raise BenchmarkError(f"{task.lmms_task} is read by a judge", "give --judge, --judge-row and --judge-store")
-        from safe_llava.benchmarks.judging import Judging
-
-        try:
-            judge = Judge.model_validate_json(args.judge_row)
-        except ValidationError as error:
-            raise BenchmarkError(
-                f"--judge-row is no judge: {error.errors()[0]['msg']}", "let the workflow write it"
-            ) from error
-        secret = read_key(judge, os.environ)
-        judging = Judging(judge, args.judge, _name(args), task.judge_reply or "", args.judge_store, secret)
+    # What an answer depends on is known where it was asked for; this machine may have another device.
+    facts = answers.facts if answers else {"model": folder_digest(args.model), "engine": engine_facts(row, args.device)}
     return Asked(
         engine=engine,
         data=args.data,
-        work=args.out.parent,
+        work=(args.answers_only or args.results).parent,
         store=store,
-        facts={"model": digest, "engine": engine_facts(row, args.device)},
+        facts=facts,
         limit=args.limit,
         allow_failed=args.allow_failed,
-        judging=judging,
+        ask_only=args.answers_only is not None,
+        judging=_judging(args, task) if task.judged and not args.answers_only else None,
         keep=args.submission,
     )
+
+
+def _judging(args: argparse.Namespace, task: BenchmarkTask) -> Judging:
+    if not (args.judge and args.judge_row and args.judge_store):
+        raise BenchmarkError(f"{task.lmms_task} is read by a judge", "give --judge, --judge-row and --judge-store")
+    from safe_llava.benchmarks.judging import Judging
+
+    try:
+        judge = Judge.model_validate_json(args.judge_row)
+    except ValidationError as error:
+        raise BenchmarkError(
+            f"--judge-row is no judge: {error.errors()[0]['msg']}", "let the workflow write it"
+        ) from error
+    secret = read_key(judge, os.environ)
+    return Judging(judge, args.judge, _name(args), task.judge_reply or "", args.judge_store, secret)
 
 
 def _name(args: argparse.Namespace) -> str:
     return str(args.benchmark or args.task.stem)
 
 
+def _write_answers(
+    args: argparse.Namespace, task: BenchmarkTask, row: EvaluatedModel, asked: Asked, ended: Ended
+) -> None:
+    answers = Answers(
+        model=args.name,
+        benchmark=_name(args),
+        n=ended.n,
+        n_failed=len(ended.failures),
+        reasons=ended.failures,
+        facts=dict(asked.facts),
+        limit=args.limit,
+        task=asked_of(task),
+        provenance=_provenance(asked, row, engine=ended.engine),
+    )
+    write_json(args.answers_only, {**answers.model_dump(mode="json"), **outcome(answers.n_failed, args.retry)})
+
+
+def _provenance(asked: Asked, row: EvaluatedModel, **more: Any) -> dict[str, Any]:
+    return record(model_sha256=asked.facts["model"], row=row.model_dump(mode="json"), **more)
+
+
 def _write(
     args: argparse.Namespace,
     task: BenchmarkTask,
     row: EvaluatedModel,
-    digest: str,
     asked: Asked,
-    failures: dict[int, str],
-    n: int,
-    found: Found | None,
+    ended: Ended,
+    answers: Answers | None,
 ) -> None:
-    """Write what there is; ``found`` is None where questions without an answer kept a score from being made."""
     from safe_llava.benchmarks.results import sample_rows
     from safe_llava.benchmarks.units import write_units
 
-    benchmark, judge_failures = _name(args), found.judge_failures if found else []
+    benchmark, failures, found = _name(args), ended.failures, ended.found
+    judge_failures = found.judge_failures if found else []
     if judge_failures:
         logger.warning(
             "%d calls of the judge have failed, so there is no score; the next run asks them again. The first: %s",
@@ -157,7 +235,7 @@ def _write(
         "model": args.name,
         "benchmark": benchmark,
         "metrics": found.metrics if found else {},
-        "n": n,
+        "n": ended.n,
         "n_failed": len(failures),
         "n_judge_failed": len(judge_failures),
         "submitted": found.submitted if found else None,
@@ -166,8 +244,8 @@ def _write(
         "judging": asked.judging.describe() if asked.judging else None,
         **outcome(len(failures) + len(judge_failures), args.retry),
     }
-    facts = record(model_sha256=digest, row=row.model_dump(mode="json"), engine=found.engine if found else [])
-    write_json(args.out, {**results, "provenance": facts})
+    facts = {"answers": answers.provenance} if answers else {"engine": ended.engine}
+    write_json(args.results, {**results, "provenance": _provenance(asked, row, **facts)})
 
 
 if __name__ == "__main__":

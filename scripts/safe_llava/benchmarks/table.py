@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ COLUMNS = (
     "note",
 )
 SUBMITTED = "submission written"
+UNCOUNTED = "no score: no question counts for it"  # with a limit, or questions left out
 ERRORS = 2.0  # standard errors within which a difference says nothing
 
 
@@ -121,6 +123,8 @@ def read_tasks(path: Path) -> dict[str, BenchmarkTask]:
 def table(results: Sequence[Results], tasks: Mapping[str, BenchmarkTask], compare: Sequence[str] | None) -> list[dict]:
     """Return the rows of the table in the order of the results, each benchmark's own metric first.
 
+    A metric that the results have not is a row without a score.
+
     Args:
         results: one for each model and benchmark.
         tasks: the benchmarks' rows, by name.
@@ -143,9 +147,7 @@ def table(results: Sequence[Results], tasks: Mapping[str, BenchmarkTask], compar
         if without := no_score(result):
             rows.append(_row(result, task, task.metric, beside, without))
             continue
-        rows += [_row(result, task, name, beside, "") for name in task.metrics if name in result.metrics]
-        if task.metric not in result.metrics:
-            raise BenchmarkError(f"{' on '.join(pair)}: no metric `{task.metric}`", "run the benchmark again")
+        rows += [_row(result, task, name, beside, "" if name in result.metrics else UNCOUNTED) for name in task.metrics]
     return rows
 
 
@@ -185,9 +187,15 @@ def not_comparable(result: Results, task: BenchmarkTask) -> str:
     if not task.comparable:
         return task.note.rstrip(".")
     judging = result.judging
-    if judging and judging.calls and task.published_judge and task.published_judge not in judging.models:
+    if judging and judging.calls and task.published_judge and not same_judge(judging.models, task.published_judge):
         return f"judged by {', '.join(judging.models) or judging.judge}, published with {task.published_judge}"
     return ""
+
+
+def same_judge(models: Sequence[str], published: str) -> bool:
+    """Return whether all replies came from the published judge: the model of that name, or a dated snapshot of it."""
+    snapshot = re.compile(re.escape(published) + r"(-\d{4}(-\d{2}-\d{2})?)?")
+    return bool(models) and all(snapshot.fullmatch(model) for model in models)
 
 
 def _row(result: Results, task: BenchmarkTask, name: str, beside: bool, without: str) -> dict[str, Any]:

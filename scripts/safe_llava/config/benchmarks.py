@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from safe_llava.config.base import Name, Row
 
 FieldType = Literal["integer", "string"]
+Pictures = Literal["all", "middle", "none"]
 
 
 class BenchmarkTask(Row):
@@ -18,8 +19,10 @@ class BenchmarkTask(Row):
     description: str = Field(description="What the benchmark asks.")
     lmms_task: str = Field(min_length=1, description="Task of lmms-eval that has its prompt and its metric.")
     overrides: dict[str, JsonValue] = Field({}, description="Keys of the task's own file that are set otherwise.")
-    pictures: Literal["all", "middle"] = Field(
-        "all", description="Which pictures of a question are shown; middle: of several (frames of a video) that one."
+    pictures: Pictures = Field(
+        "all",
+        description="Which pictures of a question are shown; middle: of several (frames of a video) that one; none: "
+        "the questions have none. Otherwise a question without a picture is a failed one.",
     )
     dataset: Name = Field(description="Data set row with the questions.")
     metric: str = Field(min_length=1, description="The metric that stands for the benchmark, by lmms-eval's name.")
@@ -30,6 +33,11 @@ class BenchmarkTask(Row):
     )
     group_modulo: int | None = Field(
         None, ge=1, description="What `group_by` is taken modulo: MMBench numbers the turned copies of a question so."
+    )
+    group_size: int | None = Field(
+        None,
+        ge=2,
+        description="Questions of a unit, where the metric takes only whole ones; a limit may cut one apart.",
     )
     published: dict[str, float] = Field({}, description="Scores published for LLaVA-1.5-7B, by metric.")
     noise: dict[str, float] = Field(

@@ -26,6 +26,7 @@ This page is generated from the schema (`make docs`); a test fails where the two
 
 Files are laid over each other in this order: the files in `config/` that `workflow/Snakefile` names, then those of
 `--configfile`, then `--config`. A key that is not on this page is refused. `NAME` stands for the name of a row.
+On the command line the parts of a key are joined by hyphens: `--config benchmarks-limit=5`.
 
 | key | type | default | meaning |
 |---|---|---|---|

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -77,7 +77,7 @@ def parse(raw: Mapping[str, Any], files: Sequence[Path | str] = ()) -> Config:
     Raises:
         ConfigError: naming file, key and remedy, for the first faults found.
     """
-    merged = copy.deepcopy(dict(raw))
+    merged = spelled_out(copy.deepcopy(dict(raw)), files)
     for section, where, exclusive in ((merged.get("train"), "train.models", ()), (merged, "models", SOURCES)):
         if isinstance(section, dict) and isinstance(section.get("models"), Mapping):
             section["models"] = resolve_inheritance(section["models"], where, exclusive)
@@ -88,6 +88,41 @@ def parse(raw: Mapping[str, Any], files: Sequence[Path | str] = ()) -> Config:
         raise _explain(error, files) from error
     check_references(config)
     return config
+
+
+def spelled_out(merged: Mapping[str, Any], files: Sequence[Path | str] = ()) -> dict[str, Any]:
+    """Put what is given under a joined name, such as ``benchmarks-limit``, in its place.
+
+    Snakemake's ``--config`` takes no dot in a key. Where two places have one joined name (the row ``a-b``, and the key
+    ``b`` of the row ``a``), the longest name of a row or key that fits comes first.
+
+    Raises:
+        ConfigError: there is no such place.
+    """
+    tree = {key: value for key, value in merged.items() if "-" not in key}
+    joined = {key: value for key, value in merged.items() if "-" in key}
+    if not joined:
+        return tree
+    known = {"-".join(place): place for place in sorted(_places(tree), key=lambda place: [len(part) for part in place])}
+    for name, value in joined.items():
+        if name not in known:
+            holder = _holder([name], files)
+            near = difflib.get_close_matches(name, known, n=3)
+            remedy = f"did you mean {' or '.join(f'`{one}`' for one in near)}?" if near else "see docs/configuration.md"
+            raise ConfigError(f"{f'{holder}: ' if holder else ''}{name}: no such key", remedy)
+        for part in reversed(known[name]):
+            value = {part: value}
+        tree = merge(tree, value)
+    return tree
+
+
+def _places(tree: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the place of every key that the configuration holds or the schema knows."""
+    if tree is None or isinstance(tree, Mapping):
+        for key in dict.fromkeys([*(tree or {}), *_fields_at(above)]):
+            place = (*above, str(key))
+            yield place
+            yield from _places((tree or {}).get(key), place)
 
 
 def add_hub_models(merged: dict[str, Any]) -> None:

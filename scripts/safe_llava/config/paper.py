@@ -9,7 +9,15 @@ from pydantic import Field
 from safe_llava.config.base import Name, Row
 
 TableKind = Literal[
-    "prism", "prism_released", "prism_paired", "prism_judges", "differences", "benchmarks", "benchmarks_paired", "audit"
+    "prism",
+    "prism_released",
+    "prism_paired",
+    "prism_judges",
+    "differences",
+    "benchmarks",
+    "benchmarks_paired",
+    "audit",
+    "costs",
 ]
 FigureKind = Literal[
     "prism",

@@ -12,6 +12,7 @@ from typing import Any
 
 from safe_llava import __version__
 from safe_llava.core.files import file_digest
+from safe_llava.core.image_tag import image_record
 
 PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "lmms-eval", "vllm", "snakemake", "pandas")
 
@@ -30,7 +31,7 @@ def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
 def code_commit() -> str:
     """Return the commit of this code, ``+changes`` behind it for an edited tree, or ``unknown``.
 
-    A container has no repository: there ``SAFE_LLAVA_COMMIT`` carries the commit of its build.
+    Images may have no git: there ``SAFE_LLAVA_COMMIT`` carries the commit of the clone that they see.
     """
     if commit := os.environ.get("SAFE_LLAVA_COMMIT"):
         return commit
@@ -60,7 +61,7 @@ def record(inputs: Mapping[str, Path | str] | None = None, **facts: Any) -> dict
         "commit": code_commit(),
         "python": platform.python_version(),
         "packages": package_versions(),
-        "image": os.environ.get("SAFE_LLAVA_IMAGE", "none"),
+        "image": image_record(),
         "inputs": checksums,
         **facts,
     }

@@ -4,7 +4,7 @@
 
 Makes the miniature upstream, serves it on this machine, and runs the same Snakefile and the same
 rules as for the paper with `config/demo.yaml` laid over the paper's configuration. It may be killed
-at any moment and run again: it goes on where it was.
+at any moment and run again: it goes on where it was. On a cluster: ``… -- --profile slurm``.
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ def environment(address: str) -> dict[str, str]:
 
 
 def snakemake(results: str, cores: str, *arguments: str) -> list[str]:
-    """Return the command line of Snakemake for the demo."""
+    """Return the command line of Snakemake for the demo; with a profile, that says how much runs at once."""
     return [
-        *(sys.executable, "-m", "snakemake", "--cores", cores),
+        *(sys.executable, "-m", "snakemake"),
+        *([] if "--profile" in arguments else ["--cores", cores]),
         # The demo's own lock is let go of when its process dies; Snakemake's would have to be removed by hand.
         "--nolock",
         *("--config", f"results={results}", f"data={{root: {results}/data}}"),

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from safe_llava.paper.layout import MINUS, Cell, Line, Section, Table, interval, number, probability, section_name
 from safe_llava.paper.style import COLUMN_INCHES, MUTED, colour, positions
-from safe_llava.paper.tidy import BenchmarkPair, keyed, read_tidy
+from safe_llava.paper.tidy import BenchmarkPair, keyed, metric_title, read_tidy
 
 NOTE = (
     "Differences on the scale of the scores, with 95 % intervals. Only first, only second: questions that one model "
@@ -42,7 +42,7 @@ def _line(row: BenchmarkPair) -> Line:
         *alone,
         Cell(probability(row.p_value)),
     )
-    return Line(row.benchmark, row.metric, cells)
+    return Line(row.benchmark, metric_title(row.benchmark, row.metric), cells)
 
 
 def benchmark_pairs_figure(path: Path | str, order: Sequence[str] = ()) -> Figure:
@@ -78,7 +78,9 @@ def benchmark_pairs_figure(path: Path | str, order: Sequence[str] = ()) -> Figur
             label=f"{first} {MINUS} {second}",
         )
     axes.axvline(0, color=MUTED, linewidth=0.8)
-    axes.set_yticks(range(len(names)), [f"{benchmark} {metric}" for benchmark, metric in names])
+    axes.set_yticks(
+        range(len(names)), [f"{benchmark} {metric_title(benchmark, metric)}" for benchmark, metric in names]
+    )
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel("difference (% of the second model's score)")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from safe_llava.core.errors import PaperError
 from safe_llava.paper.style import COLUMN_INCHES, MUTED, TEXT_INCHES, colour, positions
-from safe_llava.paper.tidy import BenchmarkScore, TrainingStep, keyed, read_tidy, unique
+from safe_llava.paper.tidy import BenchmarkScore, TrainingStep, keyed, metric_title, read_tidy, unique
 
 STAGES = ("pretrain", "finetune")
 PERCENT_LIMIT = 100.0
@@ -83,7 +83,9 @@ def _bars(
     if marks:
         x, y = np.array(marks).T
         axes.vlines(x, y - thickness / 2, y + thickness / 2, "black", linewidth=1.6, label="published")
-    axes.set_yticks(range(len(names)), [f"{benchmark} {metric}" for benchmark, metric in names])
+    axes.set_yticks(
+        range(len(names)), [f"{benchmark} {metric_title(benchmark, metric)}" for benchmark, metric in names]
+    )
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x")

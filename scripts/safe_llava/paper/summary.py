@@ -18,6 +18,7 @@ from safe_llava.paper.tidy import (
     Score,
     judge_title,
     keyed,
+    metric_title,
     read_tidy,
     unique,
 )
@@ -132,7 +133,7 @@ def _benchmark_table(rows: Sequence[BenchmarkScore], path: Path | str) -> str:
         found = [cells.get((*name, model)) for model in models]
         published = {r.published for r in found if r is not None and r.published is not None}
         reference = number(published.pop()) if len(published) == 1 else EMPTY
-        lines.append([*name, *(number(r.score if r else None) for r in found), reference])
+        lines.append([name[0], metric_title(*name), *(number(r.score if r else None) for r in found), reference])
     return markdown_grid([["Benchmark", "Metric", *models, "Published"], *lines], text_columns=2)
 
 
@@ -144,7 +145,8 @@ def _benchmark_sentences(rows: Sequence[BenchmarkScore], pairs: Sequence[tuple[s
             new, old = scores.get((benchmark, metric, safe)), scores.get((benchmark, metric, original))
             if new is not None and old is not None:
                 change = number(new - old, signed=True)
-                sentences.append(f"- {benchmark} {metric}: {safe} {number(new)}, {original} {number(old)} ({change}).")
+                title = f"{benchmark} {metric_title(benchmark, metric)}"
+                sentences.append(f"- {title}: {safe} {number(new)}, {original} {number(old)} ({change}).")
     return ["\n".join(sentences)] if sentences else []
 
 

@@ -9,6 +9,7 @@ from safe_llava.core.errors import PaperError
 from safe_llava.paper.benchmark_pairs import benchmark_pairs_table
 from safe_llava.paper.layout import MINUS, Cell, Line, Section, Table, count_range, interval, number, section_name
 from safe_llava.paper.tables_audit import audit_table
+from safe_llava.paper.tables_costs import costs_table
 from safe_llava.paper.tables_judging import judges_table, paired_table
 from safe_llava.paper.tidy import (
     AGGREGATES,
@@ -24,6 +25,7 @@ from safe_llava.paper.tidy import (
     in_order,
     judge_title,
     keyed,
+    metric_title,
     read_tidy,
     unique,
 )
@@ -189,10 +191,8 @@ def benchmarks_table(path: Path | str) -> Table:
         block = columns[start : start + COLUMNS_A_SECTION]
         lines = [line for m in models for line in _benchmark_lines(m, [cells.get((m, *c)) for c in block])]
         part = f" ({start // COLUMNS_A_SECTION + 1})" if len(columns) > COLUMNS_A_SECTION else ""
-        head = ("Model", "Score", *(f"{benchmark}\n{metric}" for benchmark, metric in block))
-        remarks = unique(
-            f"{r.benchmark} {r.metric}: {r.note}" for r in rows if r.note and (r.benchmark, r.metric) in block
-        )
+        head = ("Model", "Score", *(f"{benchmark}\n{metric_title(benchmark, metric)}" for benchmark, metric in block))
+        remarks = unique(f"{r.benchmark}: {r.note}" for r in rows if r.note and (r.benchmark, r.metric) in block)
         heading = f"General benchmarks{part}"
         sections.append(Section(f"benchmarks-{start}", heading, head, tuple(lines), tuple(remarks)))
     notes = ["Computed scores with their standard errors, on the scale of the published ones."]
@@ -228,4 +228,5 @@ TABLES: dict[str, Callable[[Path | str], Table]] = {
     "benchmarks": benchmarks_table,
     "benchmarks_paired": benchmark_pairs_table,
     "audit": audit_table,
+    "costs": costs_table,
 }

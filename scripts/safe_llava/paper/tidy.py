@@ -249,6 +249,11 @@ def attribute_title(attribute: str) -> str:
     return ATTRIBUTE_TITLES.get(name, name)
 
 
+def metric_title(benchmark: str, metric: str) -> str:
+    """Return a metric's name as it stands beside its benchmark's, which it need not repeat."""
+    return metric.removeprefix(f"{benchmark}_")
+
+
 def judge_title(judge: str, source: str) -> str:
     """Return a judge's name for people, marked where its numbers are the published ones."""
     return f"{judge} (published)" if source == "published" else judge

@@ -27,6 +27,7 @@ from safe_llava.core import cli
 from safe_llava.core.errors import TrainError
 
 RENDEZVOUS = "SAFE_LLAVA_RENDEZVOUS"
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.05
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -140,6 +141,13 @@ def node_rank(nodes: int, given: int | None) -> int:
     return rank
 
 
+def say(code: int) -> None:
+    """Put this machine's exit code into the job's record: of several, srun returns that of the one it killed."""
+    if record := os.environ.get(cli.JOB_RECORD):
+        with Path(record).open("a", encoding="utf-8") as stream:
+            stream.write(f"task {code}\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run the processes to their end."""
     arguments = parser().parse_args(argv)
@@ -151,11 +159,19 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     with tempfile.TemporaryDirectory(prefix="safe-llava-") as folder:
         command = [sys.executable, "-m", arguments.module, *rest]
         meeting = meet(arguments.nodes, arguments.processes, arguments.rendezvous, Path(folder))
+        told: list[int] = []
+        for number in FORWARDED:
+            signal.signal(number, lambda number, _: told.append(number))
         group = Group(command, arguments.processes, meeting, first)
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for number in FORWARDED:
             signal.signal(number, group.forward)
+        # What came while the processes were being started.
+        for missed in told:
+            group.forward(missed)
         try:
-            return group.wait()
+            code = group.wait()
+            say(code)
+            return code
         finally:
             group.end()
 

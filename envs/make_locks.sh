@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Lock what the images hold: envs/make_locks.sh [FOLDER]. What is in a lock already stays as long as it fits; versions are
+# those of local.lock, with which the tests run, but for the eval image, where vLLM holds some of them back.
+# A CPU lock is its CUDA lock less what only a GPU needs (cpu.txt), and less torch, whose CPU build is not on the index.
+set -euo pipefail
+cd "$(dirname "$0")"
+out=${1:-.}
+uv=${UV:-../.venv/bin/uv}
+
+lock() { # NAME REQUIREMENTS OPTION…
+    local name=$1 requirements=$2
+    shift 2
+    "$uv" pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_36 --generate-hashes \
+        --no-header --no-annotate "$requirements" --output-file "$out/$name.lock" "$@"
+}
+
+lock build build.in
+lock flash-attn flash-attn.in --no-deps
+lock paper paper.in --constraint local.lock
+lock train-cuda train.in --constraint local.lock
+lock eval-cuda eval.in
+for image in train eval; do
+    lock $image-cpu $image.in --override cpu.txt --constraint "$out/$image-cuda.lock" --no-emit-package torch
+done

@@ -1,0 +1,268 @@
+"""Say what a run costs before it runs: `python -m safe_llava.cluster.costs --config CONFIG.json …`.
+
+A line for each thing that takes GPU hours, disk or money, with how its figures were got, and the sums by stage.
+`snakemake costs` prints it for the chosen configuration. What nobody measured is `unknown` (an empty cell of the CSV
+file); it is in no sum, and each sum says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safe_llava.cluster.estimate import (
+    NOTHING,
+    TASKS,
+    Amount,
+    Basis,
+    answering_hours,
+    benchmark_hours,
+    questions_of,
+    size_of,
+    training_hours,
+    worst,
+)
+from safe_llava.cluster.measured import Measured, read_measured
+from safe_llava.config.prism import Judge
+from safe_llava.config.schema import Config
+from safe_llava.config.selection import needed
+from safe_llava.core import cli
+from safe_llava.core.errors import ConfigError, PrismError
+from safe_llava.core.files import write_text
+from safe_llava.core.rows import read_row
+from safe_llava.core.tables import write_rows
+from safe_llava.data.plan import Line, known, lines_of
+from safe_llava.paper.layout import EMPTY, markdown_grid
+from safe_llava.prism.judge_client import Call
+from safe_llava.prism.judge_cost import BATCH_SHARE, BYTES_PER_TOKEN, cost_of, estimated_usage
+from safe_llava.prism.judge_prompts import Prompts, load_prompts
+from safe_llava.prism.protocol import Answer, Attribute, Task
+
+GB = 1e9
+STATE_BYTES = 12  # of a trained element in a checkpoint: its weight and AdamW's two moments in fp32
+SAVED_BYTES = 2  # of an element of a finished model, in bf16
+UNKNOWN = "unknown"
+SUM = "sum"
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that costs: GPU hours, decimal gigabytes, US dollars for GPUs and for judges; None is unknown."""
+
+    stage: str
+    what: str
+    gpu_hours: float | None
+    disk_gb: float | None
+    gpu_dollars: float | None
+    judge_dollars: float | None
+    basis: Basis
+    how: str
+
+
+COLUMNS: dict[str, Callable[[Item], float | None]] = {
+    "GPU hours": lambda item: item.gpu_hours,
+    "disk, GB": lambda item: item.disk_gb,
+    "GPUs, $": lambda item: item.gpu_dollars,
+    "judges, $": lambda item: item.judge_dollars,
+}
+
+
+def planned(config: Config, measured: Measured, lines: Sequence[Line]) -> list[Item]:
+    """Return every item of a configuration.
+
+    Args:
+        lines: of the data plan, which know what is here already.
+    """
+    stages = (
+        _data(config, lines),
+        _training(config, measured),
+        _prism(config, measured),
+        _benchmarks(config, measured),
+    )
+    return [item for stage in stages for item in stage]
+
+
+def _item(
+    config: Config, stage: str, what: str, gpu: Amount = NOTHING, disk: Amount = NOTHING, judge: Amount = NOTHING
+) -> Item:
+    amounts, price = (gpu, disk, judge), config.costs.gpu_hour
+    priced = gpu.value if gpu.value == 0 else None if gpu.value is None or price is None else gpu.value * price
+    how = "; ".join(amount.how for amount in amounts if amount.how)
+    return Item(stage, what, gpu.value, disk.value, priced, judge.value, worst(a.basis for a in amounts), how)
+
+
+def _data(config: Config, lines: Sequence[Line]) -> Iterator[Item]:
+    written, dark = known(lines, "to_write")
+    how = f"{len(lines) - dark} of {len(lines)} sets, fetched and unpacked, by pinned and reported sizes"
+    yield _item(config, "data", "sets of known size", disk=Amount(written / GB, "estimated", how))
+    for line in lines:
+        if line.to_write is None:
+            yield _item(config, "data", line.name, disk=Amount(None, "unknown", "its size is not pinned"))
+
+
+def _training(config: Config, measured: Measured) -> Iterator[Item]:
+    for name in config.train.select.models:
+        for stage in ("pretrain", "finetune"):
+            yield _item(config, "train", f"{name}, {stage}", training_hours(config, measured, name, stage))
+        yield _item(config, "train", f"{name}, its files", disk=training_disk(config, measured, name))
+
+
+def training_disk(config: Config, measured: Measured, name: str) -> Amount:
+    """Return the disk in gigabytes that a model takes while it is finetuned: itself, and the checkpoints."""
+    row = config.train.models[name]
+    # The new checkpoint is written before the oldest one goes.
+    size, count = size_of(measured, row, "finetune"), row.checkpoints.keep + 1
+    if size is None:
+        return Amount(None, "unknown", "the sizes of its parts are not noted")
+    model, checkpoint = SAVED_BYTES * size.parameters / GB, STATE_BYTES * size.trained / GB
+    how = f"{model:.0f} GB that stay, and {count} checkpoints of {checkpoint:.0f} GB while it is finetuned"
+    return Amount(model + count * checkpoint, "estimated", how)
+
+
+def _prism(config: Config, measured: Measured) -> Iterator[Item]:
+    select, judges = config.prism.select, config.prism.judges
+    for edition in select.editions:
+        for name in select.models:
+            amount = answering_hours(config, measured, name, edition)
+            yield _item(config, "prism", f"{edition}: {name}", amount)
+        for name in select.judges:
+            if judges[name].kind != "rules":
+                amount = judging_dollars(config, measured, judges[name], edition)
+                yield _item(config, "prism", f"{edition}: judge {name}", judge=amount)
+
+
+def _benchmarks(config: Config, measured: Measured) -> Iterator[Item]:
+    select = config.benchmarks.select
+    for name in select.models:
+        amounts = [benchmark_hours(config, measured, name, task) for task in select.tasks]
+        dark = [task for task, amount in zip(select.tasks, amounts, strict=True) if amount.value is None]
+        if len(dark) < len(amounts):
+            known_ones = [amount for amount in amounts if amount.value is not None]
+            hours = sum(amount.value or 0.0 for amount in known_ones)
+            total = Amount(hours, worst(amount.basis for amount in known_ones), known_ones[0].how)
+            yield _item(config, "benchmarks", f"{name}, {len(known_ones)} benchmarks", total)
+        if dark:
+            what = name if len(dark) == len(amounts) else f"{name}, {', '.join(dark)}"
+            yield _item(config, "benchmarks", what, next(amount for amount in amounts if amount.value is None))
+    for judge in sorted({config.benchmarks.judge_of(task) for task in select.tasks} - {None}, key=str):
+        how = "the tokens of its calls were never counted"
+        yield _item(config, "benchmarks", f"judge {judge}", judge=Amount(None, "unknown", how))
+
+
+def judging_dollars(config: Config, measured: Measured, judge: Judge, edition: str) -> Amount:
+    """Return what a judge takes for the answers of all selected models to an edition; equal calls count each time."""
+    asked = measured.editions.get(edition)
+    if asked is None:
+        return Amount(None, "unknown", f"the number of questions of {edition} is unknown")
+    try:
+        prompts = load_prompts(judge.prompts, edition, judge.prompts_of, Path(config.data.root) / "eval/PRISM/judges")
+    except PrismError:
+        return Amount(None, "unknown", "its prompts are not fetched yet (`snakemake data`)")
+    total, models = 0.0, len(config.prism.select.models)
+    for task, questions in questions_of(asked).items():
+        call = _typical_call(measured, judge, prompts, Task(task))
+        cost = cost_of(judge, call.model, estimated_usage(judge, call), judge.batch)
+        if cost is None:
+            return Amount(None, "unknown", f"no price of {call.model} (prism.judges)")
+        total += models * questions * cost
+    calls = models * sum(questions_of(asked).values())
+    half = f", at {BATCH_SHARE:.0%} in batches" if judge.batch else ""
+    return Amount(total, "estimated", f"{calls:,.0f} calls at most, a token for {BYTES_PER_TOKEN} bytes{half}")
+
+
+def _typical_call(measured: Measured, judge: Judge, prompts: Prompts, task: Task) -> Call:
+    tokens, attribute = getattr(measured.answer_tokens, task), next(iter(Attribute))
+    answer = Answer(
+        edition="v1",
+        model="any",
+        task=task,
+        question_id=f"{attribute}/any",
+        index=0,
+        attribute=attribute,
+        image="any",
+        prompt="x" * round(measured.question_tokens * BYTES_PER_TOKEN),
+        text="x" * round(tokens * BYTES_PER_TOKEN),
+        status="ok",
+    )
+    model = judge.leakage_model if task is Task(TASKS[-1]) and judge.leakage_model else judge.model
+    return Call("any", task, prompts.text(answer), model or "")
+
+
+def sums(items: Sequence[Item]) -> list[Item]:
+    """Return a line a stage and one for all: what is known, and how many items are unknown beside it."""
+    stages = list(dict.fromkeys(item.stage for item in items))
+    groups = [(stage, [item for item in items if item.stage == stage]) for stage in stages]
+    return [_sum(name, group) for name, group in [*groups, ("all", list(items))]]
+
+
+def _sum(stage: str, items: Sequence[Item]) -> Item:
+    found = {name: [column(item) for item in items] for name, column in COLUMNS.items()}
+    dark = [f"{name} of {values.count(None)}" for name, values in found.items() if None in values]
+    how = f"of {len(items)} items" + (f"; not in it, as unknown: {'; '.join(dark)}" if dark else "")
+    gpu_hours, disk_gb, gpu_dollars, judge_dollars = map(_total, found.values())
+    return Item(stage, SUM, gpu_hours, disk_gb, gpu_dollars, judge_dollars, worst(item.basis for item in items), how)
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    """Return the sum of what is known; None where that is nothing, and not all."""
+    here = [value for value in values if value is not None]
+    return sum(here) if any(here) or len(here) == len(values) else None
+
+
+def page_of(items: Sequence[Item], config: Config, measured: Measured) -> str:
+    """Return the page, in Markdown that reads well raw: what is known, the sums, how, and what is unknown."""
+    price = config.costs.gpu_hour
+    shown = {name: column for name, column in COLUMNS.items() if price is not None or name != "GPUs, $"}
+    there = [item for item in items if item.basis != "unknown"]
+    hows = {how: number for number, how in enumerate(dict.fromkeys(item.how for item in there), start=1)}
+    head = ["stage", "what", *shown, "basis", "note"]
+    body = [[i.stage, i.what, *_cells(i, shown), i.basis, f"{hows[i.how]}"] for i in there]
+    body += [[i.stage, i.what, *_cells(i, shown), "", ""] for i in sums(items)]
+    money = f", and ${price:g} for an hour of a GPU" if price is not None else "; `costs.gpu_hour` has GPUs counted too"
+    parts = [
+        "# What this run will cost",
+        markdown_grid([head, *body], text_columns=2),
+        "\n".join(f"{number}. {how or 'no GPU is used'}" for how, number in hows.items()),
+        *_unknown(items),
+        f"GPU hours are those of an {measured.device}; nothing was measured on another GPU (docs/costs.md). Answers "
+        "and tables take megabytes, which are not counted. "
+        f"Dollars are what judges behind an API take{money}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _unknown(items: Sequence[Item]) -> Iterator[str]:
+    dark: dict[tuple[str, str], list[str]] = {}
+    for item in items:
+        if item.basis == "unknown":
+            dark.setdefault((item.stage, item.how), []).append(item.what)
+    if dark:
+        yield "Unknown, and in no sum:"
+        yield "\n".join(f"- {stage}, {how}: {', '.join(whats)}" for (stage, how), whats in dark.items())
+
+
+def _cells(item: Item, columns: dict[str, Callable[[Item], float | None]]) -> list[str]:
+    values = [column(item) for column in columns.values()]
+    return [UNKNOWN if value is None else EMPTY if value == 0 else f"{value:,.2f}" for value in values]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the page and write it, and its lines as CSV."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True, help="the whole configuration, as JSON")
+    parser.add_argument("--table", type=Path, required=True, metavar="FILE.csv")
+    parser.add_argument("--page", type=Path, required=True, metavar="FILE.md")
+    options = parser.parse_args(argv)
+    config, measured = read_row(options.config, Config, ConfigError), read_measured()
+    items = planned(config, measured, lines_of(config.data, needed(config)))
+    page = page_of(items, config, measured)
+    write_rows(options.table, Item, [*items, *sums(items)])
+    write_text(options.page, page)
+    sys.stdout.write(page)
+
+
+if __name__ == "__main__":
+    cli.run(main)

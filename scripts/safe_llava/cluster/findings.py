@@ -1,0 +1,83 @@
+"""What a check found, as text for the terminal and as a page."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+State = Literal["ok", "open", "red"]
+TITLES: dict[State, str] = {"ok": "ok", "open": "open", "red": "RED"}
+STYLE = """
+body { font: 15px/1.5 sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; margin: 1em 0 } h2 { margin-top: 1.5em }
+th, td { text-align: left; padding: 0.3em 1em 0.3em 0; border-bottom: 1px solid #ddd; vertical-align: top }
+.state { font-weight: bold; white-space: nowrap } .remedy { display: block; white-space: pre-line }
+.ok { color: #17703a } .open { color: #8a5a00 } .red { color: #b3121d }
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the page.
+
+    Args:
+        where: the login node, or the image whose job found it.
+        what: what was looked at.
+        state: ok; open: the run itself does it, or nobody can know yet; red: the run would fail.
+        said: what was found.
+        remedy: what to do, where it is not ok.
+    """
+
+    where: str
+    what: str
+    state: State
+    said: str
+    remedy: str = ""
+
+
+def red(findings: Sequence[Finding]) -> int:
+    """Return how many lines are red."""
+    return sum(finding.state == "red" for finding in findings)
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """Return the page in a sentence."""
+    counts = [f"{sum(one.state == state for one in findings)} {TITLES[state]}" for state in TITLES]
+    start = "Not everything is there" if red(findings) else "Nothing stands in the way"
+    return f"{start}: {', '.join(counts)}."
+
+
+def as_text(findings: Sequence[Finding]) -> str:
+    """Return the findings for a terminal, a line each, remedies below."""
+    width = max((len(finding.where) for finding in findings), default=0)
+    lines = []
+    for one in findings:
+        lines.append(f"{TITLES[one.state]:<5} {one.where:<{width}}  {one.what}: {one.said}")
+        if one.remedy:
+            lines.append(textwrap.indent(f"remedy: {one.remedy}", " " * (width + 8)))
+    return "\n".join([*lines, verdict(findings)]) + "\n"
+
+
+def as_page(findings: Sequence[Finding], when: str) -> str:
+    """Return the findings as HTML, place by place.
+
+    Args:
+        when: when they were found, in words.
+    """
+    title = f"Preflight of {when}"
+    parts = [f"<h1>{escape(title)}</h1>", f"<p><strong>{escape(verdict(findings))}</strong></p>"]
+    for where in dict.fromkeys(finding.where for finding in findings):
+        rows = "\n".join(map(_row, (finding for finding in findings if finding.where == where)))
+        parts.append(f"<h2>{escape(where)}</h2>\n<table>{rows}</table>")
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
+    body = "\n".join(parts)
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
+
+
+def _row(one: Finding) -> str:
+    remedy = f'<span class="remedy">remedy: {escape(one.remedy)}</span>' if one.remedy else ""
+    state = f'<td class="state {one.state}">{TITLES[one.state]}</td>'
+    return f"<tr>{state}<td>{escape(one.what)}</td><td>{escape(one.said)}{remedy}</td></tr>"

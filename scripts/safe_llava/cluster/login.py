@@ -1,0 +1,241 @@
+"""What can be said on the login node, before any job: `python -m safe_llava.cluster.login --config … --plan …`.
+
+The images are there, the data has room, layouts were checked, keys are set, and the partitions let the jobs start and
+end. Writes its findings for ``preflight``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from safe_llava.cluster import partitions
+from safe_llava.cluster.costs import training_disk
+from safe_llava.cluster.estimate import StageName, answering_hours, benchmark_hours, training_hours
+from safe_llava.cluster.findings import Finding, State
+from safe_llava.cluster.measured import Measured, read_measured
+from safe_llava.cluster.node_checks import Expected, Kind
+from safe_llava.config.base import Row
+from safe_llava.config.data import DataConfig
+from safe_llava.config.schema import Config
+from safe_llava.config.secrets import missing_keys
+from safe_llava.config.selection import needed
+from safe_llava.core import cli
+from safe_llava.core.errors import ConfigError, SafeLlavaError
+from safe_llava.core.files import read_json, write_json
+from safe_llava.core.rows import read_row
+from safe_llava.data.plan import Line, known, lacking, lines_of, shown, verdict
+from safe_llava.data.room import Room, room
+
+WHERE = "login node"
+GB = 1e9
+TRAINING_RULES: dict[str, StageName] = {"train_pretrain": "pretrain", "train_finetune": "finetune"}
+
+
+class Asked(Row):
+    """What a rule's resources say; the names are Snakemake's."""
+
+    rule: str
+    model: str | None = None
+    partition: str | None = None
+    nodes: int = 1
+    gpus: int = 0
+    cpus: int = 1
+    mem_mb: int = 0
+    runtime: int | None = None
+
+
+class Plan(Row):
+    """What the workflow is about to do, as ``preflight.smk`` knows it."""
+
+    slurm: bool
+    jobs: dict[Kind, Expected]
+    asks: list[Asked]
+    keys: list[str]  # names of the judges that will be asked
+    layouts: dict[str, str]  # the summary of a passed layout check, by data set
+
+
+class Found(Row):
+    """What this step hands to ``preflight``: its findings, and the jobs whose facts are still to come."""
+
+    findings: list[Finding]
+    jobs: dict[Kind, Expected]
+
+
+def check_images(images: Mapping[Kind, str]) -> Iterator[Finding]:
+    """Say whether each image is there, and what its labels or the note beside it tell."""
+    if not images:
+        yield Finding(
+            WHERE, "images", "ok", "none are used (no --sdm apptainer): steps run with what is installed here"
+        )
+    for name, path in images.items():
+        what = f"image {name}"
+        if "://" in path:
+            yield Finding(WHERE, what, "ok", f"{path} was pulled for the job that looks into it")
+        elif not Path(path).is_file():
+            yield Finding(WHERE, what, "red", f"{path} is not there", "snakemake images")
+        else:
+            yield _labelled(what, Path(path))
+
+
+def _labelled(what: str, path: Path) -> Finding:
+    from safe_llava.core.images import labels
+
+    note = Path(f"{path}.json")
+    try:
+        # The note says the digest too, which takes a minute to compute.
+        facts = read_json(note) if note.is_file() else {"labels": labels(path)}
+    except (SafeLlavaError, OSError) as error:
+        return Finding(WHERE, what, "red", f"{path}: its labels cannot be read: {error}", "snakemake images")
+    tag = facts["labels"].get("safe-llava.tag", "unknown")
+    digest = facts.get("sha256", "unknown")
+    return Finding(WHERE, what, "ok", f"{path}, tag {tag}, sha256 {digest}")
+
+
+def check_data_room(data: DataConfig, lines: Sequence[Line], there: Room) -> Finding:
+    """Say whether what will be fetched and unpacked fits."""
+    faults, dark = lacking(lines, there), known(lines, "to_write")[1]
+    remedy = "make room, set `data.root` to a larger disk, or `data.storage: archive`" if faults else ""
+    if dark and not faults:
+        remedy = "look at the sizes where the sets come from; `snakemake -n data` lists what is known of each"
+    # Where room is not to be looked at, the run starts all the same.
+    state: State = "red" if faults and not data.ignore_space else "open" if faults or dark else "ok"
+    return Finding(WHERE, "room for the data", state, verdict(lines, there, Path(data.root)), remedy)
+
+
+def check_training_room(config: Config, disks: Sequence[float | None], results: Room, beside: int) -> Finding:
+    """Say whether models and checkpoints fit.
+
+    Args:
+        disks: gigabytes of each model, None where nobody knows.
+        beside: bytes of data that will come to the same disk.
+    """
+    wanted, dark = sum(disk or 0.0 for disk in disks) * GB, disks.count(None)
+    said = f"{shown(int(wanted))} for {len(disks) - dark} models and their checkpoints"
+    said += f" ({dark} more are of unknown size)" if dark else ""
+    said += f", {shown(results.free_bytes)} free at {config.results}"
+    said += f", where {shown(beside)} of data will come too" if beside else ""
+    if results.free_bytes is not None and wanted and wanted + beside > results.free_bytes:
+        remedy = "make room, or set `results` or `train.checkpoint_root` to a larger disk"
+        return Finding(WHERE, "room for training", "red", said, remedy)
+    return Finding(WHERE, "room for training", "ok", said)
+
+
+def check_room(config: Config, figures: Measured) -> Iterator[Finding]:
+    """Say whether what will be fetched, unpacked and trained fits."""
+    lines = lines_of(config.data, needed(config))
+    root, results = Path(config.data.root), Path(config.results)
+    yield check_data_room(config.data, lines, room(root))
+    if models := config.train.select.models:
+        disks = [training_disk(config, figures, name).value for name in models]
+        beside = known(lines, "to_write")[0] if _device(root) == _device(results) else 0
+        yield check_training_room(config, disks, room(results), beside)
+
+
+def _device(folder: Path) -> int:
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    return there.stat().st_dev
+
+
+def check_layouts(layouts: Mapping[str, str]) -> Iterator[Finding]:
+    """Say which data sets are there and were looked through."""
+    for name, summary in layouts.items():
+        path = Path(summary)
+        if path.is_file():
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
+            yield Finding(WHERE, f"layout of {name}", "ok", f"checked {when}")
+        else:
+            said = "not checked yet; the run does it before it asks for a GPU"
+            yield Finding(WHERE, f"layout of {name}", "open", said, f"snakemake {summary}")
+
+
+def check_keys(config: Config, judges: Sequence[str], environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Say whether each judge's key is set; its value is never read into a message."""
+    rows = {name: config.prism.judges[name] for name in judges}
+    for name, row in rows.items():
+        if row.key_env is None:
+            yield Finding(WHERE, f"key of {name}", "ok", "it needs none")
+        elif missing_keys({name: row}, environment) is None:
+            yield Finding(WHERE, f"key of {name}", "ok", f"{row.key_env} is set")
+        else:
+            yield Finding(WHERE, f"key of {name}", "red", f"{row.key_env} is not set", f"export {row.key_env}=…")
+
+
+def with_estimate(ask: Asked, config: Config, figures: Measured) -> partitions.Ask:
+    """Return a kind of job with how long it is estimated to take."""
+    hours: float | None = None
+    rule = ask.rule.removesuffix("_spread")
+    if rule in TRAINING_RULES and ask.model:
+        row = config.train.models[ask.model]
+        whole = training_hours(config, figures, ask.model, TRAINING_RULES[rule]).value
+        hours = None if whole is None or row.accelerator == "cpu" else whole / row.processes
+    elif rule == "prism_answers" and ask.model:
+        editions = config.prism.select.editions
+        hours = _longest([answering_hours(config, figures, ask.model, edition).value for edition in editions])
+    elif rule == "benchmarks_run" and ask.model:
+        tasks = config.benchmarks.select.tasks
+        hours = _longest([benchmark_hours(config, figures, ask.model, task).value for task in tasks])
+    job = f"{ask.rule} {ask.model}" if ask.model else ask.rule
+    limits = (ask.nodes, ask.gpus, ask.cpus, ask.mem_mb, ask.runtime)
+    return partitions.Ask(job, ask.partition, *limits, hours=hours, resumes=rule in TRAINING_RULES)
+
+
+def merged(asks: Sequence[partitions.Ask]) -> list[partitions.Ask]:
+    """Return the jobs with those of a rule that ask for the same as one, which takes as long as the longest."""
+    groups: dict[partitions.Ask, list[partitions.Ask]] = {}
+    for ask in asks:
+        kind = ask if ask.resumes else replace(ask, job=ask.job.split()[0], hours=None)
+        groups.setdefault(kind, []).append(ask)
+    return [
+        group[0]
+        if len(group) == 1
+        else replace(kind, job=f"{kind.job} of {len(group)} models", hours=_longest([ask.hours for ask in group]))
+        for kind, group in groups.items()
+    ]
+
+
+def _longest(hours: Sequence[float | None]) -> float | None:
+    there = [value for value in hours if value]
+    return max(there, default=None)
+
+
+def check_partitions(plan: Plan, config: Config, figures: Measured) -> list[Finding]:
+    """Say whether the partitions let the jobs start and end."""
+    if not plan.slurm:
+        return [Finding(partitions.WHERE, "time limits", "ok", "jobs run on this machine, without any")]
+    asks = [with_estimate(ask, config, figures) for ask in plan.asks]
+    return partitions.check(merged(asks), partitions.parse_sinfo(partitions.ask_sinfo()))
+
+
+def findings(config: Config, plan: Plan, figures: Measured, environment: Mapping[str, str]) -> list[Finding]:
+    """Return everything that the login node knows."""
+    images = {name: job.image for name, job in plan.jobs.items() if job.image}
+    return [
+        *check_images(images),
+        *check_room(config, figures),
+        *check_layouts(plan.layouts),
+        *check_keys(config, plan.keys, environment),
+        *check_partitions(plan, config, figures),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the findings, and the page without those of the jobs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True, help="the whole configuration, as JSON")
+    parser.add_argument("--plan", type=Path, required=True, help="what the workflow is about to do, as JSON")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of the findings")
+    options = parser.parse_args(argv)
+    config, plan = read_row(options.config, Config, ConfigError), read_row(options.plan, Plan, ConfigError)
+    found = findings(config, plan, read_measured(), os.environ)
+    write_json(options.out, Found(findings=found, jobs=plan.jobs).model_dump())
+
+
+if __name__ == "__main__":
+    cli.run(main)

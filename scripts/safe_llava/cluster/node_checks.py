@@ -1,0 +1,146 @@
+"""What a node's facts (``cluster.node``) mean for the jobs that will run there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from safe_llava.cluster.estimate import size_of
+from safe_llava.cluster.findings import Finding
+from safe_llava.cluster.measured import Measured
+from safe_llava.config.base import Row
+from safe_llava.config.schema import Config
+from safe_llava.core.errors import TrainError
+from safe_llava.data.plan import shown
+from safe_llava.train.planner import GIB, Machine, choose
+
+Kind = Literal["train", "eval", "paper"]
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "train": ("torch", "transformers", "deepspeed", "pydantic"),
+    "eval": ("torch", "transformers", "lmms-eval", "pydantic"),
+    "paper": ("matplotlib", "pydantic"),
+}
+# What a stage is faster with, and what it takes instead.
+BETTER: dict[str, dict[str, str]] = {
+    "train": {"flash-attn": "PyTorch's own attention is used"},
+    "eval": {"vllm": "answers come from transformers"},
+    "paper": {},
+}
+
+
+class Expected(Row):
+    """What a job that looked around was to find: its image (null: none is used), and GPUs."""
+
+    image: str | None
+    gpus: int
+    log: str
+
+
+def judge(
+    kind: Kind, facts: Mapping[str, Any] | None, want: Expected, config: Config, known: Measured
+) -> list[Finding]:
+    """Return the lines of one job.
+
+    Args:
+        facts: what ``cluster.node`` wrote; None where its job did not come back.
+    """
+    where = f"{kind} image" if want.image else f"{kind} environment"
+    if facts is None:
+        said = "its job has not reported"
+        remedy = f"read {want.log} and the job's own log under results/logs/slurm, then run this again"
+        return [Finding(where, "job", "red", said, remedy)]
+    job = f"SLURM job {facts['slurm_job']} on " if facts["slurm_job"] else ""
+    found = [Finding(where, "job", "ok", f"{job}{facts['host']}, {facts['cpus']} CPUs, Python {facts['python']}")]
+    if want.image:
+        found.append(_image(where, facts, want.image))
+    found += _packages(where, kind, facts["packages"])
+    if facts["gpus"] is not None:
+        found.append(_gpus(where, facts["gpus"], want.gpus))
+    if facts["all_reduce"] is not None:
+        found.append(_sum(where, facts["all_reduce"]))
+    if kind == "train":
+        found += _memory(where, facts, config, known)
+    return [*found, *_folders(where, facts)]
+
+
+def _image(where: str, facts: Mapping[str, Any], wanted: str) -> Finding:
+    image = facts["image"]
+    if image is None:
+        remedy = "run with --sdm apptainer, as workflow/profiles/slurm does"
+        return Finding(where, "image", "red", f"the job did not run in {wanted}", remedy)
+    labels = image["labels"]
+    told = {
+        name: labels.get(key)
+        for name, key in (("tag", "safe-llava.tag"), ("commit", "org.opencontainers.image.revision"))
+    }
+    said = ", ".join(f"{name} {value}" for name, value in told.items() if value) or "no labels of this project"
+    return Finding(where, "image", "ok", f"{image['path']}: {said}")
+
+
+def _packages(where: str, kind: str, found: Mapping[str, str]) -> Iterator[Finding]:
+    if missing := [name for name in REQUIRED[kind] if name not in found]:
+        remedy = "make the image again (snakemake images), or the environment (make env)"
+        yield Finding(where, "packages", "red", f"not installed: {', '.join(missing)}", remedy)
+    else:
+        yield Finding(where, "packages", "ok", ", ".join(f"{name} {found[name]}" for name in REQUIRED[kind]))
+    for name, instead in BETTER[kind].items():
+        yield Finding(where, name, "ok", found.get(name, f"not installed: {instead}"))
+
+
+def _gpus(where: str, gpus: Mapping[str, Any], wanted: int) -> Finding:
+    devices = gpus["devices"]
+    seen = ", ".join(f"{one['name']} ({one['memory'] / GIB:.0f} GiB)" for one in devices)
+    if len(devices) < wanted:
+        said = f"{len(devices)} of {wanted} GPUs are visible: {gpus['why_none'] or seen}"
+        remedy = (
+            "on a cluster: --nv in apptainer-args, images with CUDA wheels, and a GPU partition in the profile;\n"
+            "without GPUs: `accelerator: cpu` in the rows of train.models and models"
+        )
+        return Finding(where, "GPUs", "red", said, remedy)
+    said = f"{seen}, CUDA {gpus['cuda']}" if devices else "none, and none is asked for"
+    return Finding(where, "GPUs", "ok", said)
+
+
+def _sum(where: str, found: Mapping[str, Any]) -> Finding:
+    what = "sum over two processes"
+    if "error" in found:
+        remedy = "set NCCL_DEBUG=INFO and run `python -m safe_llava.cluster.all_reduce` there to see where it stops"
+        return Finding(where, what, "red", found["error"].splitlines()[-1], remedy)
+    how = "NCCL between two GPUs" if found["backend"] == "nccl" else "gloo on CPUs, for want of two GPUs"
+    if not found["right"]:
+        remedy = "leave the node out (--set-resources …:slurm_extra=\"'--exclude=NODE'\") and tell its keepers"
+        return Finding(where, what, "red", f"{how}: the sum is wrong", remedy)
+    return Finding(where, what, "ok", f"{how}: right, {found['gb_per_s']} GB/s")
+
+
+def _memory(where: str, facts: Mapping[str, Any], config: Config, known: Measured) -> Iterator[Finding]:
+    """Let the planner choose, for every model that is selected, on GPUs like the one that was seen."""
+    devices = (facts["gpus"] or {}).get("devices", [])
+    for name in config.train.select.models:
+        row = config.train.models[name]
+        if row.accelerator == "cpu" or not devices:
+            continue
+        machine = Machine(min(one["memory"] for one in devices), row.processes, row.nodes)
+        for stage in ("pretrain", "finetune"):
+            what, size = f"memory of {name}, {stage}", size_of(known, row, stage)
+            if size is None:
+                said = "its size is not noted in config/measured.yaml; training plans for itself when it starts"
+                yield Finding(where, what, "ok", said)
+                continue
+            try:
+                yield Finding(where, what, "ok", choose(size, row, getattr(row, stage), machine).reason)
+            except TrainError as error:
+                yield Finding(where, what, "red", error.message, error.remedy)
+
+
+def _folders(where: str, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    for one in [*facts["folders"], facts["scratch"]]:
+        what = f"folder {one['path']}"
+        if one["error"]:
+            remedy = (
+                "let the nodes write there (and the image see it: --bind in apptainer-args), or name another folder"
+            )
+            yield Finding(where, what, "red", one["error"], remedy)
+            continue
+        inodes = "no bound on files" if one["free_files"] is None else f"{one['free_files']:,} inodes"
+        yield Finding(where, what, "ok", f"writable, {shown(one['free_bytes'])} and {inodes} free")

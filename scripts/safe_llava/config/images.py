@@ -1,0 +1,29 @@
+"""The Apptainer images: which are used, and how they are built."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from safe_llava.config.base import Row
+
+
+class Images(Row):
+    """Apptainer images by environment; used where Snakemake runs with `--sdm apptainer` (docs/images.md)."""
+
+    folder: str = Field("containers/images", description="Folder of the images that `snakemake images` makes.")
+    wheels: Literal["cuda", "cpu"] = Field("cuda", description="The packages of the train and eval images.")
+    base: str | None = Field(
+        None,
+        description="Base of the images: `docker://NAME@sha256:…`, or a folder or .sif file here; "
+        "null: that of containers/base.yaml.",
+    )
+    registry: str | None = Field(
+        None,
+        description="Where the images are pulled from instead of being built, such as `oras://HOST/FOLDER`: "
+        "the image of a name has its tag there.",
+    )
+    train: str | None = Field(None, description="An image of your own for the train stage; null: that of `folder`.")
+    eval: str | None = Field(None, description="An image of your own for the prism and benchmarks stages.")
+    paper: str | None = Field(None, description="An image of your own for the data and paper stages.")

@@ -1,0 +1,101 @@
+"""Which image a rule runs in: its path carries a tag of everything that goes into it.
+
+Read while the rules are read, and in every step's provenance: nothing here calls Apptainer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from safe_llava.config.images import Images
+from safe_llava.core.errors import ConfigError
+from safe_llava.core.files import read_json
+
+NAMES = ("train", "eval", "paper")
+DEFINITIONS = "containers"
+BASE = "containers/base.yaml"
+# Apptainer names the image in every process that runs in one, and puts its labels there.
+IMAGE_VARIABLE = "APPTAINER_CONTAINER"
+LABELS_INSIDE = Path("/.singularity.d/labels.json")
+TAG_DIGITS = 12
+# What stands in a definition for the kind of packages.
+KIND = "{{ wheels }}"
+
+
+def base(images: Images, root: Path) -> str:
+    """Return the images' base: the configuration's, else the pinned one, `docker://NAME@DIGEST`."""
+    if images.base is not None:
+        return images.base
+    row = yaml.safe_load((root / BASE).read_text(encoding="utf-8"))
+    return f"docker://{row['image']}@{row['digest']}"
+
+
+def has_kinds(name: str, root: Path) -> bool:
+    """Say whether an image holds other packages for GPUs than for CPUs."""
+    return KIND in _definition(name, root)
+
+
+def parts(name: str, wheels: str, root: Path) -> list[str]:
+    """Return the files that go into an image, relative to the clone: its definition, and what that copies.
+
+    Raises:
+        ConfigError: there is no definition of that name.
+    """
+    copied = re.search(r"^%files\n((?:[ \t]+.*\n)+)", _definition(name, root), re.MULTILINE)
+    lines = copied[1].splitlines() if copied else []
+    return [f"{DEFINITIONS}/{name}.def", *(line.replace(KIND, wheels).split()[0] for line in lines)]
+
+
+def _definition(name: str, root: Path) -> str:
+    path = root / DEFINITIONS / f"{name}.def"
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such definition", f"name one of {', '.join(NAMES)}") from error
+
+
+def tag(name: str, images: Images, root: Path) -> str:
+    """Return the tag of an image: the first digits of the sha256 of its files' bytes and of what its base is."""
+    digest = hashlib.sha256(base(images, root).encode())
+    for part in parts(name, images.wheels, root):
+        digest.update(part.encode() + b"\0" + hashlib.sha256((root / part).read_bytes()).digest())
+    return digest.hexdigest()[:TAG_DIGITS]
+
+
+def image_name(name: str, images: Images, root: Path) -> str:
+    """Return an image's name without its tag: `train-cuda`, `eval-cpu`, `paper`."""
+    return f"{name}-{images.wheels}" if has_kinds(name, root) else name
+
+
+def image_path(name: str, images: Images, root: Path) -> str:
+    """Return the image of an environment: the configuration's own, else the one that `snakemake images` makes."""
+    own: str | None = getattr(images, name)
+    return own or f"{images.folder}/{image_name(name, images, root)}-{tag(name, images, root)}.sif"
+
+
+def image_record() -> dict[str, Any] | str:
+    """Return what is known of the image that this process runs in, for its provenance; ``none`` outside of images.
+
+    The note beside the image has what spython read of its labels, and its sha256; an image without one is named by
+    the labels that it has inside.
+    """
+    path = os.environ.get(IMAGE_VARIABLE)
+    if not path:
+        return "none"
+    if (note := Path(f"{path}.json")).is_file():
+        return {"path": path, **read_json(note, "make the image again: snakemake images")}
+    labels = read_json(LABELS_INSIDE) if LABELS_INSIDE.is_file() else {}
+    return {"path": path, "sha256": "unknown", "labels": own_labels(labels)}
+
+
+def own_labels(labels: dict[str, str]) -> dict[str, str]:
+    """Return the labels that this project's definitions gave an image."""
+    return {
+        key: value for key, value in sorted(labels.items()) if key.startswith(("safe-llava.", "org.opencontainers."))
+    }

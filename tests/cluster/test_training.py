@@ -1,0 +1,54 @@
+"""A training that the cluster stops, by a notice and by preemption, ends with the bytes of one that nobody stopped."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cluster.conftest import FOR_EVER, Built, Work, until
+from train.tiny import Tiny, launch_command, make_row, tiny
+
+__all__ = ["tiny"]
+pytestmark = pytest.mark.cluster
+
+# 240 steps; checkpoints by the clock never, by steps often.
+ROW = make_row(finetune={"epochs": 40}, checkpoints={"every_steps": 7, "every_minutes": 60, "keep": 2})
+
+
+def steps(folder: Path) -> int:
+    """Steps that a running training has written down."""
+    file = folder / "checkpoints/metrics.csv"
+    return len(file.read_text().splitlines()) - 1 if file.exists() else 0
+
+
+def test_stopped_twice_in_its_image_it_ends_with_the_same_bytes(work: Work, tiny: Tiny, images: Built) -> None:
+    environment = {**work.cluster.environment, "TRANSFORMERS_OFFLINE": "1"}
+    alone, stopped = work.folder / "alone", work.folder / "stopped"
+    command = launch_command(2, "safe_llava.train.run", tiny.arguments(alone, ROW, "finetune"))
+    undisturbed = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    arguments = ["train", "--config", f"arguments={' '.join(tiny.arguments(stopped, ROW, 'finetune'))}"]
+    arguments.append(f"image={images.path('train')}")
+    process = work.start(*arguments, "--set-resources", "train:slurm_extra='-w n5'", partition="low")
+    job = work.running("train")
+    until(lambda: steps(stopped) >= 20 or process.poll() is not None, "the first steps")
+    work.cluster.ask("scancel", "--signal=TERM", job)  # as `--signal=TERM@…` does before the time limit
+    job = work.running("train", 2)
+    saved = max((stopped / "checkpoints").glob("step-*")).name
+    begun = int(saved.removeprefix("step-"))
+    until(lambda: steps(stopped) >= begun + 20 or process.poll() is not None, "steps after the notice")
+    work.preempt(job, "n5")
+
+    assert process.wait(timeout=FOR_EVER) == 0, work.log
+    assert work.fates[0] == "AGAIN"
+    assert set(work.fates[1:-1]) == {"PREEMPTED"}
+    assert work.fates[-1] == "DONE"
+    assert undisturbed.wait(timeout=FOR_EVER) == 0
+    names = {file.name for file in (alone / "model").iterdir()}
+    assert names == {file.name for file in (stopped / "model").iterdir()}
+    for name in names:
+        assert (alone / "model" / name).read_bytes() == (stopped / "model" / name).read_bytes(), name
+    logs = "".join(file.read_text() for file in (work.folder / "results/logs/slurm").rglob("*.log"))
+    assert f"going on after step {begun} of 240" in logs

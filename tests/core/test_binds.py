@@ -1,0 +1,41 @@
+"""What images are shown of the machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from safe_llava.core.binds import outside, show
+
+
+def test_only_what_lies_outside_of_the_working_directory_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, data = tmp_path / "clone", tmp_path / "data"
+    here.mkdir()
+    data.mkdir()
+    monkeypatch.chdir(here)
+    assert list(outside(["results", here / "data", data])) == [str(data)]
+
+
+def test_of_a_folder_that_is_not_made_yet_the_one_above_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "clone"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert list(outside([tmp_path / "scratch/run/results"])) == [str(tmp_path)]
+    assert list(outside(["/nowhere/at/all"])) == []
+
+
+def test_what_the_user_shows_already_stays_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, data = tmp_path / "clone", tmp_path / "data"
+    here.mkdir()
+    data.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("TMPDIR", str(data))
+    monkeypatch.setenv("APPTAINER_BIND", "/site:/site")
+    show([data, "results"])
+    assert os.environ["APPTAINER_BIND"] == f"/site:/site,{data}"
