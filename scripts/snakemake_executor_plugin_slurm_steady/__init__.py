@@ -20,10 +20,11 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from snakemake_executor_plugin_slurm import Executor as PublishedExecutor
 from snakemake_executor_plugin_slurm import common_settings as common_settings
@@ -32,18 +33,26 @@ from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from snakemake_executor_plugin_slurm_steady import slurm
-from snakemake_executor_plugin_slurm_steady.asking import Asking, grown, sbatch_call, step_call, wants_gpu
-from snakemake_executor_plugin_slurm_steady.fates import ALLOWED, Fate, Sight, judge, judge_unseen
+from snakemake_executor_plugin_slurm_steady.asking import Asking, asked_for, grown, sbatch_call, step_call, wants_gpu
+from snakemake_executor_plugin_slurm_steady.fates import (
+    ALLOWED,
+    GROWS,
+    HELD_BY_SOMEBODY,
+    Fate,
+    Sight,
+    judge,
+    judge_unseen,
+    why,
+)
 from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, digest, key_of, log_tail, stamps
 from snakemake_executor_plugin_slurm_steady.pace import Pace
 from snakemake_executor_plugin_slurm_steady.script import batch_script
 from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings as ExecutorSettings
 
-T = TypeVar("T")
 FOLDER = Path(".snakemake/slurm-steady")
-PATIENCE = 3600.0  # for a controller that is away while a job is to be submitted or ended
 ABSENCE = 86_400.0  # of the controller while jobs run, after which Snakemake ends and leaves them
-UNSEEN_SECONDS = 60.0  # after which a job that nobody knows is lost
+UNSEEN_SECONDS = 60.0  # after which a job that nobody knows is lost, or one that ends is what its record says
+UNCLEAR_SECONDS = 86_400.0  # for which a job may be in a state that says nothing, with a record that says nothing
 NEVER_SECONDS = 60.0  # for which a job may say that it can never start: limits may be raised, reasons change
 SETTLE_SECONDS = 0.3  # between a batch script's last line and the controller's knowing
 TICK_SECONDS = 0.5
@@ -60,7 +69,9 @@ class Executor(PublishedExecutor):
         self._pace = Pace(time.monotonic())
         self._signals = self._ledger.signals()
         self._entries: dict[str, Entry] = {}  # by SLURM's number: what is queued or runs
+        self._unanswered: list[str] = []  # names of submissions that SLURM may have taken without saying so
         self._since: dict[str, tuple[str, float]] = {}  # by SLURM's number: a state that is not borne for ever
+        self._held: set[str] = set()  # SLURM's numbers: what somebody holds, and was told so
         self._guard = threading.Lock()
         self._stopping = threading.Event()
         self._leaving = False
@@ -73,6 +84,11 @@ class Executor(PublishedExecutor):
         if holder := self._ledger.lock():
             raise WorkflowError(
                 f"another Snakemake submits jobs from this folder: {holder}\n  remedy: wait for its end, or end it"
+            )
+        if not self._ledger.has_locks:
+            self.logger.warning(
+                f"{FOLDER} is on a file system without locks: nothing keeps a second Snakemake from submitting from "
+                "this folder; start none."
             )
         # nohup ignores it, and means to.
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -107,7 +123,7 @@ class Executor(PublishedExecutor):
                 f"Left queued or running: SLURM jobs {' '.join(jobs)}. The same command takes them over; "
                 f"`scancel {' '.join(jobs)}` ends them."
             )
-        elif jobs:
+        elif (jobs or self._unanswered) and not self._leaving:
             self._cancel_all(jobs)
         self.shutdown()
 
@@ -115,14 +131,16 @@ class Executor(PublishedExecutor):
         deadline = time.monotonic() + CANCEL_SECONDS
         while True:
             try:
-                slurm.cancel(jobs)
-                self.logger.warning(f"Cancelled: SLURM jobs {' '.join(jobs)}.")
+                found = jobs + [number for name in self._unanswered if (number := slurm.named(name))]
+                slurm.cancel(found)
+                if found:
+                    self.logger.warning(f"Cancelled: SLURM jobs {' '.join(found)}.")
                 return
-            except slurm.NoAnswer as error:
+            except slurm.SlurmError as error:
                 if time.monotonic() > deadline:
                     self.logger.error(
-                        f"SLURM jobs {' '.join(jobs)} could not be cancelled: {error}\n  remedy: scancel them later, "
-                        "or run the same command again, which takes them over"
+                        f"SLURM jobs {' '.join(jobs + self._unanswered)} could not be cancelled: {error}\n"
+                        "  remedy: scancel them later, or run the same command again, which takes them over"
                     )
                     return
                 time.sleep(2)
@@ -152,7 +170,10 @@ class Executor(PublishedExecutor):
             entry = self._entry(job)
             content = digest([getattr(job, "shellcmd", None), job.rules, stamps(job.input)])
             if not self._taken_over(job, entry, content):
-                entry.content = content
+                asked = asked_for(dict(job.resources.items()))
+                if (entry.content, entry.asked) != (content, asked):
+                    entry.forget_growth()
+                entry.content, entry.asked = content, asked
                 self._submit(job, entry)
             self._pace.happened(time.monotonic())
             self._report_job_submission_threadsafe(
@@ -169,9 +190,13 @@ class Executor(PublishedExecutor):
 
     def _taken_over(self, job: Any, entry: Entry, content: str) -> bool:
         """Take over what an earlier Snakemake left running, if it is the same; end it if not."""
+        patiently = partial(slurm.patiently, stopped=self._stopping.wait)
+        if entry.slurm_id is None and entry.token and (found := patiently(lambda: slurm.named(entry.job_name))):
+            # That Snakemake was killed when SLURM had taken the job, and its number was not yet written down.
+            entry.taken(found)
         if entry.slurm_id is None:
             return False
-        sight = self._patiently(slurm.mine).get(entry.slurm_id)
+        sight = patiently(slurm.mine).get(entry.slurm_id)
         made = sight is not None and sight.state == "COMPLETED" and 0 not in stamps(job.output).values()
         if entry.content == content and (made or (sight is not None and sight.active)):
             self.logger.info(f"Job {job.jobid}: SLURM job {entry.slurm_id} of an earlier run is taken over.")
@@ -179,33 +204,30 @@ class Executor(PublishedExecutor):
                 self._entries[entry.slurm_id] = entry
             return True
         if sight is not None and sight.active:
-            self._end(entry.slurm_id)
+            slurm.end(entry.slurm_id, self._stopping.wait)
         self._ledger.ended(entry, Fate.LOST if sight is None else judge(sight, self._ledger.record(entry), ""), "")
         return False
 
-    def _end(self, slurm_id: str) -> None:
-        """Cancel a job and wait until it has ended: no two may write the same files."""
-        self._patiently(lambda: slurm.cancel([slurm_id]))
-        while (sight := self._patiently(slurm.mine).get(slurm_id)) is not None and sight.active:
-            if self._stopping.wait(1.0):
-                raise slurm.SlurmError("ended while an earlier submission was being cancelled")
-
-    def _patiently(self, ask: Callable[[], T]) -> T:
-        """What SLURM answers; the controller may be away for a while."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return ask()
-            except slurm.NoAnswer:
-                if time.monotonic() > deadline or self._stopping.wait(2.0):
-                    raise
-
     def _submit(self, job: Any, entry: Entry, avoided: str = "") -> None:
+        """Submit a job, away from the avoided nodes if SLURM takes it so; growth that it refuses is not kept."""
+        try:
+            self._submit_once(job, entry, avoided)
+        except slurm.NoAnswer:
+            self._unanswered.append(entry.job_name)
+            raise
+        except slurm.SlurmError:
+            if not avoided:
+                entry.forget_growth()
+                self._ledger.save(entry)
+                raise
+            self._submit(job, entry)
+
+    def _submit_once(self, job: Any, entry: Entry, avoided: str) -> None:
         asking = Asking(job, grown(dict(job.resources.items()), entry.grown))
         wildcards = get_job_wildcards(job)
         log = self.slurm_logdir / f"{'group' if job.is_group() else 'rule'}_{job.name}" / wildcards / "%j.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        entry.number += 1
+        entry.begin(str(log))
         parts = {
             "run_uuid": entry.job_name,
             "slurm_logfile": log,
@@ -218,14 +240,13 @@ class Executor(PublishedExecutor):
         command = step_call(asking, self.format_job_exec(job))
         script = batch_script(command, self._ledger.record_file(entry), self._ledger.events)
         # Written before it is submitted: a Snakemake killed in between leaves a name to look for.
-        entry.slurm_id, entry.submitted = None, time.time()
         self._ledger.save(entry)
-        entry.slurm_id = slurm.submit(call, script, entry.job_name, self._stopping.wait, PATIENCE)
-        entry.log = str(log).replace("%j", entry.slurm_id)
+        slurm_id = slurm.submit(call, script, entry.job_name, self._stopping.wait)
+        entry.taken(slurm_id)
         with self._guard:
-            self._entries[entry.slurm_id] = entry
+            self._entries[slurm_id] = entry
         self._ledger.save(entry)
-        self.logger.info(f"Job {job.jobid} has been submitted with SLURM jobid {entry.slurm_id} (log: {entry.log}).")
+        self.logger.info(f"Job {job.jobid} has been submitted with SLURM jobid {slurm_id} (log: {entry.log}).")
 
     def additional_general_args(self) -> str:
         """Nothing: the job's Snakemake runs the rule, and starts no other."""
@@ -266,6 +287,8 @@ class Executor(PublishedExecutor):
             fate = Fate.ACTIVE
             if seen is not None and not self._stopping.is_set():
                 fate = self._fate(info, seen.get(str(info.external_jobid)))
+            if fate is Fate.IMPOSSIBLE and not await asyncio.to_thread(self._cancelled, str(info.external_jobid)):
+                fate = Fate.ACTIVE
             if fate is Fate.ACTIVE:
                 yield info
             else:
@@ -300,12 +323,20 @@ class Executor(PublishedExecutor):
     def _fate(self, info: SubmittedJobInfo, sight: Sight | None) -> Fate:
         slurm_id = str(info.external_jobid)
         entry = self._entries[slurm_id]
-        if sight is None:
+        if sight is None or sight.unclear:
             fate = judge_unseen(self._ledger.record(entry), log_tail(entry.log))
-            return fate if fate is not Fate.LOST else self._after(slurm_id, fate, UNSEEN_SECONDS)
+            if sight is None:
+                return fate if fate is not Fate.LOST else self._after(slurm_id, fate, UNSEEN_SECONDS)
+            return self._after(slurm_id, fate, UNCLEAR_SECONDS if fate is Fate.LOST else UNSEEN_SECONDS, sight.state)
         fate = judge(sight, self._ledger.record(entry), log_tail(entry.log) if not sight.active else "")
         if fate is Fate.IMPOSSIBLE:
             return self._after(slurm_id, fate, NEVER_SECONDS, sight.reason)
+        if sight.state == "PENDING" and sight.reason in HELD_BY_SOMEBODY:
+            if slurm_id not in self._held:
+                self._held.add(slurm_id)
+                self.logger.warning(f"SLURM job {slurm_id} is held ({sight.reason}): `scontrol release {slurm_id}`.")
+        else:
+            self._held.discard(slurm_id)
         self._since.pop(slurm_id, None)
         return fate
 
@@ -317,6 +348,14 @@ class Executor(PublishedExecutor):
             return Fate.ACTIVE
         return fate if time.monotonic() - since > seconds else Fate.ACTIVE
 
+    def _cancelled(self, slurm_id: str) -> bool:
+        """Cancel a job that can never start; False where the controller does not answer, which keeps the job."""
+        try:
+            slurm.cancel([slurm_id])
+        except slurm.NoAnswer:
+            return False
+        return True
+
     def _settle(self, info: SubmittedJobInfo, fate: Fate, seen: dict[str, Sight]) -> None:
         """Report a job that has ended, or submit it again."""
         slurm_id = str(info.external_jobid)
@@ -325,61 +364,42 @@ class Executor(PublishedExecutor):
         sight = seen.get(slurm_id, Sight(""))
         entry.events[fate.name] = entry.events.get(fate.name, 0) + 1
         log, times = entry.log, entry.events[fate.name]
-        if fate is Fate.OUT_OF_MEMORY:
-            entry.grown["memory"] += 1
-        if fate is Fate.OUT_OF_TIME:
-            entry.grown["time"] += 1
         again = times <= ALLOWED.get(fate, 0)
+        # With notice a rule saves its work, and goes on with it in the next job.
+        more = GROWS.get(fate) if not (fate is Fate.OUT_OF_TIME and info.job.resources.get("notice")) else None
+        if again and more:
+            entry.grown[more] += 1
         if not again:
             # The next Snakemake starts to count anew, but knows what the job needs.
             entry.events = {}
+        if fate is Fate.IMPOSSIBLE:
+            entry.forget_growth()
         self._ledger.ended(entry, fate, sight.nodes)
         if fate is Fate.DONE:
             self.report_job_success(info)
             if not self.workflow.executor_settings.keep_successful_logs:
                 Path(log).unlink(missing_ok=True)
         elif again:
-            self._again(info.job, entry, fate, sight, f"{times} of {ALLOWED[fate]}", slurm_id)
+            how = f"submitted again{f' with twice the {more}' if more else ''} ({times} of {ALLOWED[fate]})"
+            self.logger.warning(f"SLURM job {slurm_id} of job {info.job.jobid} {fate.value}: {how}.")
+            self._again(info.job, entry, fate, sight, slurm_id)
         else:
-            if fate is Fate.IMPOSSIBLE:
-                with suppress(slurm.NoAnswer):
-                    slurm.cancel([slurm_id])
-            self.report_job_error(info, msg=self._why(slurm_id, fate, sight, times), aux_logs=[log])
+            self.report_job_error(info, msg=why(slurm_id, fate, sight, times), aux_logs=[log])
 
-    def _why(self, slurm_id: str, fate: Fate, sight: Sight, times: int) -> str:
-        reason = f" ({sight.reason})" if fate is Fate.IMPOSSIBLE else ""
-        often = f", {times} times" if times > 1 else ""
-        remedy = {
-            Fate.IMPOSSIBLE: "ask for less in the rule's resources, or name another partition in the profile",
-            Fate.OUT_OF_MEMORY: "give the rule more mem_mb: --set-resources RULE:mem_mb=N",
-            Fate.OUT_OF_TIME: "give the rule more runtime: --set-resources RULE:runtime=MINUTES",
-            Fate.FAILED: "its log says why",
-        }.get(fate, "see what befell the cluster, then run the same command again")
-        return f"SLURM job {slurm_id} {fate.value}{reason}{often}.\n  remedy: {remedy}\n"
-
-    def _again(self, job: Any, entry: Entry, fate: Fate, sight: Sight, count: str, slurm_id: str) -> None:
+    def _again(self, job: Any, entry: Entry, fate: Fate, sight: Sight, slurm_id: str) -> None:
         """Submit a job once more: no attempt of Snakemake's, whose rules did nothing wrong."""
-        more = {Fate.OUT_OF_MEMORY: " with twice the memory", Fate.OUT_OF_TIME: " with twice the time"}.get(fate, "")
-        self.logger.warning(f"SLURM job {slurm_id} of job {job.jobid} {fate.value}: submitted again{more} ({count}).")
         # It takes no more when Snakemake ends.
         with suppress(RuntimeError):
             self._job_submission_executor.submit(self._resubmit, job, entry, fate, sight, slurm_id)
 
     def _resubmit(self, job: Any, entry: Entry, fate: Fate, sight: Sight, slurm_id: str) -> None:
         try:
-            if fate in (Fate.PREEMPTED, Fate.NODE_LOST, Fate.LOST):
-                # A site may requeue all the same, and two would write the same files.
-                self._end(slurm_id)
+            if sight.active or fate in (Fate.PREEMPTED, Fate.NODE_LOST):
+                # SLURM has not done with it, or requeues it all the same, and two would write the same files.
+                slurm.end(slurm_id, self._stopping.wait)
             # The node that was lost may come back as it went; an allocation of several names none of them.
-            avoided = sight.nodes if fate is Fate.NODE_LOST and sight.nodes.isalnum() else ""
-            try:
-                self._submit(job, entry, avoided)
-            except slurm.NoAnswer:
-                raise
-            except slurm.SlurmError:
-                if not avoided:
-                    raise
-                self._submit(job, entry)
+            avoided = sight.nodes if fate is Fate.NODE_LOST and not set("[,") & set(sight.nodes) else ""
+            self._submit(job, entry, avoided)
             self._pace.happened(time.monotonic())
             self._report_job_submission_threadsafe(
                 SubmittedJobInfo(job, external_jobid=entry.slurm_id, aux={"slurm_logfile": Path(entry.log)})

@@ -12,6 +12,11 @@ from snakemake_executor_plugin_slurm_jobstep import get_cpu_setting, get_gpu_set
 MEMORY = ("mem_mb", "mem_mb_per_cpu")
 
 
+def asked_for(resources: dict[str, Any]) -> dict[str, Any]:
+    """What a rule asks for of that which grows after a kill."""
+    return {name: resources[name] for name in (*MEMORY, "runtime") if resources.get(name) is not None}
+
+
 class Resources(dict[str, Any]):
     """Resources by name, as the published plugin reads them: as attributes, too."""
 

@@ -44,9 +44,14 @@ ALLOWED = {
     Fate.LOST: 2,
 }
 
-ACTIVE_STATES = {
-    "PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED",
-    "RESIZING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT",
+# What a job that was killed so is given more of.
+GROWS = {Fate.OUT_OF_MEMORY: "memory", Fate.OUT_OF_TIME: "time"}
+
+# SLURM holds the job by itself, until somebody releases it.
+HELD_STATES = {"REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+CLEAR_STATES = HELD_STATES | {
+    "PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING", "REQUEUED",
+    "REQUEUE_FED",
 }  # fmt: skip
 ENDS = {
     "COMPLETED": Fate.DONE,
@@ -63,9 +68,11 @@ ENDS = {
 # Reasons why a pending job never starts: what it asks for is more than its partition, account or QOS gives one job.
 NEVER = re.compile(
     r"PartitionTimeLimit|PartitionNodeLimit|BadConstraints|Invalid(Account|QOS)|DependencyNeverSatisfied"
-    r"|(QOS|Assoc)(Max|Grp).*(PerJob|PerJobLimit)|QOSNotAllowed|AccountNotAllowed"
+    r"|(QOS|Assoc)(Max|Grp).*(PerJob|PerJobLimit)|QOSMin|MaxMemPerLimit|QOSNotAllowed|AccountNotAllowed"
     r"|launch.failed.requeued.held|JobHoldMaxRequeue"
 )
+# Somebody holds the job, and may release it.
+HELD_BY_SOMEBODY = ("JobHeldUser", "JobHeldAdmin")
 # How slurmstepd says in a job's log that it killed for memory, with and without cgroups.
 KILLED_FOR_MEMORY = re.compile(r"slurmstepd.*(exceeded memory limit|oom[-_ ]?kill|out of memory)", re.IGNORECASE)
 
@@ -81,7 +88,12 @@ class Sight:
     @property
     def active(self) -> bool:
         """Whether the job may still run."""
-        return self.state in ACTIVE_STATES
+        return self.state not in ENDS
+
+    @property
+    def unclear(self) -> bool:
+        """Whether the state is no news of the job: it is being ended, or a newer SLURM has a state of its own."""
+        return self.active and self.state not in CLEAR_STATES
 
 
 @dataclass(frozen=True)
@@ -167,12 +179,9 @@ def judge(sight: Sight, record: Record, log: str) -> Fate:
         log: the last lines of the job's log, where slurmstepd writes why it killed.
     """
     if sight.active:
-        never = sight.state == "PENDING" and NEVER.search(sight.reason)
+        never = sight.state in HELD_STATES or (sight.state == "PENDING" and NEVER.search(sight.reason))
         return Fate.IMPOSSIBLE if never else Fate.ACTIVE
-    fate = ENDS.get(sight.state)
-    if fate is None:
-        # A state of a newer SLURM that this does not know: wait for one that is known.
-        return Fate.ACTIVE
+    fate = ENDS[sight.state]
     if record.code == EXIT_RUN_AGAIN and fate in (Fate.FAILED, Fate.OUT_OF_TIME):
         return Fate.AGAIN
     return explain(record, log) if fate is Fate.FAILED else fate
@@ -185,6 +194,19 @@ def judge_unseen(record: Record, log: str) -> Fate:
     if record.batch == 0:
         return Fate.DONE
     return Fate.AGAIN if record.code == EXIT_RUN_AGAIN else explain(record, log)
+
+
+def why(slurm_id: str, fate: Fate, sight: Sight, times: int) -> str:
+    """Say of a job that is not submitted again what became of it, and what helps."""
+    reason = f" ({sight.state}: {sight.reason})" if fate is Fate.IMPOSSIBLE else ""
+    often = f", {times} times" if times > 1 else ""
+    remedy = {
+        Fate.IMPOSSIBLE: "ask for less in the rule's resources, or name another partition in the profile",
+        Fate.OUT_OF_MEMORY: "give the rule more mem_mb: --set-resources RULE:mem_mb=N",
+        Fate.OUT_OF_TIME: "give the rule more runtime: --set-resources RULE:runtime=MINUTES",
+        Fate.FAILED: "its log says why",
+    }.get(fate, "see what befell the cluster, then run the same command again")
+    return f"SLURM job {slurm_id} {fate.value}{reason}{often}.\n  remedy: {remedy}\n"
 
 
 def explain(record: Record, log: str) -> Fate:

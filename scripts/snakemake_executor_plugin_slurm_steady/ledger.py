@@ -11,9 +11,11 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
@@ -32,8 +34,11 @@ class Entry:
     Args:
         key: names the job by what it makes.
         content: digest of its command and its inputs; a job left behind is taken over only if it is the same.
+        asked: what the rule asks for of that which may grow.
         number: of the submission, from 1 on.
-        slurm_id: of the last submission, or None.
+        token: of the last submission, drawn by lot; empty when it has ended.
+        slurm_id: of the last submission; None when it has ended, or SLURM's answer is not known.
+        log: of the last submission; ``%j`` in it stands for an ``slurm_id`` that is not known.
         grown: how often memory and time were doubled.
         events: how often each fate has come about.
     """
@@ -41,7 +46,9 @@ class Entry:
     key: str
     name: str
     content: str = ""
+    asked: dict[str, Any] = field(default_factory=dict)
     number: int = 0
+    token: str = ""
     slurm_id: str | None = None
     submitted: float = 0.0
     log: str = ""
@@ -50,8 +57,21 @@ class Entry:
 
     @property
     def job_name(self) -> str:
-        """The name that squeue shows; no two submissions have the same."""
-        return f"{self.name}.{self.key[:10]}.{self.number}"
+        """The name that squeue shows; no two submissions have the same, in whatever folder."""
+        return f"{self.name}.{self.key[:10]}.{self.number}-{self.token}"
+
+    def begin(self, log: str) -> None:
+        """Name the next submission, before SLURM is asked to take it."""
+        self.number, self.token = self.number + 1, secrets.token_hex(4)
+        self.slurm_id, self.submitted, self.log = None, time.time(), log
+
+    def taken(self, slurm_id: str) -> None:
+        """SLURM has taken the submission."""
+        self.slurm_id, self.log = slurm_id, self.log.replace("%j", slurm_id)
+
+    def forget_growth(self) -> None:
+        """Ask for what the rule says."""
+        self.grown = dict.fromkeys(self.grown, 0)
 
 
 def key_of(rule: str, outputs: Iterable[str]) -> str:
@@ -83,12 +103,14 @@ class Ledger:
         self.events = self.folder / "events"
         (self.folder / "records").mkdir(parents=True, exist_ok=True)
         self.events.touch()
+        self.has_locks = True
         self._lock: IO[str] | None = None
 
     def lock(self) -> str | None:
         """Be the only Snakemake that submits from here; return who else is, or None.
 
-        The system drops the lock with its process, however that ends. Some file systems have no locks: no lock then.
+        The system drops the lock with its process, however that ends. Some file systems have no locks: no lock then
+        (``has_locks``).
         """
         stream = (self.folder / "lock").open("a+", encoding="utf-8")
         try:
@@ -97,7 +119,8 @@ class Ledger:
             stream.seek(0)
             holder = stream.read().strip()
             stream.close()
-            return None if error.errno in NO_LOCKS_HERE else holder or "another process"
+            self.has_locks = error.errno not in NO_LOCKS_HERE
+            return (holder or "another process") if self.has_locks else None
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
@@ -118,15 +141,16 @@ class Ledger:
         write_json(self._file(entry.key), asdict(entry))
 
     def record_file(self, entry: Entry) -> Path:
-        """The file in which the entry's last submission says how it ends."""
-        return self.folder / "records" / f"{entry.key}.{entry.number}"
+        """The file in which the entry's last submission says how it ends; each launcher has a ``FILE.NODE``."""
+        return self.folder / "records" / f"{entry.key}.{entry.number}-{entry.token}"
 
     def record(self, entry: Entry) -> Record:
         """Read what the entry's last submission has said so far."""
-        try:
-            return parse_record(self.record_file(entry).read_text(encoding="utf-8", errors="replace"))
-        except OSError:
-            return Record()
+        text = ""
+        for file in self._record_files(entry):
+            with suppress(OSError):
+                text += file.read_text(encoding="utf-8", errors="replace") + "\n"
+        return parse_record(text)
 
     def ended(self, entry: Entry, fate: Fate, nodes: str) -> None:
         """Write down how a submission ended, and forget it; a job that is done is forgotten altogether."""
@@ -141,8 +165,9 @@ class Ledger:
         }
         with (self.folder / "jobs.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
-        self.record_file(entry).unlink(missing_ok=True)
-        entry.slurm_id = None
+        for file in self._record_files(entry):
+            file.unlink(missing_ok=True)
+        entry.slurm_id, entry.token = None, ""
         if fate is Fate.DONE:
             self._file(entry.key).unlink(missing_ok=True)
         else:
@@ -160,8 +185,17 @@ class Ledger:
         except OSError:
             return 0
 
+    def _record_files(self, entry: Entry) -> list[Path]:
+        """The record's files: that of the batch script, then those of the launchers, the first to end first."""
+        first = self.record_file(entry)
+        return [first, *sorted(first.parent.glob(f"{first.name}.*"), key=_written)]
+
     def _file(self, key: str) -> Path:
         return self.folder / f"{key}.json"
+
+
+def _written(file: Path) -> int:
+    return stamps([str(file)])[str(file)]
 
 
 def log_tail(path: str) -> str:

@@ -3,7 +3,8 @@
 An exit code does not reach SLURM: between the rule's shell and the batch script is a Snakemake, which turns every
 failure into 1. So the shell of a rule says it itself, where the environment variable ``RECORD`` names a file
 (``TRAP``, which the workflow puts before each rule's command), and the batch script says when it is over. The shell
-runs in the rule's image, and says in which. The launcher of each machine of a training adds its own code.
+runs in the rule's image, and says in which. The launcher of each machine of a training has a file of its own beside
+the record: to append to one file from several machines is not atomic on NFS.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def batch_script(command: str, record: Path, events: Path) -> str:
     return (
         "#!/bin/sh\n"
         f"export {RECORD}={paths['record']}\n"
-        f'echo started-batch >> "${RECORD}"\n'
+        # SLURM may run the job once more: what the launchers said before is no longer true.
+        f'rm -f "${RECORD}".*; echo started-batch >> "${RECORD}"\n'
         f"{FORGET}\n"
         f"{command}\n"
         "code=$?\n"

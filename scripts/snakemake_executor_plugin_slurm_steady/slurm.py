@@ -8,8 +8,10 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from snakemake_executor_plugin_slurm_steady.fates import (
+    ENDS,
     SACCT_FORMAT,
     SQUEUE_FORMAT,
     Sight,
@@ -17,17 +19,23 @@ from snakemake_executor_plugin_slurm_steady.fates import (
     parse_squeue,
 )
 
+T = TypeVar("T")
 SECONDS = 60
+PATIENCE = 3600.0  # for a controller that is away while a job is to be submitted or ended
+END_SECONDS = 3600.0  # within which a job that was cancelled has to end
 # What the controller says, or its clients say for it, when the same request may be granted later.
 TRY_LATER = re.compile(
     r"unable to contact slurm controller|socket timed out|connection (refused|reset|timed out)|zero bytes"
     r"|temporarily un|communication connection failure|not responding|standby mode|not connected"
-    r"|MaxSubmitJob|queue is full",
+    r"|(Max|Grp)SubmitJob|queue is full",
     re.IGNORECASE,
 )
+# The controller is there, and takes no more jobs until some have ended.
+FULL = re.compile(r"(Max|Grp)SubmitJob|queue is full", re.IGNORECASE)
 # A request that got no answer may have been granted all the same.
 NO_ANSWER = re.compile(r"timed out|zero bytes|reset", re.IGNORECASE)
-SECRET = re.compile(r"(_API_KEY|_TOKEN|_SECRET|_PASSWORD|_KEY)$")
+SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PAT)_?\d*$|PASSW", re.IGNORECASE)
+USER_IN_URL = re.compile(r"://[^/?#\s]*@")
 
 
 class SlurmError(Exception):
@@ -39,8 +47,13 @@ class NoAnswer(SlurmError):  # noqa: N818 (it is no fault of the job)
 
 
 def without_secrets(environment: dict[str, str]) -> dict[str, str]:
-    """Leave out what names itself a secret: SLURM keeps a job's environment, on some sites in its accounting."""
-    return {name: value for name, value in environment.items() if not SECRET.search(name)}
+    """Leave out what names itself a secret, and addresses with a user (``https://user:password@host``).
+
+    SLURM keeps a job's environment, on some sites in its accounting.
+    """
+    return {
+        name: value for name, value in environment.items() if not SECRET.search(name) and not USER_IN_URL.search(value)
+    }
 
 
 def call(command: Sequence[str] | str, text: str | None = None) -> str:
@@ -79,11 +92,15 @@ def mine() -> dict[str, Sight]:
 
 
 def remembered(jobs: Sequence[str]) -> dict[str, Sight]:
-    """What the accounting says about jobs; nothing where there is none, or it is away."""
+    """How jobs ended, from the accounting; nothing where there is none, or it is away.
+
+    A job whose end never reached the accounting runs there for ever: only ends are believed.
+    """
     try:
-        return parse_sacct(call(["sacct", "-X", "-P", "-n", "-j", ",".join(jobs), "-o", SACCT_FORMAT]))
+        known = parse_sacct(call(["sacct", "-X", "-P", "-n", "-j", ",".join(jobs), "-o", SACCT_FORMAT]))
     except SlurmError:
         return {}
+    return {job: sight for job, sight in known.items() if sight.state in ENDS}
 
 
 def cancel(jobs: Sequence[str]) -> None:
@@ -101,32 +118,79 @@ def cancel(jobs: Sequence[str]) -> None:
             continue
 
 
-def submit(command: str, script: str, name: str, stopped: Callable[[float], bool], patience: float) -> str:
+def patiently(ask: Callable[[], T], stopped: Callable[[float], bool]) -> T:
+    """What SLURM answers; the controller may be away for a while.
+
+    Raises:
+        NoAnswer: it was away for ``PATIENCE``, or ``stopped`` says to give up.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ask()
+        except NoAnswer:
+            if time.monotonic() > deadline or stopped(2.0):
+                raise
+
+
+def end(job: str, stopped: Callable[[float], bool]) -> None:
+    """Cancel a job and wait until it has ended: no two may write the same files.
+
+    Raises:
+        SlurmError: it does not end, or ``stopped`` says to give up.
+    """
+    patiently(lambda: cancel([job]), stopped)
+    deadline = time.monotonic() + END_SECONDS
+    while (sight := patiently(mine, stopped).get(job)) is not None and sight.active:
+        if time.monotonic() > deadline:
+            raise SlurmError(f"job {job} was cancelled and does not end ({sight.state} on {sight.nodes or 'no node'})")
+        if stopped(1.0):
+            raise SlurmError(f"ended while job {job} was being cancelled")
+
+
+def submit(command: str, script: str, name: str, stopped: Callable[[float], bool], patience: float = PATIENCE) -> str:
     """Submit a job and return its number; go on trying while the controller is away.
 
     Args:
         command: the sbatch call, as a line for the shell.
         name: the job's own: a submission that got no answer is looked for by it.
         stopped: waits so many seconds, and says whether to give up.
-        patience: seconds after which the absence of the controller is an error.
+        patience: seconds after which the absence of the controller is an error; a limit of submitted jobs is none
+            while there are others, whose end makes room.
 
     Raises:
-        SlurmError: SLURM refuses the job, or ``patience`` is over.
+        NoAnswer: ``patience`` is over, or ``stopped`` says so; SLURM may have taken the job all the same.
+        SlurmError: SLURM refuses the job.
     """
     deadline, pause, unsure = time.monotonic() + patience, 1.0, False
     while True:
         try:
-            if unsure and (found := _named(name)):
+            if unsure and (found := named(name)):
                 return found
             return _number(call(command, script))
         except NoAnswer as error:
             unsure = unsure or bool(NO_ANSWER.search(str(error)))
+            if FULL.search(str(error)) and _others():
+                deadline = time.monotonic() + patience
             if time.monotonic() > deadline or stopped(pause):
                 raise
             pause = min(2 * pause, 30.0)
 
 
-def _named(name: str) -> str | None:
+def _others() -> bool:
+    """Whether jobs of this user are queued or run."""
+    try:
+        return any(sight.active for sight in mine().values())
+    except SlurmError:
+        return False
+
+
+def named(name: str) -> str | None:
+    """The number of the job with this name, if the controller remembers one.
+
+    Raises:
+        NoAnswer: the controller is away.
+    """
     user = getpass.getuser()
     found = call(["squeue", "-h", "-t", "all", "-u", user, "--name", name, "-o", "%i"]).split()
     return found[0] if found else None

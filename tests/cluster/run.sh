@@ -19,7 +19,8 @@ tests/cluster/apptainer.sh
 tests/cluster/base.sh "$PWD/containers/images/base"
 export SAFE_LLAVA_CLUSTER_IMAGES=$SAFE_LLAVA_CLUSTER_FOLDER/images.yaml
 echo "images: {wheels: cpu, base: $PWD/containers/images/base, folder: $PWD/containers/images}" > "$SAFE_LLAVA_CLUSTER_IMAGES"
-tests/cluster/build-as-root.sh "$bin/snakemake" images --configfile "$SAFE_LLAVA_CLUSTER_IMAGES"
+export APPTAINER_MKSQUASHFS_ARGS="-comp zstd -Xcompression-level 3"
+tests/cluster/build-as-root.sh "$bin/snakemake" --nolock images --configfile "$SAFE_LLAVA_CLUSTER_IMAGES"
 tests/cluster/up.sh "$SAFE_LLAVA_CLUSTER_FOLDER"
 # Most of a test is waiting; a job's Snakemake is what takes the cores. The demo takes longest, so it begins.
 "$bin/python" -m pytest -q -n "${SAFE_LLAVA_CLUSTER_TESTS:-6}" -m cluster --dist loadgroup tests/cluster/test_demo.py tests/cluster tests/images

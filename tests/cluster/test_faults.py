@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -151,6 +152,18 @@ def test_left_jobs_are_taken_over(work: Work, number: signal.Signals) -> None:
     assert work.run("slow") == 0, work.log
     assert work.runs("slow") == [job], "the rule ran once, in the job that was left"
     assert f"SLURM job {job} of an earlier run is taken over" in work.log
+
+
+def test_a_left_job_whose_number_was_not_written_down_is_taken_over(work: Work) -> None:
+    """Snakemake was killed when SLURM had just taken the job: its name finds it."""
+    process = work.start("slow")
+    job = work.running("slow")
+    process.kill()
+    process.wait()
+    (file,) = (work.folder / ".snakemake/slurm-steady").glob("*.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "slurm_id": None}))
+    assert work.run("slow") == 0, work.log
+    assert work.runs("slow") == [job]
 
 
 def test_after_a_reboot_of_the_login_node_the_same_command_goes_on(work: Work) -> None:

@@ -32,13 +32,13 @@ from safe_llava.paper.tables_costs import costs_table
 FIRST, SECOND = "train_finetune.0123456789.1", "train_finetune.0123456789.2"
 # Two hours and one on 8 GPUs, of which the first ended by preemption; ten minutes without a GPU.
 SACCT = f"""\
-100|{FIRST}|PREEMPTED|7200|460800|billing=64,cpu=64,gres/gpu:h200=8,gres/gpu=8,mem=256G,node=1|
-100.batch|batch|CANCELLED|7200|460800|cpu=64,mem=256G,node=1|52428800K
-100.0|python|CANCELLED|7200|460800|cpu=64,mem=256G,node=1|104857600K
-101|{SECOND}|COMPLETED|3600|230400|billing=64,cpu=64,gres/gpu=8,mem=256G,node=1|
-101.batch|batch|COMPLETED|3600|230400|cpu=64,mem=256G,node=1|
-102|data_layout.abcdefghij.1|CANCELLED by 0|600|1200|cpu=2,mem=4G,node=1|
-102.batch|batch|CANCELLED|600|1200|cpu=2,mem=4G,node=1|1.5G
+100|{FIRST}|PREEMPTED|7200|460800|billing=64,cpu=64,gres/gpu:h200=8,gres/gpu=8,mem=256G,node=1||sbatch -G 8 /dev/stdin
+100.batch|batch|CANCELLED|7200|460800|cpu=64,mem=256G,node=1|52428800K|
+100.0|python|CANCELLED|7200|460800|cpu=64,mem=256G,node=1|104857600K|srun -n1 bash -c a|b
+101|{SECOND}|COMPLETED|3600|230400|billing=64,cpu=64,gres/gpu=8,mem=256G,node=1||sbatch --gpus=8 /dev/stdin
+101.batch|batch|COMPLETED|3600|230400|cpu=64,mem=256G,node=1||
+102|data_layout.abcdefghij.1|CANCELLED by 0|600|1200|cpu=2,mem=4G,node=1||sbatch --mem 4000 /dev/stdin
+102.batch|batch|CANCELLED|600|1200|cpu=2,mem=4G,node=1|1.5G|
 """
 LEDGER = [
     Submission("100", FIRST, "PREEMPTED"),
@@ -63,7 +63,7 @@ def test_hours_memory_and_states_are_summed_by_stage() -> None:
 
 
 def test_a_job_that_slurm_ran_twice_counts_twice() -> None:
-    again = f"101|{SECOND}|NODE_FAIL|1800|0|gres/gpu=8|\n"
+    again = f"101|{SECOND}|NODE_FAIL|1800|0|gres/gpu=8||\n"
     train = by_stage(of_slurm(LEDGER, parse_sacct(again + SACCT)))["train"]
     assert (train.submissions, train.gpu_hours) == (2, 28.0)
     assert train.states == "COMPLETED 1, NODE_FAIL 1, PREEMPTED 1"
@@ -71,7 +71,7 @@ def test_a_job_that_slurm_ran_twice_counts_twice() -> None:
 
 def test_a_number_that_another_job_had_is_not_counted() -> None:
     """A cluster whose numbers began anew shows both jobs under the one number."""
-    other = "101|somebody_else|COMPLETED|999999|999999|gres/gpu=64|\n101.batch|batch|COMPLETED|1|1||999G\n"
+    other = "101|somebody_else|COMPLETED|999999|999999|gres/gpu=64||\n101.batch|batch|COMPLETED|1|1||999G|\n"
     for text in (other + SACCT, SACCT + other):
         train = by_stage(of_slurm(LEDGER, parse_sacct(text)))["train"]
         assert (train.gpu_hours, train.max_memory_gib) == (24.0, 100.0)
@@ -95,7 +95,25 @@ def test_a_job_that_the_accounting_forgot_is_counted_as_missing() -> None:
     [("cpu=8,gres/gpu=2,gres/gpu:h200=2", 2), ("gres/gpu:a100=1,gres/gpu:h200=2", 3), ("cpu=8,mem=4G", 0), ("", 0)],
 )
 def test_gpus_are_read_once(text: str, count: int) -> None:
-    assert gpus_of(text) == count
+    assert gpus_of(text, "sbatch --mem 4000 --gres=shm:2 --gpus=0 /dev/stdin") == count
+
+
+@pytest.mark.parametrize(
+    "asked", ["--gpus=8", "--gpus=h200:8", "--gpus-per-node 4", "-G 2", "--gres=shm:1,gpu:2", None]
+)
+def test_gpus_that_the_site_does_not_count_are_unknown_and_not_none(asked: str | None) -> None:
+    submitted = f"sbatch -p gpu {asked} /dev/stdin" if asked else ""
+    assert gpus_of("billing=64,cpu=64,mem=256G,node=1", submitted) is None
+
+
+def test_gpu_hours_are_unknown_where_one_of_the_jobs_was_not_counted() -> None:
+    uncounted = SACCT.replace(",gres/gpu:h200=8,gres/gpu=8", "")
+    assert uncounted != SACCT
+    lines = by_stage(of_slurm(LEDGER, parse_sacct(uncounted)))
+    assert (lines["train"].gpu_hours, lines["train"].wall_hours, lines["train"].unaccounted) == (None, 3.0, 0)
+    assert lines["data"].gpu_hours == 0.0
+    unstarted = f"100|{FIRST}|CANCELLED|0|0|||sbatch --gpus=8 /dev/stdin\n"
+    assert by_stage(of_slurm(LEDGER, parse_sacct(unstarted)))["train"].gpu_hours == 0.0
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,34 @@ def test_a_job_outside_its_image_is_red(facts: dict[str, Any], paper: Config, me
     assert red_line({**facts, "image": None}, paper, measured).what == "image"
 
 
+@pytest.mark.parametrize("labels", [{}, {"safe-llava.tag": "ba9876543210"}])
+def test_an_image_whose_labels_are_not_what_its_name_promises_is_red(
+    labels: dict[str, str], facts: dict[str, Any], paper: Config, measured: Measured
+) -> None:
+    want = TRAIN.model_copy(update={"image": "/images/train-cuda-0123456789ab.sif"})
+    here = {**facts, "image": {"path": want.image, "labels": labels}}
+    line = by_what(judge("train", here, want, paper, measured))["image"]
+    assert (line.state, "0123456789ab" in line.said) == ("red", True)
+    right = {**facts, "image": {"path": want.image, "labels": {"safe-llava.tag": "0123456789ab"}}}
+    assert by_what(judge("train", right, want, paper, measured))["image"].state == "ok"
+
+
+def test_an_image_of_the_user_s_own_without_labels_is_open(
+    facts: dict[str, Any], paper: Config, measured: Measured
+) -> None:
+    here = {**facts, "image": {"path": "/images/train.sif", "labels": {}}}
+    line = by_what(judge("train", here, TRAIN, paper, measured))["image"]
+    assert (line.state, "no labels" in line.said, bool(line.remedy)) == ("open", True, True)
+
+
+def test_memory_of_a_model_whose_size_nobody_noted_is_open(
+    facts: dict[str, Any], paper: Config, measured: Measured
+) -> None:
+    nothing = measured.model_copy(update={"language_models": {}})
+    line = by_what(judge("train", facts, TRAIN, paper, nothing))["memory of llava-v1.5-7b, finetune"]
+    assert (line.state, "not noted" in line.said) == ("open", True)
+
+
 def test_a_package_that_is_missing_is_red(facts: dict[str, Any], paper: Config, measured: Measured) -> None:
     packages = {name: version for name, version in facts["packages"].items() if name != "deepspeed"}
     assert "deepspeed" in red_line({**facts, "packages": packages}, paper, measured).said

@@ -53,6 +53,11 @@ def test_a_job_that_fits_is_ok_and_says_its_estimate() -> None:
     assert "720 minutes on gpu" in said and "estimated 84 minutes" in said
 
 
+def test_how_long_a_job_takes_that_was_never_measured_is_open() -> None:
+    kind, said = state(Ask("prism_answers Gemma", "gpu", gpus=1, minutes=60))
+    assert (kind, "prism_answers:runtime=MINUTES" in said) == ("open", True)
+
+
 def test_more_time_than_the_partition_gives_is_red_with_what_to_set() -> None:
     kind, said = state(Ask("train_finetune llava", "gpu", gpus=8, minutes=1440, resumes=True))
     assert kind == "red"
@@ -79,7 +84,7 @@ def test_a_partition_that_is_not_there_is_red_and_the_others_are_named() -> None
 
 
 def test_without_a_name_the_default_partition_counts() -> None:
-    assert state(Ask("data_layout", None, cpus=64, minutes=1440))[0] == "ok"
+    assert state(Ask("data_layout", None, cpus=64, minutes=1440, hours=0.1))[0] == "ok"
     assert state(Ask("data_layout", None, gpus=1))[0] == "red"
 
 

@@ -32,15 +32,27 @@ from safe_llava.data.room import Room
 SECRET = "sk-not-to-be-said"
 
 
+def noted(folder: Path, **changes: Any) -> str:
+    """An image of five bytes, and what its note says."""
+    image = folder / "train-cuda-0123456789ab.sif"
+    image.write_bytes(b"image")
+    note = {"sha256": "ab" * 32, "bytes": 5, "labels": {"safe-llava.tag": "0123456789ab"}} | changes
+    Path(f"{image}.json").write_text(json.dumps(note))
+    return str(image)
+
+
 def test_an_image_that_is_there_tells_its_tag_and_digest(tmp_path: Path) -> None:
-    image = tmp_path / "train-0123abcd.sif"
-    image.touch()
-    (tmp_path / "train-0123abcd.sif.json").write_text(
-        json.dumps({"sha256": "ab" * 32, "labels": {"safe-llava.tag": "0123abcd"}})
-    )
-    (found,) = check_images({"train": str(image)})
+    (found,) = check_images({"train": noted(tmp_path)})
     assert found.state == "ok"
-    assert "tag 0123abcd" in found.said and "ab" * 32 in found.said
+    assert "tag 0123456789ab" in found.said and "ab" * 32 in found.said
+
+
+@pytest.mark.parametrize(("changes", "said"), [({"bytes": 6}, "5 bytes, and 6"), ({"labels": {}}, "0123456789ab")])
+def test_an_image_that_is_not_what_its_note_says_is_red(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    image = noted(tmp_path, **changes)
+    (found,) = check_images({"train": image})
+    assert (found.state, found.remedy) == ("red", f"rm {image}*; snakemake images")
+    assert said in found.said
 
 
 def test_an_image_that_is_away_is_red_with_the_command_that_makes_it(tmp_path: Path) -> None:
@@ -85,7 +97,8 @@ def test_checkpoints_count_beside_the_data_on_one_disk(paper: Config) -> None:
     assert check_training_room(paper, [250.0], room, 0).state == "ok"
     assert check_training_room(paper, [250.0], room, 60 * 10**9).state == "red"
     assert check_training_room(paper, [400.0], room, 0).state == "red"
-    assert "1 more are of unknown size" in check_training_room(paper, [250.0, None], room, 0).said
+    dark = check_training_room(paper, [250.0, None], room, 0)
+    assert (dark.state, "1 more are of unknown size" in dark.said, bool(dark.remedy)) == ("open", True, True)
 
 
 def test_layouts_that_were_checked_and_that_will_be(tmp_path: Path) -> None:

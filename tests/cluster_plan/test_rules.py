@@ -46,6 +46,21 @@ def test_a_job_that_fails_costs_its_own_lines_alone(snakemake: Run, tmp_path: Pa
     assert "eval environment" in page and "lmms-eval" in page
 
 
+def test_what_an_earlier_preflight_found_stands_in_for_no_job(snakemake: Run, tmp_path: Path) -> None:
+    """The step on the login node goes first, and takes the facts and the page of before away."""
+    folder = tmp_path / "results/preflight"
+    config = (f"results={tmp_path}/results", f"data={{root: {tmp_path}/data}}", "train={select: {models: []}}")
+    folder.mkdir(parents=True)
+    for name in ("paper.json", "eval.json", "preflight.html"):
+        (folder / name).write_text("{}")
+    done = snakemake("preflight_login", *DEMO, "--config", *config, "--cores", "1")
+    assert done.returncode == 0, done.stderr
+    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "login.json"]
+    # No job looks around before that.
+    done = snakemake("-n", f"{folder}/paper.json", *DEMO, "--config", *config)
+    assert job_counts(done.stdout + done.stderr)["preflight_login"] == 1
+
+
 def test_costs_are_printed_each_time_they_are_asked_for(snakemake: Run, tmp_path: Path) -> None:
     command = ("costs", "--cores", "1", "--config", f"results={tmp_path}/results", "costs={gpu_hour: 2.5}")
     for _ in range(2):

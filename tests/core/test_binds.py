@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,26 @@ def test_what_the_user_shows_already_stays_first(tmp_path: Path, monkeypatch: py
     here.mkdir()
     data.mkdir()
     monkeypatch.chdir(here)
-    monkeypatch.setenv("TMPDIR", str(data))
-    monkeypatch.setenv("APPTAINER_BIND", "/site:/site")
+    monkeypatch.setenv("SAFE_LLAVA_BIND", "")
+    monkeypatch.setenv("APPTAINER_BIND", f"/site:/site,{here}")
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
     show([data, "results"])
-    assert os.environ["APPTAINER_BIND"] == f"/site:/site,{data}"
+    assert os.environ["APPTAINER_BIND"] == f"/site:/site,{here},{data}"
+
+
+def test_what_only_the_login_node_has_is_not_shown_in_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job inherits the login node's environment, and apptainer refuses a bind whose source is not there."""
+    here, login, node = tmp_path / "clone", tmp_path / "login/scratch", tmp_path / "node"
+    for folder in (here, login, node):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("SAFE_LLAVA_BIND", "")
+    monkeypatch.setenv("APPTAINER_BIND", "/site:/site")
+    monkeypatch.setenv("TMPDIR", str(login))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    show([node / "results"])
+    assert os.environ["APPTAINER_BIND"] == f"/site:/site,{node},{login}"
+    login.rmdir()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    show([node / "results"])
+    assert os.environ["APPTAINER_BIND"] == f"/site:/site,{node}"

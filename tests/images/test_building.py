@@ -28,7 +28,7 @@ words = sys.argv[1:]
 if "--version" in words:
     print("apptainer version 1.4.5")
 elif "inspect" in words:
-    labels = {{"safe-llava.tag": "abc", "org.label-schema.x": "y"}}
+    labels = {{"safe-llava.tag": {label!r}, "org.label-schema.x": "y"}}
     print(json.dumps({{"data": {{"attributes": {{"labels": labels}}}}}}))
 elif "exec" in words:
     import os
@@ -50,9 +50,9 @@ class Fake:
         self.folder = folder
         folder.mkdir()
 
-    def install(self, code: int = 0) -> None:
-        """Make it exit with ``code``."""
-        text = APPTAINER.format(python=sys.executable, asked=str(self.folder / "asked.json"), code=code)
+    def install(self, code: int = 0, label: str = "abc") -> None:
+        """Make it exit with ``code``, and every image have ``label`` as its tag."""
+        text = APPTAINER.format(python=sys.executable, asked=str(self.folder / "asked.json"), code=code, label=label)
         (self.folder / "apptainer").write_text(text)
         (self.folder / "apptainer").chmod(0o755)
 
@@ -107,10 +107,18 @@ def test_a_failed_build_leaves_no_image(fake: Fake, local: Images, tmp_path: Pat
 
 def test_where_a_registry_is_named_the_image_is_pulled(fake: Fake, tmp_path: Path, root: Path) -> None:
     images = Images(registry="oras://registry.test/group/")
+    fake.install(label=tag("eval", images, root))
     building.build("eval", images, tmp_path / "eval.sif")
     words = fake.asked["words"]
     assert words[0] == "pull"
     assert words[-1] == f"oras://registry.test/group/eval-cuda:{tag('eval', images, root)}"
+
+
+def test_a_pulled_image_that_is_another_than_its_tag_says_is_refused(fake: Fake, tmp_path: Path, root: Path) -> None:
+    images = Images(registry="oras://registry.test/group")
+    with pytest.raises(DataError, match=f"eval-cuda:{tag('eval', images, root)}.*its tag is abc"):
+        building.build("eval", images, tmp_path / "images/eval.sif")
+    assert list((tmp_path / "images").iterdir()) == []
 
 
 def test_without_apptainer_the_remedy_is_said(

@@ -11,7 +11,7 @@ import pytest
 from safe_llava.config.images import Images
 from safe_llava.core import images as building
 from safe_llava.core.errors import ConfigError
-from safe_llava.core.image_tag import NAMES, base, image_name, image_path, parts, tag
+from safe_llava.core.image_tag import NAMES, base, image_name, image_path, parts, tag, tag_in
 
 CPU = Images(wheels="cpu")
 
@@ -47,6 +47,32 @@ def test_another_base_is_another_image(clone: Path) -> None:
     file = clone / "containers/base.yaml"
     file.write_text(re.sub(r"^digest: .*", f"digest: sha256:{'1' * 64}", file.read_text(), flags=re.MULTILINE))
     assert tag("paper", CPU, clone) != before
+
+
+def test_another_content_of_a_local_base_is_another_image(root: Path, tmp_path: Path) -> None:
+    def seen(base: Path) -> str:
+        return tag("paper", Images(base=str(base)), root)
+
+    file = tmp_path / "base.sif"
+    file.write_bytes(b"one")
+    before = seen(file)
+    assert seen(file) == before
+    file.write_bytes(b"other")
+    assert seen(file) != before
+    folder = tmp_path / "debian"
+    installed = folder / "var/lib/dpkg/status"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("Package: python3\nVersion: 3.11.2-1\n")
+    before = seen(folder)
+    (folder / "var/cache").mkdir()
+    assert seen(folder) == before
+    installed.write_text("Package: python3\nVersion: 3.11.2-2\n")
+    assert seen(folder) != before
+
+
+def test_a_path_tells_the_tag_of_an_image_that_is_made_here(root: Path) -> None:
+    assert tag_in(image_path("train", CPU, root)) == tag("train", CPU, root)
+    assert tag_in("docker://mine") is tag_in("/images/train-cuda.sif") is None
 
 
 def test_the_kind_of_wheels_is_in_the_name_where_there_are_two(root: Path) -> None:

@@ -80,6 +80,10 @@ def test_judge(state: str, record: Record, log: str, fate: Fate) -> None:
         ("AssocMaxWallDurationPerJobLimit", Fate.IMPOSSIBLE),
         ("BadConstraints", Fate.IMPOSSIBLE),
         ("launch failed requeued held", Fate.IMPOSSIBLE),
+        ("QOSMinGRES", Fate.IMPOSSIBLE),
+        ("MaxMemPerLimit", Fate.IMPOSSIBLE),
+        ("JobHeldUser", Fate.ACTIVE),
+        ("JobHeldAdmin", Fate.ACTIVE),
         ("Resources", Fate.ACTIVE),
         ("Priority", Fate.ACTIVE),
         ("QOSMaxJobsPerUserLimit", Fate.ACTIVE),
@@ -90,6 +94,17 @@ def test_judge(state: str, record: Record, log: str, fate: Fate) -> None:
 )
 def test_a_pending_job_that_can_never_start(reason: str, fate: Fate) -> None:
     assert judge(Sight("PENDING", reason=reason), Record(), "") is fate
+
+
+@pytest.mark.parametrize("state", ["REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"])
+def test_a_job_that_slurm_holds_never_starts(state: str) -> None:
+    assert judge(Sight(state), Record(), "") is Fate.IMPOSSIBLE
+
+
+def test_states_that_do_not_say_what_becomes_of_a_job() -> None:
+    states = ("COMPLETING", "SOMETHING_NEW", "RUNNING", "PENDING", "REQUEUE_HOLD", "COMPLETED")
+    assert [Sight(state).unclear for state in states] == [True, True, False, False, False, False]
+    assert [Sight(state).active for state in states] == [True, True, True, True, True, False]
 
 
 @pytest.mark.parametrize(

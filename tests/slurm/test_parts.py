@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import errno
+import fcntl
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from snakemake_interface_common.exceptions import WorkflowError
 
-import snakemake_executor_plugin_slurm_steady as steady
-from snakemake_executor_plugin_slurm_steady import Executor, slurm
+from safe_llava.train import launch
+from snakemake_executor_plugin_slurm_steady import slurm
 from snakemake_executor_plugin_slurm_steady.asking import Asking, Resources, grown, sbatch_call, wants_gpu
 from snakemake_executor_plugin_slurm_steady.fates import Fate, Record, Sight
 from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, key_of
 from snakemake_executor_plugin_slurm_steady.pace import Pace
+from snakemake_executor_plugin_slurm_steady.script import RECORD, batch_script
 from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings
 
 PARTS = {"run_uuid": "rule.key.1", "slurm_logfile": "log", "comment_str": "rule_x", "account": " -A lab"}
@@ -85,8 +86,11 @@ def test_gpu_jobs_are_known() -> None:
 
 
 def test_secrets_stay_where_they_are() -> None:
-    environment = {"OPENAI_API_KEY": "a", "HF_TOKEN": "b", "PATH": "c", "TOKENIZERS_PARALLELISM": "d"}
-    assert sorted(slurm.without_secrets(environment)) == ["PATH", "TOKENIZERS_PARALLELISM"]
+    secret = ("OPENAI_API_KEY", "HF_TOKEN", "KEY", "api_key_2", "GITHUB_PAT", "MYSQL_PASSWD", "PgPassword", "a_secret")
+    public = {"PATH": "/bin", "TOKENIZERS_PARALLELISM": "no", "MONKEY": "x", "KEYBOARD": "x", "PATTERN": "x"}
+    public |= {"MIRROR": "https://host/a@b", "MAIL": "me@host", "http_proxy": "http://proxy:3128"}
+    addresses = {"INDEX": "https://user:pw@host/simple", "EXTRA": "https://host/a https://token@host/b"}
+    assert slurm.without_secrets({**dict.fromkeys(secret, "hush"), **public, **addresses}) == public
 
 
 @pytest.mark.parametrize(
@@ -96,6 +100,7 @@ def test_secrets_stay_where_they_are() -> None:
         ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", True),
         ("slurm_load_jobs error: Unable to contact slurm controller (connect failure)", True),
         ("sbatch: error: QOSMaxSubmitJobPerUserLimit", True),
+        ("sbatch: error: AssocGrpSubmitJobsLimit", True),
         ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination", False),
         ("sbatch: error: Memory specification can not be satisfied", False),
     ],
@@ -119,25 +124,22 @@ def test_a_submission_without_an_answer_is_looked_for_before_it_is_repeated(
     assert (tmp_path / "calls").read_text() == "x\n"
 
 
-def executor() -> Executor:
-    """An executor without a workflow."""
-    made = object.__new__(Executor)
-    made._away, made._leaving, made._stopping = None, False, threading.Event()
-    made.logger = logging.getLogger("test")
-    return made
+def test_at_a_limit_of_submitted_jobs_one_waits_as_long_as_others_may_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No patience is needed while there are others; when there are none, their end makes no room."""
+    others = [{"1": Sight("RUNNING")}, {"1": Sight("RUNNING")}, {"1": Sight("COMPLETED")}]
+    left = list(others)
+    monkeypatch.setattr(slurm, "mine", lambda: left.pop(0))
+    clock = iter(range(0, 10**6, 1000))
+    monkeypatch.setattr(slurm.time, "monotonic", lambda: float(next(clock)))
+    with pytest.raises(slurm.NoAnswer, match="MaxSubmitJob"):
+        slurm.submit("echo QOSMaxSubmitJobPerUserLimit >&2; exit 1", "", "name", lambda _: False, 1500)
+    assert left == []
 
 
-def test_a_controller_that_is_away_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody() -> dict[str, Sight]:
-        raise slurm.NoAnswer("Unable to contact slurm controller")
-
-    monkeypatch.setattr(slurm, "mine", nobody)
-    waiting = executor()
-    assert waiting._look([]) is None
-    monkeypatch.setattr(steady, "ABSENCE", 0.0)
-    with pytest.raises(WorkflowError, match="same command when it does"):
-        waiting._look([])
-    assert waiting._leaving, "its jobs are left to the next run"
+def test_of_the_accounting_only_ends_are_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose end was never told to the accounting runs there for ever."""
+    monkeypatch.setattr(slurm, "call", lambda command: "1|RUNNING|n1\n2|NODE_FAIL|n2\n3|NEW_STATE|n3\n4|PENDING|\n")
+    assert slurm.remembered(["1", "2", "3", "4"]) == {"2": Sight("NODE_FAIL", "n2")}
 
 
 def test_a_job_is_ended_when_the_controller_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,11 +153,17 @@ def test_a_job_is_ended_when_the_controller_is_back(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(slurm, "mine", mine)
     monkeypatch.setattr(slurm, "cancel", cancelled.extend)
-    ending = executor()
-    monkeypatch.setattr(ending._stopping, "wait", lambda seconds: False)
-    ending._end("7")
+    slurm.end("7", lambda seconds: False)
     assert cancelled == ["7"]
     assert answers == []
+
+
+def test_a_cancelled_job_that_does_not_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "mine", lambda: {"7": Sight("COMPLETING", "n1")})
+    monkeypatch.setattr(slurm, "cancel", lambda jobs: None)
+    monkeypatch.setattr(slurm, "END_SECONDS", -1.0)
+    with pytest.raises(slurm.SlurmError, match=r"job 7 was cancelled and does not end \(COMPLETING on n1"):
+        slurm.end("7", lambda seconds: False)
 
 
 def test_a_site_may_say_more_than_the_number(tmp_path: Path) -> None:
@@ -195,6 +203,49 @@ def test_the_ledger_outlives_its_process(tmp_path: Path) -> None:
     first.ended(again, Fate.DONE, "n1")
     assert Ledger(tmp_path).entry(entry.key, "train") == Entry(entry.key, "train")
     assert len((tmp_path / "jobs.jsonl").read_text().splitlines()) == 2
+
+
+def test_no_two_submissions_have_the_same_name(tmp_path: Path) -> None:
+    """Nor the same record: two clones make the same files, and numbers begin anew when a job is done."""
+    entries = [Entry(key_of("train", ["model"]), "train") for _ in range(2)]
+    for entry in entries:
+        entry.begin("log")
+    assert [entry.number for entry in entries] == [1, 1]
+    assert entries[0].job_name != entries[1].job_name
+    assert entries[0].job_name.rsplit(".", 1)[0] == entries[1].job_name.rsplit(".", 1)[0]
+    assert Ledger(tmp_path).record_file(entries[0]) != Ledger(tmp_path).record_file(entries[1])
+
+
+def test_each_launcher_says_its_code_in_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first to end is the cause; a job that SLURM runs once more begins without what was said before."""
+    ledger, entry = Ledger(tmp_path), Entry(key_of("train", ["model"]), "train")
+    entry.begin("log")
+    record = ledger.record_file(entry)
+    record.write_text("started-batch\nstarted \nexit 137\n")
+    monkeypatch.setenv(RECORD, str(record))
+    for node, code, second in (("0", 1, 2000), ("1", 3, 1000)):
+        monkeypatch.setenv("SLURM_NODEID", node)
+        launch.say(code)
+        os.utime(f"{record}.{node}", (second, second))
+    assert ledger.record(entry).tasks == (3, 1)
+    assert ledger.record(entry).code == 3
+    subprocess.run(["sh", "-c", batch_script("true", record, ledger.events)], check=True)
+    assert ledger.record(entry).tasks == ()
+    launch.say(0)
+    ledger.ended(entry, Fate.DONE, "n1")
+    assert list((tmp_path / "records").iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_told_apart_from_a_lock_that_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_here(stream: Any, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none_here)
+    ledger = Ledger(tmp_path)
+    assert ledger.lock() is None
+    assert not ledger.has_locks
 
 
 def test_a_ledger_that_was_cut_off_counts_as_absent(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ HOST_PYTHON = str(Path(sys.executable).parent / "python")
 
 def check_images(jobs):
     """Refuse to start where an image is not there: Snakemake itself notices in the first job that needs it."""
-    wanted = {str(job.container_img_url) for job in jobs if IN_IMAGE and job.container_img_url}
+    jobs = list(jobs) if IN_IMAGE else []
+    wanted = {str(job.container_img_url) for job in jobs if job.container_img_url}
+    wanted |= {image("train") for job in jobs if job.rule.name.endswith("_spread")}
     absent = sorted(image for image in wanted if "://" not in image and not Path(image).exists())
     if absent:
         raise WorkflowError(f"no image {', '.join(absent)}\n  remedy: snakemake images")

@@ -12,6 +12,7 @@ LOOKED_INTO += ["paper"]
 GATHERED = [f"--config={R}/preflight/config.json", f"--login={R}/preflight/login.json"]
 GATHERED += [f"--facts={name}={R}/preflight/{name}.json" for name in LOOKED_INTO]
 GATHERED += [f"--page={R}/preflight/preflight.html"]
+FOUND_BEFORE = [f"{R}/preflight/{name}" for name in (*(f"{image}.json" for image in LOOKED_INTO), "preflight.html")]
 
 
 def preflight_cut_short(dag):

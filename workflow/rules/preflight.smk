@@ -23,7 +23,8 @@ rule preflight_config:
         "printf '%s\\n' {params.config:q} > {output.config:q} 2> {log:q}"
 
 
-# What was found once is not what is there now: a parameter that is never the same makes each of these run again.
+# What was found once is not what is there now: a parameter that is never the same makes each of these run again. And
+# what was found before goes first: it must not stand in for a job that is refused.
 rule preflight_login:
     input:
         config=rules.preflight_config.output.config,
@@ -36,14 +37,17 @@ rule preflight_login:
     params:
         python=HOST_PYTHON,
         plan=lambda wildcards: preflight_plan(),
+        before=FOUND_BEFORE,
         asked=time.time(),
     shell:
-        "{params.python:q} -m safe_llava.cluster.login --config {input.config:q} "
+        "rm -f {params.before:q} && {params.python:q} -m safe_llava.cluster.login --config {input.config:q} "
         "--plan <(printf %s {params.plan:q}) --out {output.findings:q} > {log:q} 2>&1"
 
 
 # One short job for each image, on the partition of the jobs that use it.
 rule preflight_node:
+    input:
+        login=rules.preflight_login.output.findings,
     output:
         facts=f"{R}/preflight/{{image}}.json",
     log:

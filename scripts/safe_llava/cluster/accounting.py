@@ -30,7 +30,8 @@ from safe_llava.core.tables import write_rows
 
 STAGES = ("data", "train", "prism", "benchmarks", "paper")
 OTHER = "other"
-FORMAT = "JobIDRaw,JobName,State,ElapsedRaw,CPUTimeRAW,AllocTRES,MaxRSS"
+FORMAT = "JobIDRaw,JobName,State,ElapsedRaw,CPUTimeRAW,AllocTRES,MaxRSS,SubmitLine"
+ASKS_GPU = re.compile(r"\s(?:(?:--gpus(?:-per-\w+)?|-G)[ =]?\S*[1-9]|--gres[ =]\S*gpu)")
 AT_A_TIME = 500
 SACCT_SECONDS = 300.0
 HOUR = 3600.0
@@ -61,11 +62,11 @@ class Submission:
 
 @dataclass
 class Usage:
-    """What one submission took; seconds, and bytes of its hungriest step, None where nobody sampled it."""
+    """What one submission took; seconds, and bytes of its hungriest step, None where nobody counted or sampled it."""
 
     states: list[str] = field(default_factory=list)
     wall: float = 0.0
-    gpu: float = 0.0
+    gpu: float | None = 0.0
     cpu: float = 0.0
     memory: float | None = None
 
@@ -126,10 +127,10 @@ def parse_sacct(text: str) -> dict[tuple[str, str], Usage]:
     usages: dict[tuple[str, str], Usage] = {}
     latest = Usage()
     for line in text.splitlines():
-        cells = line.split("|")
+        cells = line.split("|", FORMAT.count(","))
         if len(cells) != len(FORMAT.split(",")):
             continue
-        number, name, state, elapsed, cpu, resources, memory = cells
+        number, name, state, elapsed, cpu, resources, memory, submitted = cells
         if "." in number:
             if (size := bytes_of(memory)) is not None:
                 latest.memory = max(size, latest.memory or 0.0)
@@ -138,17 +139,23 @@ def parse_sacct(text: str) -> dict[tuple[str, str], Usage]:
         seconds = float(elapsed or 0)
         latest.states.append(state.split()[0] if state else "UNKNOWN")
         latest.wall += seconds
-        latest.gpu += seconds * gpus_of(resources)
+        count = gpus_of(resources, submitted)
+        latest.gpu = None if latest.gpu is None or (count is None and seconds) else latest.gpu + seconds * (count or 0)
         latest.cpu += float(cpu or 0)
     return usages
 
 
-def gpus_of(resources: str) -> int:
-    """Return the GPUs in a list of allocated resources: `billing=8,cpu=8,gres/gpu=2,gres/gpu:h200=2` has two."""
+def gpus_of(resources: str, submitted: str) -> int | None:
+    """Return the GPUs in a list of allocated resources: `billing=8,cpu=8,gres/gpu=2,gres/gpu:h200=2` has two.
+
+    A site that does not name gres/gpu in its AccountingStorageTRES counts none: then None, unless ``submitted``, the
+    call of sbatch, shows that the job asked for none.
+    """
     counts = dict(part.split("=", 1) for part in resources.split(",") if "=" in part)
     if "gres/gpu" in counts:
         return int(counts["gres/gpu"])
-    return sum(int(count) for name, count in counts.items() if name.startswith("gres/gpu:"))
+    count = sum(int(count) for name, count in counts.items() if name.startswith("gres/gpu:"))
+    return count if count or (submitted and not ASKS_GPU.search(submitted)) else None
 
 
 def bytes_of(text: str) -> float | None:
@@ -173,7 +180,8 @@ def of_slurm(submissions: Sequence[Submission], usages: Mapping[tuple[str, str],
                 submissions=len(group),
                 unaccounted=len(group) - len(known),
                 wall_hours=_hours([one.wall for one in known]),
-                gpu_hours=_hours([one.gpu for one in known]),
+                # Part of a sum would pass for all of it.
+                gpu_hours=None if any(one.gpu is None for one in known) else _hours([one.gpu for one in known]),
                 cpu_hours=_hours([one.cpu for one in known]),
                 max_memory_gib=round(max(memory) / GIB, 3) if memory else None,
                 states=", ".join(f"{state} {count}" for state, count in sorted(states.items())),

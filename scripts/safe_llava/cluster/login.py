@@ -18,15 +18,15 @@ from safe_llava.cluster.costs import training_disk
 from safe_llava.cluster.estimate import StageName, answering_hours, benchmark_hours, training_hours
 from safe_llava.cluster.findings import Finding, State
 from safe_llava.cluster.measured import Measured, read_measured
-from safe_llava.cluster.node_checks import Expected, Kind
+from safe_llava.cluster.node_checks import Expected, Kind, labelled, made_again
 from safe_llava.config.base import Row
 from safe_llava.config.data import DataConfig
 from safe_llava.config.schema import Config
 from safe_llava.config.secrets import missing_keys
 from safe_llava.config.selection import needed
 from safe_llava.core import cli
-from safe_llava.core.errors import ConfigError, SafeLlavaError
-from safe_llava.core.files import read_json, write_json
+from safe_llava.core.errors import ConfigError, DataError, SafeLlavaError
+from safe_llava.core.files import write_json
 from safe_llava.core.rows import read_row
 from safe_llava.data.plan import Line, known, lacking, lines_of, shown, verdict
 from safe_llava.data.room import Room, room
@@ -47,6 +47,14 @@ class Asked(Row):
     cpus: int = 1
     mem_mb: int = 0
     runtime: int | None = None
+
+
+class Note(Row):
+    """What stands beside an image (``core.images``)."""
+
+    sha256: str
+    bytes: int
+    labels: dict[str, str]
 
 
 class Plan(Row):
@@ -85,15 +93,18 @@ def check_images(images: Mapping[Kind, str]) -> Iterator[Finding]:
 def _labelled(what: str, path: Path) -> Finding:
     from safe_llava.core.images import labels
 
-    note = Path(f"{path}.json")
+    note, size, again = Path(f"{path}.json"), path.stat().st_size, made_again(str(path))
     try:
-        # The note says the digest too, which takes a minute to compute.
-        facts = read_json(note) if note.is_file() else {"labels": labels(path)}
+        if not note.is_file():
+            return labelled(WHERE, what, str(path), labels(path), f"{path}, sha256 unknown")
+        noted = read_row(note, Note, DataError)
     except (SafeLlavaError, OSError) as error:
-        return Finding(WHERE, what, "red", f"{path}: its labels cannot be read: {error}", "snakemake images")
-    tag = facts["labels"].get("safe-llava.tag", "unknown")
-    digest = facts.get("sha256", "unknown")
-    return Finding(WHERE, what, "ok", f"{path}, tag {tag}, sha256 {digest}")
+        return Finding(WHERE, what, "red", f"{path}: its labels cannot be read: {error}", again)
+    if size != noted.bytes:
+        said = f"{path} has {size:,} bytes, and {noted.bytes:,} by its note: it was cut short or replaced"
+        return Finding(WHERE, what, "red", said, again)
+    # To compute the digest anew would take a minute.
+    return labelled(WHERE, what, str(path), noted.labels, f"{path}, sha256 {noted.sha256} by its note")
 
 
 def check_data_room(data: DataConfig, lines: Sequence[Line], there: Room) -> Finding:
@@ -122,6 +133,9 @@ def check_training_room(config: Config, disks: Sequence[float | None], results: 
     if results.free_bytes is not None and wanted and wanted + beside > results.free_bytes:
         remedy = "make room, or set `results` or `train.checkpoint_root` to a larger disk"
         return Finding(WHERE, "room for training", "red", said, remedy)
+    if dark:
+        remedy = "leave room for them; `snakemake costs` lists what is known of each"
+        return Finding(WHERE, "room for training", "open", said, remedy)
     return Finding(WHERE, "room for training", "ok", said)
 
 

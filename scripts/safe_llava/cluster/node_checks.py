@@ -11,6 +11,7 @@ from safe_llava.cluster.measured import Measured
 from safe_llava.config.base import Row
 from safe_llava.config.schema import Config
 from safe_llava.core.errors import TrainError
+from safe_llava.core.image_tag import tag_in
 from safe_llava.data.plan import shown
 from safe_llava.train.planner import GIB, Machine, choose
 
@@ -68,13 +69,29 @@ def _image(where: str, facts: Mapping[str, Any], wanted: str) -> Finding:
     if image is None:
         remedy = "run with --sdm apptainer, as workflow/profiles/slurm does"
         return Finding(where, "image", "red", f"the job did not run in {wanted}", remedy)
-    labels = image["labels"]
-    told = {
-        name: labels.get(key)
-        for name, key in (("tag", "safe-llava.tag"), ("commit", "org.opencontainers.image.revision"))
-    }
-    said = ", ".join(f"{name} {value}" for name, value in told.items() if value) or "no labels of this project"
-    return Finding(where, "image", "ok", f"{image['path']}: {said}")
+    return labelled(where, "image", wanted, image["labels"], image["path"])
+
+
+def labelled(where: str, what: str, wanted: str, labels: Mapping[str, str], said: str) -> Finding:
+    """Return whether an image's labels are those of the one that was wanted.
+
+    Args:
+        wanted: the image's path, which carries the tag unless the image is the user's own.
+        said: what is known of it beside its labels.
+    """
+    found, promised = labels.get("safe-llava.tag"), tag_in(wanted)
+    if found is None and promised is None:
+        remedy = "leave images.train, .eval and .paper out, and run snakemake images; or see to its packages yourself"
+        return Finding(where, what, "open", f"{said}: no labels of this project", remedy)
+    if promised is not None and found != promised:
+        return Finding(where, what, "red", f"{said}: tag {found}, and it should be {promised}", made_again(wanted))
+    commit = labels.get("org.opencontainers.image.revision", "unknown")
+    return Finding(where, what, "ok", f"{said}: tag {found}, commit {commit}")
+
+
+def made_again(image: str) -> str:
+    """Return how to come by an image again: the user's own is not this project's to delete."""
+    return f"rm {image}*; snakemake images" if tag_in(image) else "copy the image again, and its note with it"
 
 
 def _packages(where: str, kind: str, found: Mapping[str, str]) -> Iterator[Finding]:
@@ -124,8 +141,8 @@ def _memory(where: str, facts: Mapping[str, Any], config: Config, known: Measure
         for stage in ("pretrain", "finetune"):
             what, size = f"memory of {name}, {stage}", size_of(known, row, stage)
             if size is None:
-                said = "its size is not noted in config/measured.yaml; training plans for itself when it starts"
-                yield Finding(where, what, "ok", said)
+                said = "its size is not noted in config/measured.yaml"
+                yield Finding(where, what, "open", said, "nothing: training plans for itself when it starts")
                 continue
             try:
                 yield Finding(where, what, "ok", choose(size, row, getattr(row, stage), machine).reason)

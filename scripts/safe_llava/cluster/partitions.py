@@ -145,7 +145,8 @@ def _time(ask: Ask, name: str) -> Finding:
     """Return whether the job's time limit suffices for what it is estimated to take."""
     allowed = f"{name} can run it" if ask.minutes is None else f"{ask.minutes} minutes on {name}"
     if ask.hours is None:
-        return Finding(WHERE, ask.job, "ok", f"{allowed}; how long it takes was never measured")
+        remedy = f"the first job tells; --set-resources {ask.job.split()[0]}:runtime=MINUTES if it needs more"
+        return Finding(WHERE, ask.job, "open", f"{allowed}; how long it takes was never measured", remedy)
     estimate = f"estimated {60 * ask.hours:.0f} minutes on the GPUs that were measured"
     if ask.minutes is None or 60 * ask.hours <= ask.minutes:
         return Finding(WHERE, ask.job, "ok", f"{allowed}; {estimate}")

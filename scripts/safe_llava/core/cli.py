@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from safe_llava.core.errors import SafeLlavaError
 
 EXIT_ERROR = 1
-# Names the file in which a job on a cluster says how it ended (slurm-steady's ``script.py``); unset elsewhere.
+# Names the file in which a job on a cluster says how it ended (slurm-steady's ``script.py``), and each machine of it in
+# FILE.NODE; unset elsewhere.
 JOB_RECORD = "SAFE_LLAVA_JOB_RECORD"
 EXIT_RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the work is saved, the same command goes on with it
 

@@ -24,6 +24,8 @@ BASE = "containers/base.yaml"
 IMAGE_VARIABLE = "APPTAINER_CONTAINER"
 LABELS_INSIDE = Path("/.singularity.d/labels.json")
 TAG_DIGITS = 12
+# Names and versions of everything that is installed in a Debian folder.
+INSTALLED = "var/lib/dpkg/status"
 # What stands in a definition for the kind of packages.
 KIND = "{{ wheels }}"
 
@@ -34,6 +36,21 @@ def base(images: Images, root: Path) -> str:
         return images.base
     row = yaml.safe_load((root / BASE).read_text(encoding="utf-8"))
     return f"docker://{row['image']}@{row['digest']}"
+
+
+def base_state(images: Images, root: Path) -> bytes:
+    """Return what tells one content of the base from another, without reading all of it.
+
+    A registry's digest does; of a .sif file it is its size and time, of a folder what Debian has installed in it. Of
+    any other folder, and of one that is not there, only the path is known.
+    """
+    chosen = base(images, root)
+    path = Path(chosen)
+    if path.is_file():
+        found = path.stat()
+        return f"{chosen} {found.st_size} {found.st_mtime_ns}".encode()
+    installed = path / INSTALLED
+    return chosen.encode() + (hashlib.sha256(installed.read_bytes()).digest() if installed.is_file() else b"")
 
 
 def has_kinds(name: str, root: Path) -> bool:
@@ -62,7 +79,7 @@ def _definition(name: str, root: Path) -> str:
 
 def tag(name: str, images: Images, root: Path) -> str:
     """Return the tag of an image: the first digits of the sha256 of its files' bytes and of what its base is."""
-    digest = hashlib.sha256(base(images, root).encode())
+    digest = hashlib.sha256(base_state(images, root))
     for part in parts(name, images.wheels, root):
         digest.update(part.encode() + b"\0" + hashlib.sha256((root / part).read_bytes()).digest())
     return digest.hexdigest()[:TAG_DIGITS]
@@ -77,6 +94,12 @@ def image_path(name: str, images: Images, root: Path) -> str:
     """Return the image of an environment: the configuration's own, else the one that `snakemake images` makes."""
     own: str | None = getattr(images, name)
     return own or f"{images.folder}/{image_name(name, images, root)}-{tag(name, images, root)}.sif"
+
+
+def tag_in(image: str) -> str | None:
+    """Return the tag that an image's path carries; None of an image that `snakemake images` does not make."""
+    found = re.search(rf"-([0-9a-f]{{{TAG_DIGITS}}})\.sif$", image)
+    return found[1] if found else None
 
 
 def image_record() -> dict[str, Any] | str:

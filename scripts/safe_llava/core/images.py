@@ -99,12 +99,12 @@ def build(name: str, images: Images, out: Path, root: Path = ROOT) -> None:
 
     Raises:
         ConfigError: the base is not pinned or not there, or Apptainer is not installed.
-        DataError: Apptainer failed.
+        DataError: Apptainer failed, or the registry gives another image than its tag says.
     """
     with tempfile.TemporaryDirectory() as folder, atomic_path(out) as temporary:
         if images.registry is not None:
-            address = f"{images.registry.rstrip('/')}/{image_name(name, images, root)}:{tag(name, images, root)}"
-            apptainer(["pull", "--force", str(temporary.resolve()), address], root)
+            repository = f"{images.registry.rstrip('/')}/{image_name(name, images, root)}"
+            _pull(repository, tag(name, images, root), temporary, root)
         else:
             apptainer(
                 [
@@ -118,6 +118,17 @@ def build(name: str, images: Images, out: Path, root: Path = ROOT) -> None:
             )
         note = {"sha256": file_digest(temporary), "bytes": temporary.stat().st_size, "labels": labels(temporary)}
     write_json(f"{out}.json", note)
+
+
+def _pull(repository: str, wanted: str, out: Path, root: Path) -> None:
+    """Pull an image, and look inside whether it is the one that the registry's tag promises."""
+    apptainer(["pull", "--force", str(out.resolve()), f"{repository}:{wanted}"], root)
+    found = labels(out).get("safe-llava.tag", "none")
+    if found != wanted:
+        raise DataError(
+            f"{repository}:{wanted}: the image that was pulled says that its tag is {found}",
+            "push the right one (docs/images.md, A registry), or build here with images.registry: null",
+        )
 
 
 def _options(name: str, images: Images, folder: Path, root: Path) -> list[str]:

@@ -25,6 +25,7 @@ from types import FrameType
 
 from safe_llava.core import cli
 from safe_llava.core.errors import TrainError
+from safe_llava.core.files import write_text
 
 RENDEZVOUS = "SAFE_LLAVA_RENDEZVOUS"
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -142,10 +143,9 @@ def node_rank(nodes: int, given: int | None) -> int:
 
 
 def say(code: int) -> None:
-    """Put this machine's exit code into the job's record: of several, srun returns that of the one it killed."""
+    """Put this machine's exit code beside the job's record: of several, srun returns that of the one it killed."""
     if record := os.environ.get(cli.JOB_RECORD):
-        with Path(record).open("a", encoding="utf-8") as stream:
-            stream.write(f"task {code}\n")
+        write_text(f"{record}.{os.environ.get('SLURM_NODEID', '0')}", f"task {code}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

@@ -1,0 +1,238 @@
+"""What the executor does with jobs, where SLURM's commands answer as they are told to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from snakemake_interface_common.exceptions import WorkflowError
+
+import snakemake_executor_plugin_slurm_steady as steady
+from snakemake_executor_plugin_slurm_steady import Executor, slurm
+from snakemake_executor_plugin_slurm_steady.fates import Fate, Sight
+from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, key_of
+from snakemake_executor_plugin_slurm_steady.pace import Pace
+
+
+def executor(folder: Path | None = None) -> Executor:
+    """An executor without a workflow; with a ledger where a folder is given."""
+    made = object.__new__(Executor)
+    made._away, made._leaving, made._stopping = None, False, threading.Event()
+    made._guard, made._entries, made._since, made._held, made._unanswered = threading.Lock(), {}, {}, set(), []
+    made.logger = logging.getLogger("test")
+    if folder:
+        made._ledger = Ledger(folder)
+    return made
+
+
+def left(made: Executor, slurm_id: str | None, record: str = "") -> Entry:
+    """A submission of that executor, and what its record says."""
+    entry = made._ledger.entry(key_of("train", ["model"]), "train")
+    entry.begin("logs/%j.log")
+    if slurm_id:
+        entry.taken(slurm_id)
+        made._entries[slurm_id] = entry
+    entry.content = "same"
+    made._ledger.save(entry)
+    made._ledger.record_file(entry).write_text(record)
+    return entry
+
+
+JOB = SimpleNamespace(jobid=1, input=[], output=[], resources={})
+
+
+def info(slurm_id: str, **resources: Any) -> Any:
+    return SimpleNamespace(external_jobid=slurm_id, job=SimpleNamespace(jobid=1, resources=resources))
+
+
+def test_a_job_whose_number_was_not_written_down_is_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snakemake was killed when SLURM had taken the job: the next one takes it over, and submits no second."""
+    entry = left(executor(tmp_path), None)
+    monkeypatch.setattr(slurm, "named", {entry.job_name: "7"}.get)
+    monkeypatch.setattr(slurm, "mine", lambda: {"7": Sight("RUNNING")})
+    following = executor(tmp_path)
+    again = following._ledger.entry(entry.key, "train")
+    assert following._taken_over(JOB, again, "same")
+    assert (again.slurm_id, again.log) == ("7", "logs/7.log")
+    assert following._entries == {"7": again}
+    # One that has ended is looked for no more.
+    following._ledger.ended(again, Fate.FAILED, "n1")
+    monkeypatch.setattr(slurm, "named", lambda name: pytest.fail(name))
+    assert not following._taken_over(JOB, again, "same")
+
+
+def test_an_unanswered_submission_is_cancelled_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled: list[str] = []
+    monkeypatch.setattr(slurm, "named", {"train.a.1-b": "8"}.get)
+    monkeypatch.setattr(slurm, "cancel", cancelled.extend)
+    ending = executor()
+    ending._unanswered = ["train.a.1-b", "train.c.1-d"]
+    ending._cancel_all(["7"])
+    assert cancelled == ["7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("state", "record", "seconds", "fate"),
+    [
+        ("COMPLETING", "started-batch\nstarted\nexit 0\nbatch 0\n", 61, Fate.DONE),
+        ("COMPLETING", "started-batch\nstarted\nexit 75\nbatch 1\n", 61, Fate.AGAIN),
+        ("COMPLETING", "started-batch\nstarted\n", 61, Fate.ACTIVE),
+        ("COMPLETING", "started-batch\nstarted\n", 86_401, Fate.LOST),
+        ("SOMETHING_NEW", "", 61, Fate.ACTIVE),
+        ("SOMETHING_NEW", "", 86_401, Fate.LOST),
+        ("RUNNING", "started-batch\nstarted\nexit 0\nbatch 0\n", 10**6, Fate.ACTIVE),
+    ],
+)
+def test_no_state_is_borne_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, record: str, seconds: int, fate: Fate
+) -> None:
+    made = executor(tmp_path)
+    left(made, "7", record)
+    now = [0.0]
+    monkeypatch.setattr(steady.time, "monotonic", lambda: now[0])
+    assert made._fate(info("7"), Sight(state)) is Fate.ACTIVE
+    now[0] = float(seconds)
+    assert made._fate(info("7"), Sight(state)) is fate
+
+
+def test_a_job_that_somebody_holds_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = executor(tmp_path)
+    left(made, "7")
+    for _ in range(3):
+        assert made._fate(info("7"), Sight("PENDING", reason="JobHeldUser")) is Fate.ACTIVE
+    assert [record.getMessage() for record in caplog.records] == [
+        "SLURM job 7 is held (JobHeldUser): `scontrol release 7`."
+    ]
+
+
+def test_a_job_that_can_never_start_is_kept_until_it_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = executor(tmp_path)
+    entry = left(made, "7")
+    answers = [slurm.NoAnswer("away"), None]
+
+    def cancel(jobs: list[str]) -> None:
+        if answer := answers.pop(0):
+            raise answer
+
+    async def look() -> list[Any]:
+        return [one async for one in made.check_active_jobs([job])]
+
+    job, errors = info("7"), []
+    made._pace = Pace(0.0)
+    monkeypatch.setattr(made, "_look", lambda jobs: {"7": Sight("PENDING", reason="PartitionTimeLimit")})
+    monkeypatch.setattr(made, "report_job_error", lambda job, msg, aux_logs: errors.append(msg))
+    monkeypatch.setattr(steady, "NEVER_SECONDS", -1.0)
+    monkeypatch.setattr(slurm, "cancel", cancel)
+    assert asyncio.run(look()) == [job]
+    assert made._ledger.entry(entry.key, "train").slurm_id == "7"
+    assert asyncio.run(look()) == []
+    assert "PartitionTimeLimit" in errors[0]
+    assert made._ledger.entry(entry.key, "train").slurm_id is None
+
+
+def grows(folder: Path, fate: Fate, times: int, **resources: Any) -> dict[str, int]:
+    """What has grown when that has happened to a job so often."""
+    made = executor(folder)
+    made._again = made.report_job_error = lambda *_, **__: None
+    for number in range(times):
+        entry = left(made, str(number))
+        made._settle(info(str(number), **resources), fate, {})
+    return made._ledger.entry(entry.key, "train").grown
+
+
+def test_a_job_grows_only_when_it_is_submitted_again(tmp_path: Path) -> None:
+    assert grows(tmp_path / "a", Fate.OUT_OF_MEMORY, 3) == {"memory": 3, "time": 0}
+    assert grows(tmp_path / "b", Fate.OUT_OF_MEMORY, 4) == {"memory": 3, "time": 0}
+    assert grows(tmp_path / "c", Fate.OUT_OF_TIME, 3) == {"memory": 0, "time": 2}
+    # What has saved its work goes on with it.
+    assert grows(tmp_path / "d", Fate.OUT_OF_TIME, 2, notice=600) == {"memory": 0, "time": 0}
+
+
+@pytest.mark.parametrize(("content", "mem_mb", "memory"), [("same", 4000, 2), ("other", 4000, 0), ("same", 9000, 0)])
+def test_growth_is_forgotten_when_the_rule_asks_for_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, mem_mb: int, memory: int
+) -> None:
+    made = executor(tmp_path)
+    entry = left(made, None)
+    entry.token, entry.grown["memory"], entry.asked = "", 2, {"mem_mb": 4000}
+    submitted: list[Entry] = []
+    job = SimpleNamespace(rules=["train"], input=[], resources={"mem_mb": mem_mb, "gpu": 1})
+    made._pace = Pace(0.0)
+    monkeypatch.setattr(made, "_entry", lambda job: entry)
+    monkeypatch.setattr(steady, "digest", lambda value: content)
+    monkeypatch.setattr(made, "_submit", lambda job, entry: submitted.append(entry))
+    monkeypatch.setattr(made, "_report_job_submission_threadsafe", lambda info: None)
+    made.run_job(job)
+    assert [one.grown["memory"] for one in submitted] == [memory]
+    assert (entry.content, entry.asked) == (content, {"mem_mb": mem_mb})
+
+
+def test_growth_that_slurm_refuses_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = executor(tmp_path)
+    entry = left(made, None)
+    entry.grown["memory"] = 3
+    calls: list[str] = []
+
+    def refused(job: Any, entry: Entry, avoided: str) -> None:
+        calls.append(avoided)
+        raise slurm.SlurmError("Memory specification can not be satisfied")
+
+    monkeypatch.setattr(made, "_submit_once", refused)
+    with pytest.raises(slurm.SlurmError, match="Memory"):
+        made._submit(JOB, entry, "n-1")
+    assert calls == ["n-1", ""], "without regard to the avoided node before it is an error"
+    assert made._ledger.entry(entry.key, "train").grown == {"memory": 0, "time": 0}
+
+
+@pytest.mark.parametrize(
+    ("fate", "state", "ended"),
+    [
+        (Fate.AGAIN, "FAILED", False),
+        (Fate.AGAIN, "COMPLETING", True),
+        (Fate.LOST, "", True),
+        (Fate.PREEMPTED, "PREEMPTED", True),
+    ],
+)
+def test_what_slurm_may_still_run_is_ended_before_it_is_submitted_again(
+    monkeypatch: pytest.MonkeyPatch, fate: Fate, state: str, ended: bool
+) -> None:
+    made, order = executor(), []
+    made._pace = Pace(0.0)
+    monkeypatch.setattr(slurm, "end", lambda job, stopped: order.append(f"end {job}"))
+    monkeypatch.setattr(made, "_submit", lambda job, entry, avoided: order.append("submit"))
+    monkeypatch.setattr(made, "_report_job_submission_threadsafe", lambda info: None)
+    made._resubmit(JOB, Entry("key", "train"), fate, Sight(state), "7")
+    assert order == (["end 7"] if ended else []) + ["submit"]
+
+
+@pytest.mark.parametrize(("nodes", "avoided"), [("gpu-01", "gpu-01"), ("n[1-2]", ""), ("n1,n3", ""), ("", "")])
+def test_a_single_node_that_was_lost_is_avoided(monkeypatch: pytest.MonkeyPatch, nodes: str, avoided: str) -> None:
+    made, asked = executor(), []
+    made._pace = Pace(0.0)
+    monkeypatch.setattr(slurm, "end", lambda job, stopped: None)
+    monkeypatch.setattr(made, "_submit", lambda job, entry, avoided: asked.append(avoided))
+    monkeypatch.setattr(made, "_report_job_submission_threadsafe", lambda info: None)
+    made._resubmit(JOB, Entry("key", "train"), Fate.NODE_LOST, Sight("NODE_FAIL", nodes), "7")
+    assert asked == [avoided]
+
+
+def test_a_controller_that_is_away_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> dict[str, Sight]:
+        raise slurm.NoAnswer("Unable to contact slurm controller")
+
+    monkeypatch.setattr(slurm, "mine", nobody)
+    waiting = executor()
+    assert waiting._look([]) is None
+    monkeypatch.setattr(steady, "ABSENCE", 0.0)
+    with pytest.raises(WorkflowError, match="same command when it does"):
+        waiting._look([])
+    assert waiting._leaving, "its jobs are left to the next run"
