@@ -103,6 +103,7 @@ def test_a_share_of_the_answers_may_be_missing(
     receipt = step.ask(mmvet, FakeEngine(but(1)))
     found = step.judge(mmvet, judge_row(), "--allow-failed", "0.5")
     assert (found["metrics"]["gpt_eval_score"]["score"], found["n"], found["n_failed"]) == (100.0, receipt["n"], 1)
+    assert [row["reason"] for row in step.samples() if row["status"] != "ok"] == ["out of paper"]
 
 
 def test_a_judge_that_fails_is_asked_again_and_the_model_is_not(

@@ -106,6 +106,28 @@ def test_a_reply_that_nobody_waited_for_is_a_failure() -> None:
         wait_until(lambda: endpoint.failures() == [])
 
 
+def test_a_reply_that_nobody_waited_for_is_kept_where_it_comes_before_patience_ends(
+    judge_row: Callable[..., Judge], tmp_path: Path
+) -> None:
+    asked, prompts = threading.Event(), list[str]()
+
+    def reply(prompt: str, nth: int) -> str:
+        prompts.append(prompt)
+        asked.set()
+        wait_until(lambda: one._over is not None)
+        return "1.0"
+
+    with ThreadPoolExecutor(1) as pool:
+        with judging(judge_row(reply, max_concurrency=1), tmp_path) as one:
+            pool.submit(one.reply, ASKED)
+            assert asked.wait(20)
+            waiting = one._run(one._reply({**ASKED, "max_tokens": 9}))
+        assert waiting.result() is None, "what was not asked yet is not asked any more"
+    assert len(prompts) == 1
+    with judging(judge_row("never"), tmp_path) as again:
+        assert [kept.text for kept in again.book.replies.values()] == ["1.0"]
+
+
 def test_hours_of_answering_before_the_first_call_are_no_silence_of_the_judge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

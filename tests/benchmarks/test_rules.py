@@ -82,3 +82,10 @@ def test_another_judge_reads_the_same_answers(workflow: Workflow) -> None:
     assert workflow.run(0, 0) == {ANSWERS, JUDGED}
     assert workflow.run(0, 0, "--config", "benchmarks-judge=local") == {JUDGED}
     assert workflow.run(0, 0, "--config", "benchmarks-judge=local", "benchmarks-limit=5") == {ANSWERS, JUDGED}
+
+
+def test_how_answers_are_scored_is_no_reason_to_ask_again(workflow: Workflow) -> None:
+    assert workflow.run(0, 0) == {ANSWERS, JUDGED}
+    changes = ("metric=other", "more_metrics=[more]", "scale=1", "group_by=capability", "published={other: 1}")
+    changed = [f"benchmarks-tasks-mmvet-{change}" for change in changes]
+    assert workflow.run(0, 0, "--config", *changed) == {JUDGED}

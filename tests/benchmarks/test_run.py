@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.conftest import FakeEngine, right_of
+from benchmarks.conftest import SECRET, FakeEngine, right_of, shown_in
 from benchmarks.fixtures import Fixture, Part, write
 from benchmarks.test_whole_runs import Step
 from safe_llava.benchmarks.table import Results, table
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import BenchmarkError
+from safe_llava.engine.base import Request
 
 
 @pytest.fixture
@@ -191,6 +193,59 @@ def test_a_part_of_a_submission_is_named_so(part: str, step: Step, rows: dict[st
     results = step.run(rows["vqav2-test"], engine, None, part, f"--submission={named}")
     assert results["submitted"] == len(json.loads(named.read_text(encoding="utf-8"))) > 2
     assert not (step.folder / "results" / "submission.json").exists()
+
+
+def test_where_an_answer_is_missing_a_whole_submission_is_an_error_that_says_why(
+    step: Step, rows: dict[str, BenchmarkTask]
+) -> None:
+    """Nothing is written, since the rule has to fail; the next run asks what is missing only."""
+    with pytest.raises(BenchmarkError, match=r"1 of 5 questions have no answer[^$]*document 2: out of paper"):
+        step.run(rows["vqav2-test"], FakeEngine(lambda request: None if shown_in(request) == 2 else "Yes"))
+    assert not (step.folder / "results" / "results.json").exists()
+    again = FakeEngine(lambda _: "Yes")
+    assert step.run(rows["vqav2-test"], again)["submitted"] == 5
+    assert [shown_in(request) for request in again.asked] == [2]
+
+
+@pytest.mark.parametrize(("first", "then"), [("", ".partial"), (".partial", "")])
+def test_a_whole_submission_and_a_part_of_one_do_not_lie_side_by_side(
+    first: str, then: str, step: Step, rows: dict[str, BenchmarkTask]
+) -> None:
+    folder = step.folder / "results"
+    for part in (first, then):
+        limit = ["--limit=3"] if part else []
+        step.run(
+            rows["vqav2-test"],
+            FakeEngine(lambda _: "Yes"),
+            None,
+            *limit,
+            f"--submission={folder}/submission{part}.json",
+        )
+    assert [path.name for path in folder.glob("submission*")] == [f"submission{then}.json"]
+
+
+def test_no_key_of_the_environment_is_seen_where_nobody_judges(
+    step: Step, rows: dict[str, BenchmarkTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row may be of a task that asks a judge, and not say so."""
+    names = ("OPENAI_API_KEY", "AZURE_API_KEY", "HF_TOKEN", "MY_OWN_KEY")
+    for name in names:
+        monkeypatch.setenv(name, SECRET)
+    seen: list[list[str]] = []
+
+    def answer(request: Request) -> str:
+        seen.append([name for name, value in os.environ.items() if value == SECRET])
+        return "Yes"
+
+    step.run(rows["pope"], FakeEngine(answer))
+    step.ask(rows["mmvet"], FakeEngine(answer))
+    assert seen == [[]] * 15
+    assert [os.environ[name] for name in names] == [SECRET] * 4
+
+
+def test_only_asking_needs_no_metric(step: Step, pope_row: BenchmarkTask) -> None:
+    receipt = step.ask(pope_row.model_copy(update={"metric": "none"}), FakeEngine(lambda _: "Yes"))
+    assert (receipt["n"], receipt["n_failed"]) == (12, 0)
 
 
 def test_wrong_input_is_named(step: Step, pope_row: BenchmarkTask) -> None:

@@ -160,9 +160,12 @@ def test_a_share_may_be_missing_where_the_configuration_says_so(
     right = right_of(fixtures["mme"])
     engine = FakeEngine(lambda request: None if shown_in(request) == 1 else right(request))
     results = step.run(rows["mme"], engine, None, "--allow-failed", "0.2")
-    assert (results["n"], results["n_failed"], results["failed"]) == (6, 2, 2)
+    assert (results["n"], results["n_failed"], results["failed"]) == (6, 1, 1)
     assert results["metrics"]["mme_perception_score"]["score"] == 400.0
-    assert {row["status"] for row in step.samples()} == {"ok", "failed"}
+    assert [(row["doc_id"], row["status"], row["reason"]) for row in step.samples() if row["status"] != "ok"] == [
+        (0, "left out", "another question of its unit failed"),
+        (1, "failed", "out of paper"),
+    ]
 
 
 def test_where_nothing_was_answered_nothing_is_written(step: Step, pope_row: BenchmarkTask) -> None:
@@ -188,6 +191,8 @@ def test_a_judge_that_fails_is_no_score_and_is_asked_again(
     assert (first["metrics"], first["n_judge_failed"], first["failed"]) == ({}, 1, 1)
     questions = first["judging"]["calls"]
     assert first["judging"]["asked"] == questions > 2
+    assert {row["status"] for row in step.samples()} == {"not judged"}
+    assert [row["scores"] for row in step.samples()] == [{}] * first["n"]
     kept = [path.read_text() for path in (step.folder / "kept" / "j").glob("*.failures.jsonl")]
     assert [json.loads(text)["raw"] for text in kept] == [None if fault == 400 else fault]
     broken = False
@@ -195,6 +200,8 @@ def test_a_judge_that_fails_is_no_score_and_is_asked_again(
     assert second["judging"]["asked"] == 1
     assert second["judging"]["models"] == ["judge-1-0613"]
     assert (second["judging"]["calls"], second["failed"]) == (questions, 0)
+    assert {row["status"] for row in step.samples()} == {"ok"}
+    assert name != "mmvet" or [row["scores"] for row in step.samples()] == [{"gpt_eval_score": 1.0}] * 3
     expected = {"mmvet": 100.0, "llava-bench": 112.5, "mmbench": 0.0}
     assert second["metrics"][rows[name].metric]["score"] == pytest.approx(expected[name])
     everything = b"".join(path.read_bytes() for path in step.folder.rglob("*") if path.is_file())
@@ -209,7 +216,7 @@ def test_a_judge_that_the_benchmark_does_not_wait_for_is_no_score(
 
     post, ready = mmbench_evals.requests.post, threading.Event()
     hurried = SimpleNamespace(post=lambda url, **named: post(url, **{**named, "timeout": 0.1}))
-    judge = judge_row(lambda prompt, nth: says(prompt) if ready.wait(60) else 500)
+    judge = judge_row(lambda prompt, nth: says(prompt) if ready.wait(60) else 500, patience_s=1.0)
     with monkeypatch.context() as patched:
         patched.setattr(mmbench_evals, "requests", hurried)
         patched.setattr(mmbench_evals, "time", SimpleNamespace(sleep=lambda seconds: None))

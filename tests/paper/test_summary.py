@@ -53,6 +53,26 @@ def test_a_pair_s_sentence_says_how_certain_it_is(golden: Path, tmp_path: Path) 
     assert "5.0 % (+92.5 points; on the same questions +93.0 [88.5, 97.5], p < 0.001)." in told
 
 
+def test_scores_that_are_not_comparable_are_marked(golden: Path, tmp_path: Path) -> None:
+    rows = [
+        "model,benchmark,metric,score,stderr,n,n_failed,published,difference,source,verdict",
+        "A,pope,accuracy,86.1,,20,0,85.9,,computed,not comparable: the first 20 questions only",
+        "B,pope,accuracy,85.2,,20,0,,,computed,",
+        "A,mme,perception,1498.5,,20,0,1510.7,-12.2,computed,outside",
+        "B,mme,perception,1476.3,,18,2,,,computed,",
+    ]
+    (tmp_path / "benchmarks.csv").write_text("\n".join(rows) + "\n")
+    files = ["--prism", str(golden / "prism.csv"), "--benchmarks", f"{tmp_path}/benchmarks.csv"]
+    main([*files, "--out", f"{tmp_path}/summary.md"])
+    told = (tmp_path / "summary.md").read_text()
+    assert "| pope      | accuracy   |  86.1† |   85.2† |      85.9 |" in told
+    assert "| mme       | perception | 1498.5 | 1476.3† |    1510.7 |" in told
+    assert (
+        "† Not to be set beside the published score. pope: the first 20 questions only. "
+        "mme: 2 questions that B has no answer to are left out."
+    ) in told
+
+
 def test_a_model_to_compare_has_to_be_there(golden: Path, tmp_path: Path) -> None:
     with pytest.raises(PaperError, match=r"prism\.csv: no scores of absent"):
         main(["--prism", str(golden / "prism.csv"), "--compare", "absent", "tiny-safe", "--out", f"{tmp_path}/s.md"])

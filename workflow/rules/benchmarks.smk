@@ -66,8 +66,7 @@ use rule benchmarks_run as benchmarks_answers with:
     wildcard_constraints:
         benchmark=either(JUDGED),
     params:
-        # Who reads them, and how, is no reason to ask again.
-        task=lambda wildcards: asked_row(wildcards.benchmark, judged=False, judge_reply=None),
+        task=lambda wildcards: asked_row(wildcards.benchmark, **UNSCORED),
         failed=[],
         retry=lambda wildcards: retry_stamp(f"{R}/benchmarks/{wildcards.model}/{wildcards.benchmark}/answers.json"),
 

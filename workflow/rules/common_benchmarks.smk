@@ -2,6 +2,18 @@
 
 # A judge reads the answers to some, in a step of its own.
 JUDGED = [name for name, task in cfg.benchmarks.tasks.items() if task.judged]
+# What of a row says how answers are scored, as constants: no reason to ask again.
+UNSCORED = dict(
+    judged=False,
+    judge_reply=None,
+    metric="none",
+    more_metrics=[],
+    scale=100.0,
+    published={},
+    group_by=None,
+    group_modulo=None,
+    group_size=None,
+)
 # Tasks whose labels are not public have no score, and pairs of models are compared on the others.
 SUBMITTED = [name for name, task in cfg.benchmarks.tasks.items() if task.submission]
 SCORED = [name for name in cfg.benchmarks.select.tasks if name not in SUBMITTED]
@@ -19,8 +31,8 @@ def asked_row(benchmark, **changes):
     """A benchmark's row as it is asked: what stands beside the score in the table is no reason to ask again."""
     task = cfg.benchmarks.tasks[benchmark]
     beside = dict(note="", comparable=True, noise={}, judge=None, published_judge=None)
-    published = dict.fromkeys(task.published, 0.0)
-    return row_json(task, description=benchmark, published=published, **beside, **changes)
+    beside["published"] = dict.fromkeys(task.published, 0.0)
+    return row_json(task, **(dict(description=benchmark) | beside | changes))
 
 
 def judging_arguments(benchmark):

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from safe_llava.benchmarks.units import Units
 
 HUB = Path("hub/datasets")  # under the data root: <organisation>/<name> of every hub data set
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTHON_DOTENV_DISABLED": "1",  # lmms-eval would take keys out of a .env file
+}
 SCRATCH = ".benchmark-"
 NO_JUDGE = {"OPENAI_API_KEY": "none"}  # MM-Vet's code does not import without a key; no call is made
 JUDGED_AT_ONCE = 16  # answers that a judge is asked about at once
@@ -74,11 +79,16 @@ class Asked:
 
 @dataclass
 class Found:
-    """What came of it: lmms-eval's own results, and ours. There are no metrics where a judge's call has failed."""
+    """What came of it: lmms-eval's own results, and ours. There are no metrics where a judge's call has failed.
+
+    ``failures`` says why documents have no answer, by number; ``left_out`` are those left out with them: the rest of
+    their units.
+    """
 
     raw: dict[str, Any]
     metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
     units: dict[str, Units] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
     left_out: set[int] = field(default_factory=set)
     engine: list[dict[str, Any]] = field(default_factory=list)
     judge_failures: list[str] = field(default_factory=list)
@@ -103,7 +113,8 @@ def evaluate(task: BenchmarkTask, asked: Asked) -> Found:
         check_data(config, asked.data, task)
         with explained(task, asked.data):
             (loaded,) = get_task_dict([asked_task(task, config, folder / "cache")], manager).values()
-            check_metrics(task, loaded.aggregation())
+            if not asked.ask_only:
+                check_metrics(task, loaded.aggregation())
             found, cli_args = _run(task, asked, loaded, manager, folder)
             if asked.ask_only:
                 return found
@@ -126,10 +137,12 @@ def _run(
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     found = Found({})
 
-    def leave_out(numbers: set[int]) -> None:
+    def leave_out(failures: Mapping[int, str]) -> None:
         if asked.limit is not None:
             without(loaded, cut_apart(loaded, task), task)
-        found.left_out |= without(loaded, numbers, task)
+        out = without(loaded, set(failures), task)
+        found.failures.update(failures)
+        found.left_out |= out - failures.keys()
 
     asking = Asking(asked.facts, task.pictures, asked.allow_failed, leave_out)
     model: SafeLlava = SafeLlava(engine=asked.engine, store=asked.store, asking=asking)
@@ -153,27 +166,31 @@ def _run(
 
 @contextlib.contextmanager
 def _judged(task: BenchmarkTask, asked: Asked) -> Iterator[Callable[[], list[str]]]:
-    """Stand in for OpenAI's endpoint where a benchmark is judged; yields what tells why requests came to nothing there.
+    """Hide the keys of the environment, and stand in for OpenAI's endpoint where a benchmark is judged.
+
+    Yields what tells why requests came to nothing there.
 
     Raises:
         BenchmarkError: it is judged, and there is no judge.
     """
-    from safe_llava.benchmarks.endpoint import Endpoint, environment, stands_for_openai
+    from safe_llava.benchmarks.endpoint import Endpoint, environment, keys_of, stands_for_openai
 
-    judging = asked.judging
-    if asked.ask_only:
-        with environment(NO_JUDGE):
+    judging, hidden = asked.judging, dict.fromkeys(keys_of(os.environ))
+    if asked.ask_only or not task.judged:
+        with environment({**hidden, **(NO_JUDGE if asked.ask_only else {})}):
             yield list
-        return
-    if not task.judged:
-        yield list
         return
     if judging is None:
         raise BenchmarkError(
             f"{task.lmms_task} is read by a judge", "name one: `benchmarks.judge`, a row of prism.judges"
         )
     model = str(judging.judge.model)
-    with judging, Endpoint(judging, model) as endpoint, stands_for_openai(endpoint, model, judging.judge.key_env):
+    with (
+        environment(hidden),
+        judging,
+        Endpoint(judging, model) as endpoint,
+        stands_for_openai(endpoint, model, judging.judge.key_env),
+    ):
         yield endpoint.failures
 
 

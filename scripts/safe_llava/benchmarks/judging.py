@@ -165,6 +165,13 @@ class Judging:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _close(self) -> None:
+        """End: nothing more is asked, and what was asked is waited for, since it is paid for."""
+        self._over = self._over or "the run has ended"
+        if flying := [task for task in self._flying.values() if not task.done()]:
+            _, late = await asyncio.wait(flying, timeout=self.judge.patience_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         for connection in self._connections.values():
             await connection.__aexit__(None, None, None)
 

@@ -63,13 +63,13 @@ class Asking:
         facts: of the model, the engine and the task; part of every key in the store.
         pictures: which of a question's pictures are shown.
         allow_failed: share of the questions that may lack an answer.
-        leave_out: told the numbers of the documents without an answer, before any is scored.
+        leave_out: told why documents have no answer, by number, before any is scored.
     """
 
     facts: Mapping[str, Any]
     pictures: Pictures = "all"
     allow_failed: float = 0.0
-    leave_out: Callable[[set[int]], None] = lambda _: None
+    leave_out: Callable[[Mapping[int, str]], None] = lambda _: None
 
 
 class SafeLlava(lmms):
@@ -123,7 +123,7 @@ class SafeLlava(lmms):
         }
         if faults and (len(faults) == len(requests) or len(faults) > self._asking.allow_failed * len(requests)):
             raise MissingAnswersError(faults, len(requests), str(requests[0].task_name))
-        self._asking.leave_out(set(faults))
+        self._asking.leave_out(faults)
         return [
             GenerationResult(until(reply.text or "", one.args[1]), TokenCounts(output_tokens=reply.n_tokens))
             for one, reply in zip(requests, replies, strict=True)

@@ -201,8 +201,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def sample_rows(raw: Mapping[str, Any], task: BenchmarkTask, model: str, benchmark: str) -> list[dict[str, Any]]:
-    """Return one row per question: what was asked, what was answered, how it was scored."""
+def sample_rows(
+    raw: Mapping[str, Any], task: BenchmarkTask, model: str, benchmark: str, *, judged_all: bool = True
+) -> list[dict[str, Any]]:
+    """Return one row per question: what was asked, what was answered, how it was scored.
+
+    Where a call of the judge has failed, none is scored: what the task made of the failure looks like a score.
+    """
     named = computed(raw, task)
     rows = []
     for sample in raw["samples"][task.lmms_task]:
@@ -221,8 +226,8 @@ def sample_rows(raw: Mapping[str, Any], task: BenchmarkTask, model: str, benchma
             "prompt": next((part for part in sample["arguments"] if isinstance(part, str)), ""),
             "target": sample["target"],
             "reply": sample["filtered_resps"][0],
-            "status": "ok",
-            "scores": _scores(sample, named),
+            "status": "ok" if judged_all else "not judged",
+            "scores": _scores(sample, named) if judged_all else {},
             **({"judged": judged} if judged else {}),
         }
         rows.append(json.loads(json.dumps(row, default=str)))

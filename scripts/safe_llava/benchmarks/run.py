@@ -5,7 +5,8 @@ Run: ``python -m safe_llava.benchmarks.run --model DIR --row ROW.json --task TAS
 
 Every good answer lies in ``--partial`` as soon as it is there, under a key made of everything that it depends on: a run
 that was killed, or that left failures, goes on from there. Where a question has no answer, or a judge's call failed,
-the results hold no score, and say so; where no question at all was answered, nothing is written.
+the results hold no score, and say so; where no question at all was answered, or more lack in a server's file than may,
+nothing is written.
 
 Where a judge reads the answers, a machine without network can ask for them (``--answers-only RECEIPT.json``: no judge
 is called), and one without GPU can have them judged (``--answered RECEIPT.json``: no engine is opened).
@@ -25,6 +26,7 @@ from pydantic import ValidationError
 
 from safe_llava.benchmarks.answers import Answers, NotAsked, asked_of, read_answers
 from safe_llava.benchmarks.evaluate import Asked, Found, evaluate, go_offline
+from safe_llava.benchmarks.submission import PARTIAL
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.config.prism import Judge
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from safe_llava.benchmarks.judging import Judging
 
 logger = logging.getLogger(__name__)
-PARTIAL = ".partial.json"  # of a file for a server that may lack questions: nobody is to hand it in
+LEFT_OUT = "another question of its unit failed"
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,13 @@ def _run(task: BenchmarkTask, asked: Asked, answers: Answers | None) -> Ended:
         found = evaluate(task, asked)
     except MissingAnswersError as error:
         missing = error.explained(answers.reasons) if answers else error
-        if len(missing.failures) == missing.total:
-            raise missing from None
+        if len(missing.failures) == missing.total or (task.submission and asked.keep is not None):
+            raise missing from None  # a rule that writes the server's file has to fail where there is none
         logger.warning("%s", missing)
         return Ended(missing.failures, missing.total - len(missing.failures))
-    return Ended(dict.fromkeys(sorted(found.left_out), "left out"), len(found.raw["samples"][task.lmms_task]), found)
+    known = answers.reasons if answers else {}
+    failures = {number: known.get(number, reason) for number, reason in found.failures.items()}
+    return Ended(failures, len(found.raw["samples"][task.lmms_task]), found)
 
 
 def _check(args: argparse.Namespace, task: BenchmarkTask) -> None:
@@ -205,6 +209,17 @@ def _provenance(asked: Asked, row: EvaluatedModel, **more: Any) -> dict[str, Any
     return record(model_sha256=asked.facts["model"], row=row.model_dump(mode="json"), **more)
 
 
+def _unscored(args: argparse.Namespace, ended: Ended) -> list[dict[str, Any]]:
+    """Return a row for each question that failed, or was left out with one that did."""
+    found = dict.fromkeys(ended.found.left_out if ended.found else (), ("left out", LEFT_OUT))
+    found |= {number: ("failed", reason) for number, reason in ended.failures.items()}
+    asked = {"model": args.name, "benchmark": _name(args)}
+    return [
+        {**asked, "doc_id": number, "status": status, "reason": reason}
+        for number, (status, reason) in sorted(found.items())
+    ]
+
+
 def _write(
     args: argparse.Namespace,
     task: BenchmarkTask,
@@ -224,12 +239,8 @@ def _write(
             len(judge_failures),
             judge_failures[0],
         )
-    rows = sample_rows(found.raw, task, args.name, benchmark) if found else []
-    lost = [
-        {"model": args.name, "benchmark": benchmark, "doc_id": number, "status": "failed", "reason": reason}
-        for number, reason in failures.items()
-    ]
-    write_jsonl(args.samples, [*rows, *lost])
+    rows = sample_rows(found.raw, task, args.name, benchmark, judged_all=not judge_failures) if found else []
+    write_jsonl(args.samples, [*rows, *_unscored(args, ended)])
     write_units(args.units, found.units if found else {})
     results: dict[str, Any] = {
         "model": args.name,

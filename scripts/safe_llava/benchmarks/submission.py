@@ -12,6 +12,7 @@ from safe_llava.core.errors import BenchmarkError
 from safe_llava.core.files import write_text
 
 TYPES = {"integer": int, "string": str}
+PARTIAL = ".partial.json"  # of a file that may lack questions: nobody is to hand it in
 FOLDER = "submissions"  # of lmms-eval, under its output folder
 
 
@@ -39,8 +40,17 @@ def keep_submission(out: Path, task: BenchmarkTask, target: Path, questions: int
             f"{task.lmms_task}: its file for the server is not JSON: {error}", "look at the task"
         ) from error
     check_entries(entries, task, questions)
+    _other(target).unlink(missing_ok=True)  # of another run: whole, or a part
     write_text(target, json.dumps(entries, ensure_ascii=False) + "\n")
     return len(entries)
+
+
+def _other(target: Path) -> Path:
+    """Return where the file of a run lies that asked a part of the questions, or of one that asked them all."""
+    whole = target.name.removesuffix(PARTIAL)
+    if whole != target.name:
+        return target.with_name(f"{whole}.json")
+    return target.with_name(f"{target.stem}{PARTIAL}")
 
 
 def check_entries(entries: Any, task: BenchmarkTask, questions: int) -> None:

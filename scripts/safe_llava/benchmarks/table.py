@@ -36,6 +36,7 @@ COLUMNS = (
     "source",
     "note",
 )
+NOT_COMPARABLE = "not comparable: "  # and why
 SUBMITTED = "submission written"
 UNCOUNTED = "no score: no question counts for it"  # with a limit, or questions left out
 ERRORS = 2.0  # standard errors within which a difference says nothing
@@ -170,7 +171,7 @@ def verdict(result: Results, task: BenchmarkTask, name: str, beside: bool) -> st
     if published is None or not beside:
         return "nothing published" if published is None else ""
     if why := not_comparable(result, task):
-        return f"not comparable: {why}"
+        return f"{NOT_COMPARABLE}{why}"
     difference = abs(metric.score - published)
     if metric.stderr is not None and difference <= ERRORS * metric.stderr:
         return "within two standard errors"

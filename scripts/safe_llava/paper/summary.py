@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from safe_llava.benchmarks.table import NOT_COMPARABLE
 from safe_llava.core import cli
 from safe_llava.core.errors import PaperError
 from safe_llava.core.files import write_text
@@ -29,6 +30,7 @@ DEEDS = {
     "refusal_hard": "refused {rate} % of the questions that ask not to refuse",
     "implicit_leakage": "kept {rate} % of the attributes out of its descriptions",
 }
+MARK = "†"
 
 
 def summary(prism: Path, benchmarks: Path | None, pairs: Sequence[tuple[str, str]], paired: Path | None = None) -> str:
@@ -128,13 +130,35 @@ def _relation(p_value: float | None) -> str:
 def _benchmark_table(rows: Sequence[BenchmarkScore], path: Path | str) -> str:
     cells = keyed(rows, lambda r: (r.benchmark, r.metric, r.model), path)
     models = unique(r.model for r in rows)
-    lines = []
+    lines, notes = [], dict[str, list[str]]()
     for name in dict.fromkeys((r.benchmark, r.metric) for r in rows):
         found = [cells.get((*name, model)) for model in models]
         published = {r.published for r in found if r is not None and r.published is not None}
         reference = number(published.pop()) if len(published) == 1 else EMPTY
-        lines.append([name[0], metric_title(*name), *(number(r.score if r else None) for r in found), reference])
-    return markdown_grid([["Benchmark", "Metric", *models, "Published"], *lines], text_columns=2)
+        reasons = _apart([r for r in found if r is not None and r.score is not None])
+        for reason in dict.fromkeys(reason for several in reasons.values() for reason in several):
+            notes.setdefault(reason, []).append(name[0])
+        shown = [number(r.score if r else None) + MARK * bool(r and reasons.get(r.model)) for r in found]
+        lines.append([name[0], metric_title(*name), *shown, reference])
+    grid = markdown_grid([["Benchmark", "Metric", *models, "Published"], *lines], text_columns=2)
+    told = [f"{', '.join(dict.fromkeys(names))}: {reason}." for reason, names in notes.items()]
+    return "\n\n".join([grid, f"{MARK} Not to be set beside the published score. {' '.join(told)}"] if told else [grid])
+
+
+def _apart(scored: Sequence[BenchmarkScore]) -> dict[str, list[str]]:
+    """Return why scores of one metric are not to be set beside the published one, by model.
+
+    The table compares some models only; what it says of these holds for the others, asked in the same way.
+    """
+    apart = [r.verdict for r in scored if r.verdict.startswith(NOT_COMPARABLE)]
+    found = {}
+    for r in scored:
+        verdict = r.verdict or next(iter(apart), "")
+        reasons = [verdict.removeprefix(NOT_COMPARABLE)] if verdict.startswith(NOT_COMPARABLE) else []
+        if r.n_failed:
+            reasons.append(f"{r.n_failed} questions that {r.model} has no answer to are left out")
+        found[r.model] = reasons
+    return found
 
 
 def _benchmark_sentences(rows: Sequence[BenchmarkScore], pairs: Sequence[tuple[str, str]]) -> list[str]:
