@@ -129,8 +129,7 @@ class Work:
                 text=True,
                 # Its own session, so that a signal to the group reaches nobody else.
                 start_new_session=True,
-                # Whoever runs the tests in the background has SIGINT ignored.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                preexec_fn=_as_from_a_terminal,
             )
         self.started.append(process)
         return process
@@ -186,6 +185,12 @@ def _own_cluster(folder: Path) -> Iterator[Cluster]:
         yield Cluster(folder)
     finally:
         subprocess.run([HERE / "down.sh", folder], check=False, timeout=120)
+
+
+def _as_from_a_terminal() -> None:
+    """Whoever runs the tests in the background, or under nohup, has these ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

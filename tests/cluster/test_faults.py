@@ -16,8 +16,13 @@ pytestmark = pytest.mark.cluster
 
 
 def requested(cluster: Cluster, jobs: list[str], what: str) -> list[str]:
-    """What jobs asked for, as the accounting has it, in their order."""
-    return [cluster.ask("sacct", "-X", "-n", "-P", "-j", job, "-o", what) for job in jobs]
+    """What jobs asked for, as the accounting has it, in their order; another test may have taken it away."""
+
+    def answers() -> list[str]:
+        return [cluster.ask("sacct", "-X", "-n", "-P", "-j", job, "-o", what) for job in jobs]
+
+    until(lambda: all(answers()), "the accounting of the jobs", 120)
+    return answers()
 
 
 def test_a_job_that_works_is_seen_by_whoever_knows(work: Work, view: str) -> None:
