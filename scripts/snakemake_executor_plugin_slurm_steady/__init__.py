@@ -175,14 +175,17 @@ class Executor(PublishedExecutor):
                     entry.forget_growth()
                 entry.content, entry.asked = content, asked
                 self._submit(job, entry)
-            self._pace.happened(time.monotonic())
-            self._report_job_submission_threadsafe(
-                SubmittedJobInfo(job, external_jobid=entry.slurm_id, aux={"slurm_logfile": Path(entry.log)})
-            )
+            self._report_submitted(job, entry)
         except Exception as error:
             # Nobody sees an exception of this thread, and the job would never end.
             if not self._stopping.is_set():
                 self._report_job_error_threadsafe(SubmittedJobInfo(job), f"SLURM takes no job: {error}\n")
+
+    def _report_submitted(self, job: Any, entry: Entry) -> None:
+        self._pace.happened(time.monotonic())
+        self._report_job_submission_threadsafe(
+            SubmittedJobInfo(job, external_jobid=entry.slurm_id, aux={"slurm_logfile": Path(entry.log)})
+        )
 
     def _entry(self, job: Any) -> Entry:
         outputs = list(job.output) or [f"job {job.name} {get_job_wildcards(job)}"]
@@ -400,10 +403,7 @@ class Executor(PublishedExecutor):
             # The node that was lost may come back as it went; an allocation of several names none of them.
             avoided = sight.nodes if fate is Fate.NODE_LOST and not set("[,") & set(sight.nodes) else ""
             self._submit(job, entry, avoided)
-            self._pace.happened(time.monotonic())
-            self._report_job_submission_threadsafe(
-                SubmittedJobInfo(job, external_jobid=entry.slurm_id, aux={"slurm_logfile": Path(entry.log)})
-            )
+            self._report_submitted(job, entry)
         except Exception as error:
             if not self._stopping.is_set():
                 self._report_job_error_threadsafe(SubmittedJobInfo(job), f"SLURM takes no job: {error}\n")
