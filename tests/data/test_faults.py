@@ -252,7 +252,8 @@ def test_a_repository_killed_at_any_moment_is_gone_on_with(
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     dice = random.Random(seed)
-    files = {"config.json": b"{}", "model.safetensors": dice.randbytes(3_000_000), "more/b.safetensors": b"b" * 500_000}
+    weights = dice.randbytes(12_000_000)  # more than three turns can fetch
+    files = {"config.json": b"{}", "model.safetensors": weights, "more/b.safetensors": b"b" * 500_000}
     row = ResolvedSnapshot(set="w", repo="o/n", repo_type="model", revision="main", path="hub/w")
     (tmp_path / "row.json").write_text(row.model_dump_json())
     (tmp_path / "served").mkdir()
@@ -269,8 +270,8 @@ def test_a_repository_killed_at_any_moment_is_gone_on_with(
             process = subprocess.Popen(command, env=environment(root, HF_HOME=str(tmp_path)), stderr=subprocess.DEVNULL)
             while held(staging) < enough and process.poll() is None:
                 time.sleep(0.002)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
             assert not target.exists() and not (tmp_path / "r.json").exists()
         time.sleep(0.5)  # the server's threads notice that nobody listens
         have, sent = held(staging), sum(n for path, n in server.bytes_sent.items() if path.startswith(base))

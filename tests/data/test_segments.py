@@ -191,7 +191,7 @@ def test_killed_at_any_moment_only_the_missing_bytes_are_fetched(
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     dice = random.Random(seed)
-    payload = dice.randbytes(6_000_000)
+    payload = dice.randbytes(24_000_000)  # more than four turns can fetch, even where the test is kept waiting
     path = "/data.example/set/file.bin"
     served = tmp_path / "served" / path.lstrip("/")
     served.parent.mkdir(parents=True)
@@ -213,8 +213,8 @@ def test_killed_at_any_moment_only_the_missing_bytes_are_fetched(
             while enough > before and here_now(part) < enough and process.poll() is None:
                 time.sleep(0.002)
             time.sleep(dice.uniform(0, 0.4))
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
             assert not target.exists()
             assert before <= here(part) <= len(payload)
             assert part.read_bytes() == payload[: part.stat().st_size] if part.exists() else True
