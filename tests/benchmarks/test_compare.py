@@ -113,12 +113,12 @@ def test_the_table_of_pairs(tmp_path: Path) -> None:
         [
             *("--units", f"safe/gqa={tmp_path / 'safe.csv'}", f"original/gqa={tmp_path / 'original.csv'}"),
             *("--pair", "safe", "original", "--metrics", "gqa=exact_match", "gqa=other"),
-            *("--out", str(tmp_path / "paired.csv")),
+            *("--limit", "4", "--out", str(tmp_path / "paired.csv")),
         ]
     )
     (row,) = csv.DictReader((tmp_path / "paired.csv").read_text(encoding="utf-8").splitlines())
     assert (row["benchmark"], row["metric"], row["n"], row["difference"]) == ("gqa", "exact_match", "4", "-25.0")
-    assert (row["first_only"], row["second_only"], row["p_value"]) == ("0", "1", "1.0")
+    assert (row["first_only"], row["second_only"], row["p_value"], row["limit"]) == ("0", "1", "1.0", "4")
 
 
 def test_other_questions_are_no_pairs(tmp_path: Path) -> None:

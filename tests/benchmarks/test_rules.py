@@ -46,6 +46,7 @@ class Workflow:
             "mine.yaml": yaml.safe_dump(config),
             "step.py": STEP,
             "model/config.json": "{}",
+            "model/model.safetensors": "weights",
             "results/data/snapshots/benchmark-mmvet.json": "{}",
         }
         for name, text in files.items():
@@ -89,3 +90,11 @@ def test_how_answers_are_scored_is_no_reason_to_ask_again(workflow: Workflow) ->
     changes = ("metric=other", "more_metrics=[more]", "scale=1", "group_by=capability", "published={other: 1}")
     changed = [f"benchmarks-tasks-mmvet-{change}" for change in changes]
     assert workflow.run(0, 0, "--config", *changed) == {JUDGED}
+
+
+def test_other_weights_in_the_same_folder_are_asked(workflow: Workflow) -> None:
+    assert workflow.run(0, 0) == {ANSWERS, JUDGED}
+    (workflow.folder / "model/README.md").write_text("nothing that a model is made of", encoding="utf-8")
+    assert workflow.run(0, 0) == set()
+    (workflow.folder / "model/model.safetensors").write_text("other weights", encoding="utf-8")
+    assert workflow.run(0, 0) == {ANSWERS, JUDGED}

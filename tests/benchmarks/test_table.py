@@ -56,6 +56,7 @@ def test_the_own_metric_comes_first(tmp_path: Path, published: Path) -> None:
         "stderr": "",
         "n": "12",
         "n_failed": "0",
+        "limit": "",
         "published": "85.9",
         "difference": "-2.90",
         "verdict": "no standard error known",

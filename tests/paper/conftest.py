@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib as mpl
@@ -32,6 +32,23 @@ def _style() -> Iterator[None]:
 def golden() -> Path:
     """The folder of the small inputs and the tables that they give."""
     return Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def limited(golden: Path, tmp_path: Path) -> Callable[[str, int], Path]:
+    """Write a golden table as if so many questions had been asked; return where."""
+
+    def write(name: str, limit: int) -> Path:
+        with (golden / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        path = tmp_path / f"{name}.csv"
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, [*rows[0], "limit"])
+            writer.writeheader()
+            writer.writerows({**row, "limit": limit} for row in rows)
+        return path
+
+    return write
 
 
 def answer_row(model: str, task: str, attribute: str, name: str, index: int) -> dict[str, object]:

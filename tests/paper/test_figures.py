@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
 from PIL import Image
 
 import safe_llava
 from safe_llava.config.paper import FigureKind
 from safe_llava.core.errors import PaperError
+from safe_llava.paper.benchmark_pairs import benchmark_pairs_figure
 from safe_llava.paper.figure import main
 from safe_llava.paper.figures_judging import judges_figure, paired_figure
 from safe_llava.paper.figures_prism import differences_figure, prism_figure, released_figure
@@ -119,6 +122,16 @@ def test_a_model_has_one_colour_in_every_figure(golden: Path) -> None:
     assert to_rgba(colour(2)) in bars
     pairs = paired_figure(golden / "prism_paired.csv", order).axes[0].lines
     assert {line.get_color() for line in pairs if "tiny-safe" in str(line.get_label())} == {colour(1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "draw"), [("benchmarks", benchmarks_figure), ("benchmarks_paired", benchmark_pairs_figure)]
+)
+def test_what_was_asked_in_part_is_said_beneath(
+    name: str, draw: Callable[[Path], Figure], golden: Path, limited: Callable[[str, int], Path]
+) -> None:
+    assert "questions" not in draw(golden / f"{name}.csv").axes[0].get_xlabel()
+    assert "the first 5 questions only" in draw(limited(name, 5)).axes[0].get_xlabel()
 
 
 def test_more_models_than_colours_are_still_told_apart() -> None:

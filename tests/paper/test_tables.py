@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -128,6 +129,12 @@ def test_a_benchmark_has_one_note_and_its_metrics_do_not_repeat_its_name(tmp_pat
     (section,) = TABLES["benchmarks"](path).sections
     assert section.head[2:] == ("pope\nf1_mean", "pope\naccuracy", "pope\nrecall")
     assert section.remarks == ("pope: A note.",)
+
+
+@pytest.mark.parametrize("name", ["benchmarks", "benchmarks_paired"])
+def test_what_was_asked_in_part_is_said_first(name: str, golden: Path, limited: Callable[[str, int], Path]) -> None:
+    assert "questions only" not in "".join(TABLES[name](golden / f"{name}.csv").notes)
+    assert TABLES[name](limited(name, 5)).notes[0].startswith("Not whole benchmarks: the first 5 questions only.")
 
 
 def test_many_benchmarks_are_split_into_blocks(tmp_path: Path) -> None:

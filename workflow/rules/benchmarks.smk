@@ -2,6 +2,7 @@
 # said, lie outside the results as soon as they are there: a run that was stopped, or left failures, goes on from them.
 BENCHMARK_ROOT = f"{R}/benchmarks/{{model}}/{{benchmark}}"
 # A server's file from which questions may be missing is named so: nobody is to hand it in.
+LIMIT = [] if cfg.benchmarks.limit is None else [f"--limit={cfg.benchmarks.limit}"]
 PARTIAL = cfg.benchmarks.limit is not None or cfg.benchmarks.allow_failed > 0
 SUBMISSION = f"submission{'.partial' if PARTIAL else ''}.json"
 
@@ -31,7 +32,7 @@ rule benchmarks_run:
         asked=lambda wildcards: [f"--model={model_folder(wildcards.model)}"],
         row=lambda wildcards: model_row(wildcards.model, published_decoding=None, new_tokens_by_edition={}),
         task=lambda wildcards: asked_row(wildcards.benchmark),
-        limit=([] if cfg.benchmarks.limit is None else [f"--limit={cfg.benchmarks.limit}"]),
+        limit=LIMIT,
         failed=([] if not cfg.benchmarks.allow_failed else [f"--allow-failed={cfg.benchmarks.allow_failed}"]),
         judging=[],
         root=D,
@@ -140,6 +141,7 @@ rule benchmarks_paired:
         units=[f"{name}={path}" for name, path in BENCHMARK_UNITS],
         pairs=[word for pair in BENCHMARK_PAIRS for word in ("--pair", pair.safe, pair.original)],
         metrics=[f"{name}={metric}" for name in SCORED for metric in cfg.benchmarks.tasks[name].metrics],
+        limit=LIMIT,
     shell:
         "python -m safe_llava.benchmarks.compare --units {params.units:q} {params.pairs:q} "
-        "--metrics {params.metrics:q} --out {output.table:q} > {log:q} 2>&1"
+        "--metrics {params.metrics:q} {params.limit:q} --out {output.table:q} > {log:q} 2>&1"

@@ -141,6 +141,9 @@ def source_folder(name):
     return row.folder or weights_folder(row.weights)
 
 
+OF_A_CHECKPOINT = {".json", ".safetensors", ".model", ".jinja", ".txt"}
+
+
 def source_ready(name):
     """The files whose presence says that an evaluated model has come."""
     row = cfg.models[name]
@@ -153,7 +156,8 @@ def source_ready(name):
             f"models.{name}.folder: {row.folder} holds no checkpoint (no config.json)\n"
             "  remedy: put the checkpoint there, or name its place with `folder`, or its repository with `hub`"
         )
-    return [f"{row.folder}/config.json"]
+    # Whoever puts other weights there means them to be asked.
+    return sorted(str(path) for path in Path(row.folder).iterdir() if path.suffix in OF_A_CHECKPOINT)
 
 
 def model_folder(name):

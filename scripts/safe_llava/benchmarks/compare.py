@@ -1,7 +1,7 @@
 """Two models on the same questions of the general benchmarks: does cleaning the data cost anything?
 
 Run: ``python -m safe_llava.benchmarks.compare --units MODEL/BENCHMARK=UNITS.csv … --pair FIRST SECOND
---metrics BENCHMARK=METRIC … --out FILE.csv``.
+--metrics BENCHMARK=METRIC … [--limit N] --out FILE.csv``.
 
 Where every unit is right or wrong: McNemar's exact test and Newcombe's interval. Where units have shares of a point:
 random signs of their differences. Where the score is no mean: whole units change places between the models. Intervals
@@ -42,7 +42,10 @@ Key = tuple[str, str]  # model and benchmark
 
 @dataclass(frozen=True)
 class PairedScore:
-    """Two models on the same units; scores and their difference (first minus second) on the published scale."""
+    """Two models on the same units; scores and their difference (first minus second) on the published scale.
+
+    ``limit`` is not None where only the first so many questions were asked.
+    """
 
     benchmark: str
     metric: str
@@ -59,6 +62,7 @@ class PairedScore:
     second_only: int | None
     p_value: float
     test: str
+    limit: int | None = None
 
 
 def same_units(first: Units, second: Units, what: str) -> Units:
@@ -150,6 +154,7 @@ def compare(
     pairs: Iterable[tuple[str, str]],
     metrics: Mapping[str, Sequence[str]],
     resamples: int = RESAMPLES,
+    limit: int | None = None,
 ) -> Iterator[PairedScore]:
     """Yield a row for every pair, benchmark and metric that both models have a score in.
 
@@ -158,6 +163,7 @@ def compare(
         pairs: first and second model.
         metrics: those of each benchmark, its own first.
         resamples: of the bootstrap, and of what is drawn for tests.
+        limit: the questions of each benchmark that were asked; None: all.
 
     Raises:
         BenchmarkError: two models were not asked the same questions.
@@ -173,7 +179,7 @@ def compare(
                 facts = paired(one[metric], same, resamples)
                 scores = one[metric].score(), same.score()
                 yield _rounded(PairedScore(
-                    benchmark, metric, first, second, len(same.names), *scores, **facts  # type: ignore[arg-type]
+                    benchmark, metric, first, second, len(same.names), *scores, limit=limit, **facts  # type: ignore[arg-type]
                 ))  # fmt: skip
 
 
@@ -212,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--units", nargs="+", required=True, metavar="MODEL/BENCHMARK=FILE.csv")
     parser.add_argument("--pair", action="append", nargs=2, required=True, metavar=("FIRST", "SECOND"))
     parser.add_argument("--metrics", nargs="+", required=True, metavar="BENCHMARK=METRIC")
+    parser.add_argument("--limit", type=int, help="the first so many questions were asked only")
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap, and of drawn tests")
     parser.add_argument("--out", type=Path, required=True, help="table to write, CSV")
     args = parser.parse_args(argv)
@@ -222,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     metrics: dict[str, list[str]] = {}
     for benchmark, metric in _named(args.metrics, "--metrics"):
         metrics.setdefault(benchmark, []).append(metric)
-    rows = compare(found, [(first, second) for first, second in args.pair], metrics, args.resamples)
+    rows = compare(found, [(first, second) for first, second in args.pair], metrics, args.resamples, args.limit)
     logger.info("%s: %d paired differences", args.out, write_paired(args.out, rows))
 
 

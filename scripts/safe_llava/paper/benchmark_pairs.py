@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from safe_llava.paper.layout import MINUS, Cell, Line, Section, Table, interval, number, probability, section_name
 from safe_llava.paper.style import COLUMN_INCHES, MUTED, colour, positions
-from safe_llava.paper.tidy import BenchmarkPair, keyed, metric_title, read_tidy
+from safe_llava.paper.tidy import BenchmarkPair, asked_in_part, keyed, metric_title, read_tidy
 
 NOTE = (
     "Differences on the scale of the scores, with 95 % intervals. Only first, only second: questions that one model "
@@ -29,7 +29,9 @@ def benchmark_pairs_table(path: Path | str) -> Table:
         lines = [_line(r) for r in rows if (r.first, r.second) == (first, second)]
         heading = f"General benchmarks: {first} {MINUS} {second}"
         sections.append(Section(section_name("benchmarks-paired", first, second), heading, HEAD, tuple(lines)))
-    return Table("General benchmarks: two models on the same questions", tuple(sections), (NOTE,))
+    part = asked_in_part(rows)
+    notes = (f"Not whole benchmarks: {part}.", NOTE) if part else (NOTE,)
+    return Table("General benchmarks: two models on the same questions", tuple(sections), notes)
 
 
 def _line(row: BenchmarkPair) -> Line:
@@ -83,7 +85,8 @@ def benchmark_pairs_figure(path: Path | str, order: Sequence[str] = ()) -> Figur
     )
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlabel("difference (% of the second model's score)")
+    part = asked_in_part(rows)
+    axes.set_xlabel("difference (% of the second model's score)" + (f"\n{part}" if part else ""))
     axes.grid(axis="x")
     if pairs:
         figure.legend(loc="outside upper center")

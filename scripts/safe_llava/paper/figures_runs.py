@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from safe_llava.core.errors import PaperError
 from safe_llava.paper.style import COLUMN_INCHES, MUTED, TEXT_INCHES, colour, positions
-from safe_llava.paper.tidy import BenchmarkScore, TrainingStep, keyed, metric_title, read_tidy, unique
+from safe_llava.paper.tidy import BenchmarkScore, TrainingStep, asked_in_part, keyed, metric_title, read_tidy, unique
 
 STAGES = ("pretrain", "finetune")
 PERCENT_LIMIT = 100.0
@@ -41,11 +41,12 @@ def benchmarks_figure(path: Path | str, order: Sequence[str] = ()) -> Figure:
     size = (COLUMN_INCHES * 1.25, 0.75 + row_inches * sum(heights) + 0.35 * len(blocks))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(blocks), 1, squeeze=False, height_ratios=heights)[:, 0]
+    part = f", {said}" if (said := asked_in_part(rows)) else ""
     for axes, block in zip(panels, blocks, strict=True):
         _bars(axes, block, models, cells, positions(models, order))
         if block is percent:
             axes.set_xlim(0, 100)
-        axes.set_xlabel("score (%)" if block is percent else "score (points)")
+        axes.set_xlabel(("score (%)" if block is percent else "score (points)") + part)
     shown = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     labels = [*models, *(label for label in shown if label not in models)]
     figure.legend([shown[label] for label in labels], labels, loc="outside upper center", ncols=min(len(labels), 3))

@@ -21,6 +21,7 @@ from safe_llava.paper.tidy import (
     BenchmarkScore,
     Difference,
     Score,
+    asked_in_part,
     attribute_title,
     in_order,
     judge_title,
@@ -195,7 +196,9 @@ def benchmarks_table(path: Path | str) -> Table:
         remarks = unique(f"{r.benchmark}: {r.note}" for r in rows if r.note and (r.benchmark, r.metric) in block)
         heading = f"General benchmarks{part}"
         sections.append(Section(f"benchmarks-{start}", heading, head, tuple(lines), tuple(remarks)))
-    notes = ["Computed scores with their standard errors, on the scale of the published ones."]
+    part = asked_in_part(rows)
+    notes = [f"Not whole benchmarks: {part}."] if part else []
+    notes += ["Computed scores with their standard errors, on the scale of the published ones."]
     notes += [FAILED_NOTE.replace("rate", "score")] if any(r.n_failed for r in rows) else []
     notes += ["–: no score."] if len(cells) < len(models) * len(columns) or any(r.score is None for r in rows) else []
     return Table("General benchmarks", tuple(sections), (" ".join(notes),))

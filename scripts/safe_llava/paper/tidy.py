@@ -148,6 +148,7 @@ class BenchmarkScore(TidyRow):
     judge: str = ""
     published_judge: str = ""
     note: str = ""
+    limit: Count = None
 
 
 class BenchmarkPair(TidyRow):
@@ -167,6 +168,7 @@ class BenchmarkPair(TidyRow):
     second_only: Count
     p_value: FiniteFloat
     test: str
+    limit: Count = None
 
 
 class TrainingStep(TidyRow):
@@ -257,3 +259,9 @@ def metric_title(benchmark: str, metric: str) -> str:
 def judge_title(judge: str, source: str) -> str:
     """Return a judge's name for people, marked where its numbers are the published ones."""
     return f"{judge} (published)" if source == "published" else judge
+
+
+def asked_in_part(rows: Iterable[BenchmarkScore | BenchmarkPair]) -> str:
+    """Return what is said of benchmarks of which only the first questions were asked; empty where all were."""
+    limits = sorted({row.limit for row in rows if row.limit is not None})
+    return f"the first {' or '.join(map(str, limits))} questions only" if limits else ""
