@@ -21,7 +21,7 @@ from safe_llava.demo.run import snakemake
 from slurm.test_local_rules import local_rules
 from workflow.conftest import job_counts
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.cluster
 LOCAL = ROOT / "results/demo"
 RESULTS = "results/demo"
 ELSEWHERE = ROOT / "build/results-of-the-cluster"
