@@ -14,7 +14,7 @@ help: ## what can be made
 env: ## the environment, in .venv
 	@envs/make_env.sh $(VENV)
 
-demo: env ## the whole workflow in small: no GPU, no keys, no internet; results in results/demo
+demo: env ## the whole workflow in small: no GPU, no keys; results in results/demo
 	@$(BIN)/python -m safe_llava.demo.run
 
 test: env ## every test, the demo end to end among them

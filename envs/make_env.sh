@@ -2,12 +2,14 @@
 # Make the environment of `make env`: envs/make_env.sh FOLDER
 # Everything but torch comes from envs/local.lock, hash by hash; torch is its CPU build, of which the package index
 # carries none: it is taken from PyTorch's own index where that answers, or from a folder of wheels that pip knows.
+# TORCH_INDEX= takes what the package index has, CUDA's libraries with it: the same for every call, or it is made anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:?folder of the environment}
 torch=torch==2.13.0
 stamp="$folder/.complete"
-wanted=$(cat envs/local.lock envs/installer.lock envs/make_env.sh pyproject.toml | sha256sum | cut -d' ' -f1)
+index=${TORCH_INDEX-https://download.pytorch.org/whl/cpu}
+wanted=$({ cat envs/local.lock envs/installer.lock envs/make_env.sh pyproject.toml && echo "$index"; } | sha256sum | cut -d' ' -f1)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then exit 0; fi
 
 python=${PYTHON:-python3}
@@ -21,15 +23,13 @@ fi
 rm -rf "$folder"
 "$python" -m venv "$folder"
 echo "installing into $folder (about a minute)"
-"$folder/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r envs/installer.lock
+pip=("$folder/bin/python" -m pip install -q --disable-pip-version-check)
+"${pip[@]}" --require-hashes -r envs/installer.lock
 # uv installs in parallel; pip does the same from the same lock where uv cannot reach the index.
 "$folder/bin/uv" pip install -q --python "$folder/bin/python" --no-deps --require-hashes -r envs/local.lock ||
-    "$folder/bin/python" -m pip install -q --no-deps --require-hashes -r envs/local.lock
-index=()
-[ -n "${TORCH_INDEX-https://download.pytorch.org/whl/cpu}" ] &&
-    index=(--extra-index-url "${TORCH_INDEX-https://download.pytorch.org/whl/cpu}" --retries 1 --timeout 15)
-"$folder/bin/python" -m pip install -q --disable-pip-version-check --no-deps "${index[@]}" "$torch" ||
-    "$folder/bin/python" -m pip install -q --disable-pip-version-check --no-deps "$torch"
-"$folder/bin/python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+    "${pip[@]}" --no-deps --require-hashes -r envs/local.lock
+[ -n "$index" ] && "${pip[@]}" --no-deps --extra-index-url "$index" --retries 1 --timeout 15 "$torch" ||
+    "${pip[@]}" "$torch"
+"${pip[@]}" --no-deps --no-build-isolation -e .
 "$folder/bin/python" -c 'import torch, transformers, snakemake, safe_llava'
 printf '%s' "$wanted" > "$stamp"

@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ from snakemake_executor_plugin_slurm_steady.fates import (
     ALLOWED,
     GROWS,
     HELD_BY_SOMEBODY,
+    LIMITED,
     Fate,
     Sight,
     judge,
@@ -56,6 +58,7 @@ UNCLEAR_SECONDS = 86_400.0  # for which a job may be in a state that says nothin
 NEVER_SECONDS = 60.0  # for which a job may say that it can never start: limits may be raised, reasons change
 SETTLE_SECONDS = 0.3  # between a batch script's last line and the controller's knowing
 TICK_SECONDS = 0.5
+SUBMITTING = 8  # at once
 CANCEL_SECONDS = 30.0
 SITE = "unknown"
 
@@ -71,7 +74,7 @@ class Executor(PublishedExecutor):
         self._entries: dict[str, Entry] = {}  # by SLURM's number: what is queued or runs
         self._unanswered: list[str] = []  # names of submissions that SLURM may have taken without saying so
         self._since: dict[str, tuple[str, float]] = {}  # by SLURM's number: a state that is not borne for ever
-        self._held: set[str] = set()  # SLURM's numbers: what somebody holds, and was told so
+        self._said: set[str] = set()  # what pending jobs wait for
         self._guard = threading.Lock()
         self._stopping = threading.Event()
         self._leaving = False
@@ -81,6 +84,8 @@ class Executor(PublishedExecutor):
     def __post_init__(self, test_mode: bool = False) -> None:
         self._check_site()
         super().__post_init__(test_mode)
+        # The published plugin's two would both be held by two jobs that do not finish completing.
+        self._job_submission_executor = ThreadPoolExecutor(SUBMITTING, thread_name_prefix="slurm_job_submit")
         if holder := self._ledger.lock():
             raise WorkflowError(
                 f"another Snakemake submits jobs from this folder: {holder}\n  remedy: wait for its end, or end it"
@@ -334,14 +339,23 @@ class Executor(PublishedExecutor):
         fate = judge(sight, self._ledger.record(entry), log_tail(entry.log) if not sight.active else "")
         if fate is Fate.IMPOSSIBLE:
             return self._after(slurm_id, fate, NEVER_SECONDS, sight.reason)
-        if sight.state == "PENDING" and sight.reason in HELD_BY_SOMEBODY:
-            if slurm_id not in self._held:
-                self._held.add(slurm_id)
-                self.logger.warning(f"SLURM job {slurm_id} is held ({sight.reason}): `scontrol release {slurm_id}`.")
-        else:
-            self._held.discard(slurm_id)
+        if sight.state == "PENDING":
+            self._say_what_holds(slurm_id, sight.reason)
         self._since.pop(slurm_id, None)
         return fate
+
+    def _say_what_holds(self, slurm_id: str, reason: str) -> None:
+        """Say once of a job that somebody holds it, and once of a limit that a job waits for it."""
+        held = reason in HELD_BY_SOMEBODY
+        if not (held or LIMITED.match(reason)) or (said := f"{slurm_id if held else ''} {reason}") in self._said:
+            return
+        self._said.add(said)
+        if held:
+            self.logger.warning(f"SLURM job {slurm_id} is held ({reason}): `scontrol release {slurm_id}`.")
+        else:
+            self.logger.warning(
+                f"SLURM job {slurm_id} waits ({reason}): till the limit lets it start, or for ever if it asks for more."
+            )
 
     def _after(self, slurm_id: str, fate: Fate, seconds: float, why: str = "") -> Fate:
         """A fate that is believed only when it has lasted."""

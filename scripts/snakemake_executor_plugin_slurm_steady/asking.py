@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 from snakemake_executor_plugin_slurm_jobstep import get_cpu_setting, get_gpu_setting, get_node_setting
+
+from safe_llava.core.cli import NOTICE
+from snakemake_executor_plugin_slurm_steady.script import PASS_ON
 
 MEMORY = ("mem_mb", "mem_mb_per_cpu")
 
@@ -51,7 +55,13 @@ def grown(resources: dict[str, Any], times: dict[str, int]) -> Resources:
         # A notice as long as the job would come at its start, every time.
         longest = int(asked["runtime"]) * 60 // 3 if asked.get("runtime") else int(asked["notice"])
         extra = asked.get("slurm_extra") or ""
-        asked["slurm_extra"] = f"{extra} --signal=TERM@{min(int(asked['notice']), longest)}".strip()
+        asked["slurm_extra"] = f"{extra} --signal={NOTICE:d}@{min(int(asked['notice']), longest)}".strip()
+    if model := asked.pop("gpu_model", None):
+        # Said for all rules of a site, it is nothing that a rule without GPUs could ask for.
+        if asked.get("gpu"):
+            asked["gpu_model"] = model
+        elif str(asked.get("gres") or "").startswith("gpu:"):
+            asked["gres"] = asked["gres"].replace("gpu:", f"gpu:{model}:", 1)
     if asked.get("nodes", 1) > 1 and not wants_gpu(asked):
         # With its default of one task, sbatch takes one node, whatever was asked for.
         asked.setdefault("tasks", asked["nodes"])
@@ -87,4 +97,4 @@ def step_call(asking: Asking, command: str) -> str:
     if "mpi" in asking.resources:
         return command
     sizes = [get_cpu_setting(asking, wants_gpu(asking.resources)), get_gpu_setting(asking), get_node_setting(asking)]
-    return f"srun -n1 --cpu-bind=q {' '.join(sizes)} {command}"
+    return f"srun -n1 --cpu-bind=q {' '.join(sizes)} sh -c {shlex.quote(PASS_ON)} step {command}"

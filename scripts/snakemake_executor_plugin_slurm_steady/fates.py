@@ -12,7 +12,7 @@ from enum import Enum
 
 from safe_llava.core.cli import EXIT_RUN_AGAIN
 
-SQUEUE_FORMAT = "%i|%T|%N|%r"
+SQUEUE_FORMAT = "%i|%T|%N|%P|%r"
 SACCT_FORMAT = "JobIDRaw,State,NodeList"
 SIGTERM_EXIT, SIGKILL_EXIT = 143, 137  # 128 + the signal, as a shell says it
 
@@ -68,9 +68,11 @@ ENDS = {
 # Reasons why a pending job never starts: what it asks for is more than its partition, account or QOS gives one job.
 NEVER = re.compile(
     r"PartitionTimeLimit|PartitionNodeLimit|BadConstraints|Invalid(Account|QOS)|DependencyNeverSatisfied"
-    r"|(QOS|Assoc)(Max|Grp).*(PerJob|PerJobLimit)|QOSMin|MaxMemPerLimit|QOSNotAllowed|AccountNotAllowed"
+    r"|(QOS|Assoc)(Max|Grp).*(PerJob|PerNode)|QOSMin|MaxMemPerLimit|QOSNotAllowed|AccountNotAllowed"
     r"|launch.failed.requeued.held|JobHoldMaxRequeue"
 )
+# The job starts when what it waits for is there again, or never, if it asks for more than that.
+LIMITED = re.compile(r"QOS|Assoc")
 # Somebody holds the job, and may release it.
 HELD_BY_SOMEBODY = ("JobHeldUser", "JobHeldAdmin")
 # How slurmstepd says in a job's log that it killed for memory, with and without cgroups.
@@ -84,6 +86,7 @@ class Sight:
     state: str
     nodes: str = ""
     reason: str = ""
+    partition: str = ""
 
     @property
     def active(self) -> bool:
@@ -130,9 +133,9 @@ def parse_squeue(text: str) -> dict[str, Sight]:
     """Read what squeue prints in ``SQUEUE_FORMAT``; one line a job."""
     sights = {}
     for line in text.splitlines():
-        job, state, nodes, reason = (line.split("|", 3) + [""] * 4)[:4]
-        if job.strip():
-            sights[job.strip()] = Sight(_plain(state), nodes.strip(), reason.strip())
+        job, state, nodes, partition, reason = (part.strip() for part in (line.split("|", 4) + [""] * 5)[:5])
+        if job:
+            sights[job] = Sight(_plain(state), nodes, reason, partition)
     return sights
 
 
@@ -179,12 +182,17 @@ def judge(sight: Sight, record: Record, log: str) -> Fate:
         log: the last lines of the job's log, where slurmstepd writes why it killed.
     """
     if sight.active:
-        never = sight.state in HELD_STATES or (sight.state == "PENDING" and NEVER.search(sight.reason))
-        return Fate.IMPOSSIBLE if never else Fate.ACTIVE
+        return Fate.IMPOSSIBLE if sight.state in HELD_STATES or _never(sight) else Fate.ACTIVE
     fate = ENDS[sight.state]
     if record.code == EXIT_RUN_AGAIN and fate in (Fate.FAILED, Fate.OUT_OF_TIME):
         return Fate.AGAIN
     return explain(record, log) if fate is Fate.FAILED else fate
+
+
+def _never(sight: Sight) -> bool:
+    """Whether a pending job can never start. Of several partitions SLURM names one's reason: another may take it."""
+    elsewhere = "," in sight.partition and sight.reason.startswith("Partition")
+    return sight.state == "PENDING" and bool(NEVER.search(sight.reason)) and not elsewhere
 
 
 def judge_unseen(record: Record, log: str) -> Fate:

@@ -13,15 +13,23 @@ import shlex
 from pathlib import Path
 
 from safe_llava.core.cli import JOB_RECORD as RECORD
+from safe_llava.core.cli import NOTICE
 
-# SIGTERM comes to all processes of a step before its time limit. The rule's shell has to outlive it, or nobody waits
-# for the program that saves its work; with a handler, unlike with "ignore", the program itself still gets it.
+# Where SLURM ends a job, SIGTERM may come to all processes of a step. The rule's shell has to outlive it, or nobody
+# waits for the program that saves its work; with a handler, unlike with "ignore", the program itself still gets it.
 # Snakemake formats the prefix of its shells: braces are doubled.
 TRAP = (
     f'if [ -n "${{{{{RECORD}:-}}}}" ]; then echo "started ${{{{APPTAINER_CONTAINER:-}}}}" >> "${RECORD}"; trap : TERM; '
     f'trap \'echo "exit $?" >> "${RECORD}"\' EXIT; fi; '
 )
 
+
+# The first process of a step. With cgroups a signal reaches it alone (``SignalChildrenProcesses`` in cgroup.conf): it
+# passes on, to all of its group, that the work is to be saved. It waits for its child, whatever wakes it.
+PASS_ON = (
+    f"trap 'trap : {NOTICE:d}; kill -{NOTICE:d} 0' TERM {NOTICE:d}; "
+    '"$@" & wait $!; code=$?; while kill -0 $! 2> /dev/null; do wait $!; code=$?; done; exit $code'
+)
 
 # What sbatch put there for the whole job would be taken by srun as said for each step. What names the job, or finds
 # the controller, stays.

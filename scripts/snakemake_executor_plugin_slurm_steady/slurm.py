@@ -87,8 +87,11 @@ def call(command: Sequence[str] | str, text: str | None = None) -> str:
 
 
 def mine() -> dict[str, Sight]:
-    """Every job of this user that the controller remembers: one request, that it filters itself."""
-    return parse_squeue(call(["squeue", "-h", "-t", "all", "-u", getpass.getuser(), "-o", SQUEUE_FORMAT]))
+    """Every job of this user that the controller remembers: one request, that it filters itself.
+
+    ``-a``: a job in a partition that is hidden from the user is not shown otherwise.
+    """
+    return parse_squeue(call(["squeue", "-h", "-a", "-t", "all", "-u", getpass.getuser(), "-o", SQUEUE_FORMAT]))
 
 
 def remembered(jobs: Sequence[str]) -> dict[str, Sight]:
@@ -192,7 +195,7 @@ def named(name: str) -> str | None:
         NoAnswer: the controller is away.
     """
     user = getpass.getuser()
-    found = call(["squeue", "-h", "-t", "all", "-u", user, "--name", name, "-o", "%i"]).split()
+    found = call(["squeue", "-h", "-a", "-t", "all", "-u", user, "--name", name, "-o", "%i"]).split()
     return found[0] if found else None
 
 

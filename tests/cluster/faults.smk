@@ -102,7 +102,8 @@ rule notice:
         runtime=3,
         notice=60,
     shell:
-        SAY + f"if {FIRST}; then bash -c 'trap \"sleep 2; exit 75\" TERM; sleep 900 & wait'; fi; echo done > {{output}}"
+        SAY
+        + f"if {FIRST}; then bash -c 'trap \"sleep 2; exit 75\" WINCH; sleep 900 & wait'; fi; echo done > {{output}}"
 
 
 # For the tests that end Snakemake: the job takes a while, then is done.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from cluster.conftest import FOR_EVER, Built, Work, until
+from cluster.conftest import FOR_EVER, Built, Work, processes_of_job, until
+from safe_llava.core.cli import NOTICE
+from snakemake_executor_plugin_slurm_steady.script import PASS_ON
 from train.tiny import Tiny, launch_command, make_row, tiny
 
 __all__ = ["tiny"]
@@ -23,6 +26,17 @@ def steps(folder: Path) -> int:
     return len(file.read_text().splitlines()) - 1 if file.exists() else 0
 
 
+def first_process(job: str) -> int:
+    """The process that slurmstepd started for a job's step."""
+    start = f"sh -c {PASS_ON}".encode()
+    (found,) = (
+        process
+        for process in processes_of_job(job)
+        if Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").startswith(start)
+    )
+    return found
+
+
 def test_stopped_twice_in_its_image_it_ends_with_the_same_bytes(work: Work, tiny: Tiny, images: Built) -> None:
     environment = {**work.cluster.environment, "TRANSFORMERS_OFFLINE": "1"}
     alone, stopped = work.folder / "alone", work.folder / "stopped"
@@ -34,7 +48,8 @@ def test_stopped_twice_in_its_image_it_ends_with_the_same_bytes(work: Work, tiny
     process = work.start(*arguments, "--set-resources", "train:slurm_extra='-w n5'", partition="low")
     job = work.running("train")
     until(lambda: steps(stopped) >= 20 or process.poll() is not None, "the first steps")
-    work.cluster.ask("scancel", "--signal=TERM", job)  # as `--signal=TERM@…` does before the time limit
+    # Before the time limit SLURM signals, where it keeps jobs apart by cgroups, this process alone.
+    os.kill(first_process(job), NOTICE)
     job = work.running("train", 2)
     saved = max((stopped / "checkpoints").glob("step-*")).name
     begun = int(saved.removeprefix("step-"))

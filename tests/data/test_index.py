@@ -249,7 +249,7 @@ def test_a_truncated_archive_is_not_indexed(tmp_path: Path, keep: float) -> None
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(DataError, match=r"x\.zip: cut off or damaged") as caught:
         step.index(path, row(), tmp_path)
-    assert "fetch it again" in caught.value.remedy
+    assert "its receipt in results/data/fetched" in caught.value.remedy
     assert not (tmp_path / "set" / "pics.index").exists()
 
 

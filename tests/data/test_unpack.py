@@ -128,7 +128,7 @@ def test_a_truncated_archive_leaves_nothing(tmp_path: Path, keep: float) -> None
     archive.write_bytes(archive.read_bytes()[: int(archive.stat().st_size * keep)])
     with pytest.raises(DataError, match=r"x\.zip: cut off or damaged") as caught:
         step.unpack(archive, row(), tmp_path / "data")
-    assert "fetch it again" in caught.value.remedy
+    assert "its receipt in results/data/fetched" in caught.value.remedy
     assert not (tmp_path / "data" / "pics").exists()
 
 

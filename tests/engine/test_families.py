@@ -22,6 +22,7 @@ from safe_llava.engine.families import CONVERTED, FAMILIES
 from safe_llava.engine.prompts import EXAMPLES, template_facts
 from safe_llava.engine.templates import KNOWN
 from safe_llava.engine.transformers_engine import TransformersEngine
+from safe_llava.train import convert
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "prompts"
@@ -119,6 +120,14 @@ def test_an_original_format_names_its_conversion(tmp_path: Path, family: str) ->
     with pytest.raises(EngineError, match="original format") as caught:
         TransformersEngine(tmp_path, row, device="cpu")
     assert f"safe_llava.engine.convert --family {family} --source {tmp_path}" in caught.value.remedy
+
+
+def test_the_format_of_llava_itself_names_its_conversion(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llava_llama"}')
+    with pytest.raises(EngineError, match="original format, `llava_llama`") as caught:
+        TransformersEngine(tmp_path, CONFIG.models["LLaVA"], device="cpu")
+    command = caught.value.remedy.split(",")[0].split()[3:]
+    assert convert.parser().parse_args(command).model == tmp_path
 
 
 def test_another_template_than_the_known_one_is_refused_or_recorded(zoo: Zoo, tmp_path: Path) -> None:

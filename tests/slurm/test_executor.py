@@ -23,7 +23,7 @@ def executor(folder: Path | None = None) -> Executor:
     """An executor without a workflow; with a ledger where a folder is given."""
     made = object.__new__(Executor)
     made._away, made._leaving, made._stopping = None, False, threading.Event()
-    made._guard, made._entries, made._since, made._held, made._unanswered = threading.Lock(), {}, {}, set(), []
+    made._guard, made._entries, made._since, made._said, made._unanswered = threading.Lock(), {}, {}, set(), []
     made.logger = logging.getLogger("test")
     if folder:
         made._ledger = Ledger(folder)
@@ -110,6 +110,16 @@ def test_a_job_that_somebody_holds_is_named_once(tmp_path: Path, caplog: pytest.
     assert [record.getMessage() for record in caplog.records] == [
         "SLURM job 7 is held (JobHeldUser): `scontrol release 7`."
     ]
+
+
+def test_a_limit_that_jobs_wait_for_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = executor(tmp_path)
+    for slurm_id in ("7", "8"):
+        left(made, slurm_id)
+        assert made._fate(info(slurm_id), Sight("PENDING", reason="AssocGrpCPUMinutesLimit")) is Fate.ACTIVE
+        assert made._fate(info(slurm_id), Sight("PENDING", reason="Priority")) is Fate.ACTIVE
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert "SLURM job 7 waits (AssocGrpCPUMinutesLimit)" in said
 
 
 def test_a_job_that_can_never_start_is_kept_until_it_is_cancelled(

@@ -26,10 +26,10 @@ PLAIN, KILLED = Record(1, (1,), 1), Record(1, (), None)
 
 
 def test_squeue_and_sacct_are_read() -> None:
-    text = "6|PENDING||PartitionTimeLimit\n10|RUNNING|n[1-2]|None\n\n"
+    text = "6|PENDING||short,long|PartitionTimeLimit\n10|RUNNING|n[1-2]|gpu|None\n\n"
     assert parse_squeue(text) == {
-        "6": Sight("PENDING", "", "PartitionTimeLimit"),
-        "10": Sight("RUNNING", "n[1-2]", "None"),
+        "6": Sight("PENDING", "", "PartitionTimeLimit", "short,long"),
+        "10": Sight("RUNNING", "n[1-2]", "None", "gpu"),
     }
     assert parse_sacct("5|CANCELLED by 0|n1\n7|NODE_FAIL|n2\n") == {
         "5": Sight("CANCELLED", "n1"),
@@ -77,6 +77,7 @@ def test_judge(state: str, record: Record, log: str, fate: Fate) -> None:
     [
         ("PartitionTimeLimit", Fate.IMPOSSIBLE),
         ("QOSMaxGRESPerJob", Fate.IMPOSSIBLE),
+        ("QOSMaxCpuPerNode", Fate.IMPOSSIBLE),
         ("AssocMaxWallDurationPerJobLimit", Fate.IMPOSSIBLE),
         ("BadConstraints", Fate.IMPOSSIBLE),
         ("launch failed requeued held", Fate.IMPOSSIBLE),
@@ -94,6 +95,12 @@ def test_judge(state: str, record: Record, log: str, fate: Fate) -> None:
 )
 def test_a_pending_job_that_can_never_start(reason: str, fate: Fate) -> None:
     assert judge(Sight("PENDING", reason=reason), Record(), "") is fate
+
+
+def test_of_several_partitions_one_may_still_take_the_job() -> None:
+    two = Sight("PENDING", reason="PartitionTimeLimit", partition="short,long")
+    assert judge(two, Record(), "") is Fate.ACTIVE
+    assert judge(Sight("PENDING", reason="BadConstraints", partition="short,long"), Record(), "") is Fate.IMPOSSIBLE
 
 
 @pytest.mark.parametrize("state", ["REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"])

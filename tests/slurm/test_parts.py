@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from snakemake_executor_plugin_slurm_steady.asking import Asking, Resources, gro
 from snakemake_executor_plugin_slurm_steady.fates import Fate, Record, Sight
 from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, key_of
 from snakemake_executor_plugin_slurm_steady.pace import Pace
-from snakemake_executor_plugin_slurm_steady.script import RECORD, batch_script
+from snakemake_executor_plugin_slurm_steady.script import PASS_ON, RECORD, batch_script
 from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings
 
 PARTS = {"run_uuid": "rule.key.1", "slurm_logfile": "log", "comment_str": "rule_x", "account": " -A lab"}
@@ -40,8 +41,8 @@ def test_memory_and_time_grow_only_by_what_happened() -> None:
 
 
 def test_a_notice_leaves_time_to_work() -> None:
-    assert grown({"runtime": 60, "notice": 600}, {})["slurm_extra"] == "--signal=TERM@600"
-    assert grown({"runtime": 5, "notice": 600}, {})["slurm_extra"] == "--signal=TERM@100"
+    assert grown({"runtime": 60, "notice": 600}, {})["slurm_extra"] == "--signal=28@600"
+    assert grown({"runtime": 5, "notice": 600}, {})["slurm_extra"] == "--signal=28@100"
     assert "slurm_extra" not in grown({"runtime": 5}, {})
 
 
@@ -57,7 +58,7 @@ def test_a_profile_that_was_not_filled_in_says_what_is_missing(root: Path, tmp_p
 
 def test_the_sbatch_call() -> None:
     line = call(grown({"mem_mb": 4000, "runtime": 60, "nodes": 1, "notice": 300, "gpu": 2}, {}), {"n7"})
-    for part in ("--mem 4000", "-t 60", "--nodes=1", "--gpus=2", "--signal=TERM@300", "--no-requeue", "--exclude=n7"):
+    for part in ("--mem 4000", "-t 60", "--nodes=1", "--gpus=2", "--signal=28@300", "--no-requeue", "--exclude=n7"):
         assert part in line, part
     assert line.endswith(" /dev/stdin")
 
@@ -68,6 +69,39 @@ def test_several_nodes_with_gpus_each() -> None:
     assert "--gres=gpu:8" in line
     assert "--gpus" not in line
     assert "--ntasks" not in line.replace("--ntasks=1", "")
+
+
+def test_a_model_of_gpu_is_said_only_where_there_are_gpus() -> None:
+    assert "gpu_model" not in grown({"gpu_model": "a100"}, {})
+    assert "--gpus=a100:2" in call(grown({"gpu_model": "a100", "gpu": 2, "nodes": 1}, {}))
+    assert "--gres=gpu:a100:8" in call(
+        grown({"gpu_model": "a100", "gpu": 0, "gres": "gpu:8", "mpi": 0, "nodes": 2}, {})
+    )
+
+
+PROGRAM = """
+import signal, sys, time
+signal.signal(signal.SIGWINCH, lambda *_: sys.exit(75))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGWINCH])
+def test_a_signal_to_the_first_process_of_a_step_reaches_the_program_as_a_notice(number: signal.Signals) -> None:
+    """With cgroups SLURM signals that process alone; the shell between the two and the image outlive it."""
+    between = ["sh", "-c", '"$@"; code=$?; echo after; exit $code', "between", sys.executable, "-c", PROGRAM]
+    command = ["sh", "-c", PASS_ON, "step", *between]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as step:
+        assert step.stdout and step.stdout.readline() == "ready\n"
+        step.send_signal(number)
+        assert step.stdout.read() == "after\n"
+        assert step.wait() == 75
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_step_ends_as_its_program_does(code: int) -> None:
+    assert subprocess.run(["sh", "-c", PASS_ON, "step", "sh", "-c", f"exit {code}"], check=False).returncode == code
 
 
 def test_several_nodes_without_gpus() -> None:

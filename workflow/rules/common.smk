@@ -49,6 +49,9 @@ INSIDE = (
     f"export SAFE_LLAVA_COMMIT={code_commit() if IN_IMAGE else ''}; "
     'export XDG_CACHE_HOME="${{TMPDIR:-/tmp}}/safe-llava-$(id -u)"; '
     "for cache in TRITON_CACHE_DIR CUDA_CACHE_PATH MPLCONFIGDIR; do export $cache=$XDG_CACHE_HOME/$cache; done; "
+    # A module's compiler, and a certificate's place, are those of the machine.
+    "unset CC CXX CPATH LIBRARY_PATH CUDA_HOME; "
+    'for file in SSL_CERT_FILE SSL_CERT_DIR; do [ -e "${{!file:-/}}" ] || unset $file; done; '
 )
 shell.prefix(
     "set -euo pipefail; "
@@ -154,7 +157,7 @@ def source_ready(name):
     if not Path(row.folder, "config.json").is_file():
         raise WorkflowError(
             f"models.{name}.folder: {row.folder} holds no checkpoint (no config.json)\n"
-            "  remedy: put the checkpoint there, or name its place with `folder`, or its repository with `hub`"
+            "  remedy: put the checkpoint there, name its place with `folder`, or give `folder: null`, `hub` and `revision`"
         )
     # Whoever puts other weights there means them to be asked.
     return sorted(str(path) for path in Path(row.folder).iterdir() if path.suffix in OF_A_CHECKPOINT)

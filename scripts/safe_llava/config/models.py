@@ -83,7 +83,7 @@ class EvaluatedModel(Row):
     def _one_source(self) -> Self:
         sources = [name for name in SOURCES if getattr(self, name) is not None]
         if len(sources) != 1:
-            raise ValueError(f"exactly one of {', '.join(SOURCES)} says where the model comes from")
+            raise ValueError(f"one of {', '.join(SOURCES)} says where the model comes from, the others are null")
         if self.revision is not None and self.hub is None:
             raise ValueError("`revision` is that of `hub`; a data set row carries its own")
         return self

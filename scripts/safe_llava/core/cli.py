@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,9 @@ EXIT_ERROR = 1
 # Names the file in which a job on a cluster says how it ended (slurm-steady's ``script.py``), and each machine of it in
 # FILE.NODE; unset elsewhere.
 JOB_RECORD = "SAFE_LLAVA_JOB_RECORD"
+# Tells a training on a cluster to save its work. Whatever does not wait for this signal ignores it: SLURM may send it
+# to every process of a step, to those that serve an image's files, too.
+NOTICE = signal.SIGWINCH
 EXIT_RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the work is saved, the same command goes on with it
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+# Of what arrived whole and is damaged now: a rule follows its receipt in the results, not the file.
+FETCH_AGAIN = (
+    "delete it and its receipt in results/data/fetched, then run the same command again, or name another mirror"
+)
+
 
 class SafeLlavaError(Exception):
     """A fault that the user can do something about.

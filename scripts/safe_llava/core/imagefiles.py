@@ -68,7 +68,7 @@ class Archive:
         self._connection, facts = _open_index(index)
         self.path = index.parent / facts["archive"]
         self._normalise = bool(facts["identity"]["normalise_images"])
-        again = f"fetch the archive again, or delete {index}, and run the workflow: it makes the index anew"
+        again = f"{index_again(index)}; if the archive is gone, delete its receipt in results/data/fetched too"
         try:
             self._file = self.path.open("rb", buffering=0)
         except OSError as error:
@@ -138,9 +138,14 @@ def _range(folder: str) -> dict[str, str | int]:
     return {"first": "", "last": "\U0010ffff", "skip": 1}
 
 
+def index_again(index: Path) -> str:
+    """Return how an index is made anew."""
+    return f"delete {index} and its receipt in results/data/indexed, then run the same command again"
+
+
 def _open_index(index: Path) -> tuple[sqlite3.Connection, dict[str, Any]]:
     address = f"file:{quote(str(index.absolute()))}?mode=ro&immutable=1"
-    again = f"delete {index} and run the workflow: it makes the index anew"
+    again = index_again(index)
     try:
         connection = sqlite3.connect(address, uri=True, check_same_thread=False)
         facts = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM facts")}

@@ -14,14 +14,13 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from safe_llava.core.errors import DataError
+from safe_llava.core.errors import FETCH_AGAIN, DataError
 from safe_llava.core.json_stream import read_rows
 
 HUMAN, GPT = "human", "gpt"
 PLACEHOLDER = "<image>"
 SAMPLE_KEYS = frozenset({"id", "image", "conversations"})
 TURN_KEYS = frozenset({"from", "value"})
-REMEDY = "fetch it again: delete the file and its receipt, or name another mirror"
 
 
 class Turn(NamedTuple):
@@ -89,7 +88,7 @@ def read_samples(path: Path, facts: Facts | None = None) -> Iterator[Sample]:
             is not one. Samples that were yielded before are not taken back.
     """
     number = 0
-    for number, row in enumerate(read_rows(path, REMEDY), start=1):
+    for number, row in enumerate(read_rows(path, FETCH_AGAIN), start=1):
         check_row(path, number, row)
         turns = tuple(Turn(turn["from"], turn["value"]) for turn in row["conversations"])
         sample = Sample(number, str(row["id"]), row.get("image"), turns)
@@ -97,7 +96,7 @@ def read_samples(path: Path, facts: Facts | None = None) -> Iterator[Sample]:
             _count(sample, row, facts)
         yield sample
     if not number:
-        raise DataError(f"{path}: not a list of samples", REMEDY)
+        raise DataError(f"{path}: not a list of samples", FETCH_AGAIN)
 
 
 def check_row(path: Path, number: int, row: Any) -> None:
@@ -108,7 +107,7 @@ def check_row(path: Path, number: int, row: Any) -> None:
     """
     if fault := find_fault(row):
         name = f" (id {row['id']!r})" if isinstance(row, dict) and "id" in row else ""
-        raise DataError(f"{path}: sample {number}{name}: {fault}", REMEDY)
+        raise DataError(f"{path}: sample {number}{name}: {fault}", FETCH_AGAIN)
 
 
 def find_fault(row: Any) -> str | None:

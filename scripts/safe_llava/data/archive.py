@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from safe_llava.config.data import ResolvedFile, Unpack
-from safe_llava.core.errors import DataError
+from safe_llava.core.errors import FETCH_AGAIN, DataError
 from safe_llava.core.files import file_digest
 from safe_llava.data import receipts
 
@@ -29,7 +29,6 @@ DAMAGES = (
 )
 JUNK = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db"})
 NAMED_LEFT_OUT = 5
-FETCH_AGAIN = "delete the archive and its receipt and fetch it again; if it stays so, name another mirror"
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,8 @@ def judge(
         f"{summary['missing']:,} images are missing and {bad:,} empty or undecodable of {summary['images']:,}; "
         f"they cost {summary['samples_lost']:,} samples (tolerated: {missing:,} missing, {undecodable:,} undecodable)"
         f"{worst}\n  first: {first}",
-        f"read {report} or the log; fetch and unpack the sets of these folders again, or put the images there, or "
+        f"read {report} or the log; delete these folders and their receipts in results/data/unpacked and run the same "
+        "command again (docs/data.md, When something goes wrong), or put the images there, or "
         "raise `data.tolerance` if training without these samples is meant",
     )
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safe_llava.core.errors import DataError
+from safe_llava.core.errors import FETCH_AGAIN, DataError
 from safe_llava.core.files import read_jsonl
 from safe_llava.core.json_stream import read_rows
 from safe_llava.data.annotations import check_row
 from safe_llava.prism.protocol import ALL, HAIR, Attribute
 
 ATTRIBUTES = tuple(str(attribute) for attribute in Attribute)
-FETCH_AGAIN = "fetch it again: delete the file and its receipt, or name another mirror"
 Kind = Literal["train", "prism"]
 
 

@@ -40,6 +40,7 @@ FAMILIES = {
 }
 # Families whose published checkpoints are converted before they are asked.
 CONVERTED = frozenset(name for name, family in FAMILIES.items() if family.released_types)
+ORIGINAL = "llava_llama"  # what LLaVA-1.5's own code writes; `train.convert` reads it
 
 
 def model_type(model_dir: Path) -> str:
@@ -65,10 +66,13 @@ def check_family(model_dir: Path, row: EvaluatedModel) -> None:
     if found in family.model_types:
         return
     path = model_dir / "config.json"
-    if found in family.released_types:
+    if found in family.released_types or found == ORIGINAL:
+        step = f"engine.convert --family {row.family} --source {model_dir}"
+        if found == ORIGINAL:
+            step = f"train.convert --to huggingface --model {model_dir} --vision-tower CLIP"
         raise EngineError(
             f"{path}: the checkpoint is in its original format, `{found}`",
-            f"python -m safe_llava.engine.convert --family {row.family} --source {model_dir} --out FOLDER",
+            f"python -m safe_llava.{step} --out FOLDER, then name FOLDER in the model's row",
         )
     raise EngineError(
         f"{path}: the checkpoint is of type `{found}`, its row says `family: {row.family}`",

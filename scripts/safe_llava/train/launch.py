@@ -39,7 +39,6 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m safe_llava.train.launch", description=__doc__.split("\n")[0])
     parser.add_argument("--processes", type=int, required=True, help="processes on this machine, one a GPU")
     parser.add_argument("--nodes", type=int, default=1, help="machines, each with a launcher of its own")
-    parser.add_argument("--node-rank", type=int, help="which of them this is; default: what srun says")
     parser.add_argument("--rendezvous", help="HOST:PORT of the first machine, where the processes meet")
     parser.add_argument("--module", default="safe_llava.train.run", help="module that every process runs")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="-- and the arguments of that module")
@@ -76,7 +75,8 @@ class Group:
         ]
 
     def forward(self, number: int, _frame: FrameType | None = None) -> None:
-        """Send a signal to every process that is still there."""
+        """Send a signal to every process that is still there; a cluster's notice is a SIGTERM to them."""
+        number = signal.SIGTERM if number == cli.NOTICE else number
         for member in self._members:
             if member.poll() is None:
                 member.send_signal(number)
@@ -130,15 +130,15 @@ def meet(nodes: int, processes: int, rendezvous: str | None, folder: Path) -> di
     return {**world, "MASTER_ADDR": host, "MASTER_PORT": port}
 
 
-def node_rank(nodes: int, given: int | None) -> int:
-    """Return which of the machines this is, from 0 on.
+def node_rank(nodes: int) -> int:
+    """Return which of the machines this is, from 0 on, as srun says it.
 
     Raises:
         TrainError: nobody says it, or it is none of them.
     """
-    rank = given if given is not None else (0 if nodes == 1 else int(os.environ.get("SLURM_NODEID", "-1")))
+    rank = 0 if nodes == 1 else int(os.environ.get("SLURM_NODEID", "-1"))
     if not 0 <= rank < nodes:
-        raise TrainError(f"node {rank} of {nodes}", "start it with srun --nodes=N, or give --node-rank from 0 to N-1")
+        raise TrainError(f"node {rank} of {nodes}", "start it with srun --nodes=N --ntasks-per-node=1, or use torchrun")
     return rank
 
 
@@ -155,15 +155,17 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         if getattr(arguments, name) < 1:
             raise TrainError(f"--{name} {getattr(arguments, name)}", "give a whole number above 0")
     rest = arguments.arguments[1:] if arguments.arguments[:1] == ["--"] else arguments.arguments
-    first = node_rank(arguments.nodes, arguments.node_rank) * arguments.processes
+    first = node_rank(arguments.nodes) * arguments.processes
     with tempfile.TemporaryDirectory(prefix="safe-llava-") as folder:
         command = [sys.executable, "-m", arguments.module, *rest]
         meeting = meet(arguments.nodes, arguments.processes, arguments.rendezvous, Path(folder))
         told: list[int] = []
-        for number in FORWARDED:
+        # Elsewhere it says that a window was resized.
+        forwarded = (*FORWARDED, cli.NOTICE) if cli.JOB_RECORD in os.environ else FORWARDED
+        for number in forwarded:
             signal.signal(number, lambda number, _: told.append(number))
         group = Group(command, arguments.processes, meeting, first)
-        for number in FORWARDED:
+        for number in forwarded:
             signal.signal(number, group.forward)
         # What came while the processes were being started.
         for missed in told:

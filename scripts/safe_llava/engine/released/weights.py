@@ -13,7 +13,10 @@ from safetensors.torch import save_file
 from safe_llava.core.errors import EngineError
 from safe_llava.core.files import read_json, write_json
 
-FETCH = "fetch the checkpoint again, or name the folder that holds its config.json and weights"
+FETCH = (
+    "delete it and its receipt below results/data/snapshots, then run the same command again, or name the folder that "
+    "holds its config.json and weights"
+)
 SHARD_BYTES = 2 << 30
 INDEX = "model.safetensors.index.json"
 
