@@ -28,12 +28,8 @@ def steps(folder: Path) -> int:
 
 def first_process(job: str) -> int:
     """The process that slurmstepd started for a job's step."""
-    start = f"sh -c {PASS_ON}".encode()
-    (found,) = (
-        process
-        for process in processes_of_job(job)
-        if Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").startswith(start)
-    )
+    words = {process: Path(f"/proc/{process}/cmdline").read_text().split("\0") for process in processes_of_job(job)}
+    (found,) = (process for process, said in words.items() if said[1:3] == ["-c", PASS_ON])
     return found
 
 
