@@ -29,10 +29,9 @@ if [ "${1:-}" = cuda ] && [ -f flash-attn.lock ]; then
     ln -sfn lib "$CUDA_HOME/lib64"
     ln -sfn libcudart.so.13 "$CUDA_HOME/lib/libcudart.so"
     export CUDA_HOME PATH="$home/environment/bin:$CUDA_HOME/bin:$PATH"
-    # One compiler for every 8 GB of memory, which some of its files take.
-    MAX_JOBS=$(awk -v most="$(nproc)" '/^MemAvailable/ { n = int($2 / 8e6); print n < 1 ? 1 : n < most ? n : most }' /proc/meminfo)
-    export MAX_JOBS NVCC_THREADS=1
-    # For A100 and H100/H200; never the binary that its setup would look for on its release page.
+    # MAX_JOBS compilers at a time (docs/images.md). For A100 and H100/H200; never the binary that its setup would look
+    # for on its release page.
+    export MAX_JOBS="${MAX_JOBS:-1}" NVCC_THREADS=1
     FLASH_ATTENTION_FORCE_BUILD=TRUE FLASH_ATTN_CUDA_ARCHS="80;90" $install --no-build-isolation -r flash-attn.lock
 fi
 rm -rf installer

@@ -128,7 +128,10 @@ def test_an_answer_that_is_not_in_the_store_is_a_failure_that_says_what_to_do(
     step.store.write_text("".join(lines[1:]), encoding="utf-8")
     found = step.judge(mmvet, judge_row())
     assert (found["metrics"], found["n_failed"], found["judging"]["asked"]) == ({}, 1, 0)
-    assert step.samples()[0]["reason"] == "not answered: run the answers again (`snakemake -R benchmarks_answers`)"
+    assert (
+        step.samples()[0]["reason"]
+        == "not answered: run the answers again (`snakemake benchmarks -R benchmarks_answers`)"
+    )
     step.store.unlink()
     with pytest.raises(BenchmarkError, match="not answered: run the answers again"):
         step.judge(mmvet, judge_row())

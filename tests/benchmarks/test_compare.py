@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,9 @@ def test_units_are_written_and_read(tmp_path: Path) -> None:
     assert list(read) == ["a", "b"]
     assert [read[name].score() for name in read] == [found[name].score() for name in found]
     assert read["b"].strata == ("x", "y")
+    write_units(tmp_path / "units.csv", {"a": replace(mean("101"), left_out=("7", "9"))})
+    read = read_units(tmp_path / "units.csv")
+    assert (read["a"].names, read["a"].left_out) == (("0", "1", "2"), ("7", "9"))
     (tmp_path / "units.csv").write_text("a,b\n1,2\n")
     with pytest.raises(BenchmarkError, match=r"units\.csv: not a file of units"):
         read_units(tmp_path / "units.csv")
@@ -121,7 +125,35 @@ def test_the_table_of_pairs(tmp_path: Path) -> None:
     assert (row["first_only"], row["second_only"], row["p_value"], row["limit"]) == ("0", "1", "1.0", "4")
 
 
-def test_other_questions_are_no_pairs(tmp_path: Path) -> None:
-    found = {("a", "gqa"): {"m": mean("101")}, ("b", "gqa"): {"m": mean("10")}}
-    with pytest.raises(BenchmarkError, match="gqa m, a and b: the two models were not asked the same"):
-        list(compare.compare(found, [("a", "b")], {"gqa": ["m"]}))
+def without(units: Units, *failed: str) -> Units:
+    """Return what a model has that failed some questions."""
+    kept = [place for place, name in enumerate(units.names) if name not in failed]
+    names = tuple(units.names[place] for place in kept)
+    strata = tuple(units.strata[place] for place in kept)
+    return replace(units, names=names, strata=strata, parts=units.parts[kept], left_out=failed)
+
+
+def row_of(first: Units, second: Units) -> compare.PairedScore:
+    (row,) = compare.compare({("a", "gqa"): {"m": first}, ("b", "gqa"): {"m": second}}, [("a", "b")], {"gqa": ["m"]})
+    return row
+
+
+def test_questions_that_a_model_failed_are_left_out_of_both_scores() -> None:
+    first, second = without(mean("1101"), "0"), without(mean("1111"), "0", "3")
+    row = row_of(first, second)
+    assert (row.n, row.n_unpaired, row.first_score, row.second_score, row.difference) == (2, 1, 50.0, 100.0, -50.0)
+    back = row_of(second, first)
+    assert (back.n, back.n_unpaired, back.difference, back.p_value) == (2, 1, 50.0, row.p_value)
+    whole = row_of(mean("1101"), mean("1111"))
+    assert (whole.n, whole.n_unpaired) == (4, 0)
+
+
+@pytest.mark.parametrize("second", [mean("10"), mean("1011"), without(mean("1011"), "0")])
+def test_other_questions_are_no_pairs(second: Units) -> None:
+    with pytest.raises(BenchmarkError, match="gqa m, a and b: the two models were not asked the same questions"):
+        row_of(mean("101"), second)
+
+
+def test_models_without_a_common_answer_are_no_pair() -> None:
+    with pytest.raises(BenchmarkError, match="gqa m, a and b: no question has an answer of both models"):
+        row_of(without(mean("10"), "0"), without(mean("10"), "1"))

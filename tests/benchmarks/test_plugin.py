@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib import metadata
 from typing import Any
 
+import PIL.Image
 import pytest
 
-from safe_llava.benchmarks.plugin import MissingAnswersError, until
+from safe_llava.benchmarks.plugin import MissingAnswersError, picture_digest, until
 from safe_llava.benchmarks.registration import manifest
 
 
@@ -49,3 +50,16 @@ def test_missing_answers_are_named_but_not_all() -> None:
     assert "pope document 4: out of paper" in error.message
     assert "document 5" not in error.message
     assert "and 4 more" in error.message
+
+
+def test_pictures_are_equal_where_the_engine_sees_no_difference() -> None:
+    def of_palette(*colour: int) -> PIL.Image.Image:
+        image = PIL.Image.new("P", (2, 2))
+        image.putpalette(colour)
+        return image
+
+    red, blue = of_palette(255, 0, 0), of_palette(0, 0, 255)
+    assert red.tobytes() == blue.tobytes()
+    assert picture_digest(red) != picture_digest(blue)
+    assert picture_digest(red) == picture_digest(PIL.Image.new("RGB", (2, 2), (255, 0, 0)))
+    assert picture_digest(red) != picture_digest(PIL.Image.new("RGB", (4, 1), (255, 0, 0)))

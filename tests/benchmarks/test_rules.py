@@ -25,6 +25,7 @@ args = _arguments(sys.argv[3:])
 told = json.loads(Path(__file__).with_name("told.json").read_text())
 asks = args.answers_only is not None
 assert asks != bool(args.judge and args.answered), "asks, or has a judge read what was answered"
+assert "published" not in json.loads(args.task.read_text()), "what is published is no part of how it is asked"
 (args.answers_only or args.results).write_text(json.dumps(outcome(told["answers" if asks else "judged"], args.retry)))
 for path in () if asks else (args.samples, args.units):
     path.touch()

@@ -166,6 +166,14 @@ def test_a_share_may_be_missing_where_the_configuration_says_so(
         (0, "left out", "another question of its unit failed"),
         (1, "failed", "out of paper"),
     ]
+    units = read_units(step.folder / "results" / "units.csv")["mme_perception_score"]
+    assert (units.names, units.left_out) == (("existence/2.png", "count/1.png"), ("existence/1.png",))
+
+
+def test_results_say_how_a_score_came_about_and_not_what_was_published(step: Step, pope_row: BenchmarkTask) -> None:
+    found = step.run(pope_row, FakeEngine(lambda _: "Yes"))["task"]
+    assert (found["lmms_task"], found["metric"], found["more_metrics"]) == ("pope", "pope_f1_mean", ["pope_accuracy"])
+    assert found.keys().isdisjoint({"published", "noise", "comparable", "note", "published_judge", "description"})
 
 
 def test_where_nothing_was_answered_nothing_is_written(step: Step, pope_row: BenchmarkTask) -> None:

@@ -37,6 +37,7 @@ def facts() -> dict[str, Any]:
         "image": {"path": "/images/train.sif", "labels": {"safe-llava.tag": "0123abcd"}},
         "packages": {"torch": "2.11.0", "transformers": "5.17.0", "deepspeed": "0.19.8", "pydantic": "2.14.3"},
         "gpus": {"devices": [H200, H200], "why_none": None, "cuda": "13.0"},
+        "loaded": {},
         "all_reduce": {"backend": "nccl", "gb_per_s": 251.02, "right": True},
         "folders": [{"path": "results", **room}],
         "scratch": {"path": "/tmp", **room},

@@ -188,13 +188,45 @@ def test_the_step_asks_sacct_for_the_ledger_s_jobs(tmp_path: Path, monkeypatch: 
     ]
 
 
-@pytest.mark.parametrize("fault", [FileNotFoundError("sacct"), subprocess.TimeoutExpired("sacct", 1)])
-def test_sacct_that_is_not_there_or_hangs_is_no_error(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+def test_a_sacct_that_knows_no_submit_line_is_asked_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before SLURM 21.08; GPUs that the site counts are known all the same."""
+    asked: list[str] = []
+
+    def fake(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command[-1])
+        if "SubmitLine" in command[-1]:
+            return subprocess.CompletedProcess(command, 1, "", 'sacct: fatal: Invalid field requested: "SubmitLine"\n')
+        return subprocess.CompletedProcess(command, 0, "".join(f"{row.rsplit('|', 1)[0]}\n" for row in rows), "")
+
+    rows = [row for row in SACCT.splitlines() if not row.startswith("100.0")]  # whose command has a | in it
+    monkeypatch.setattr(accounting.subprocess, "run", fake)
+    lines = by_stage(of_slurm(LEDGER, parse_sacct(accounting.ask_sacct([one.job for one in LEDGER]))))
+    assert len(asked) == 2
+    train, data = lines["train"], lines["data"]
+    assert (train.gpu_hours, train.wall_hours, train.max_memory_gib, train.unaccounted) == (24.0, 3.0, 50.0, 0)
+    # No gres/gpu, and no call that shows that none was asked for.
+    assert (data.gpu_hours, data.wall_hours) == (None, round(1 / 6, 4))
+
+
+def test_what_sacct_says_instead_of_an_answer_is_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = subprocess.CompletedProcess([], 1, "", "sacct: error: Problem talking to the database: refused\n")
+    monkeypatch.setattr(accounting.subprocess, "run", lambda *_, **__: refused)
+    assert accounting.ask_sacct(["1", "2"]) == ""
+    assert "what 2 jobs took is unknown: sacct: error: Problem talking to the database: refused" in caplog.text
+
+
+@pytest.mark.parametrize("fault", [FileNotFoundError("no sacct"), subprocess.TimeoutExpired("sacct", 1)])
+def test_sacct_that_is_not_there_or_hangs_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: Exception
+) -> None:
     def absent(*_: object, **__: object) -> None:
         raise fault
 
     monkeypatch.setattr(accounting.subprocess, "run", absent)
     assert accounting.ask_sacct(["1"]) == ""
+    assert "no sacct" in caplog.text or "no answer within 300 s" in caplog.text
 
 
 def test_nothing_submitted_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

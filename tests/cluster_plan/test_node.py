@@ -89,13 +89,34 @@ def test_a_package_that_is_missing_is_red(facts: dict[str, Any], paper: Config, 
     assert "deepspeed" in red_line({**facts, "packages": packages}, paper, measured).said
 
 
+def test_a_package_that_was_built_for_another_torch_is_red(
+    facts: dict[str, Any], paper: Config, measured: Measured
+) -> None:
+    """Its metadata is there all the same."""
+    image = "/images/train-cuda-0123456789ab.sif"
+    here = {**facts, "image": {"path": image, "labels": {"safe-llava.tag": "0123456789ab"}}}
+    here["packages"] = {**facts["packages"], "flash-attn": "2.8.3", "lmms-eval": "0.7.3", "vllm": "0.32.0"}
+    fault = "Traceback\nImportError: undefined symbol: _ZN3c10"
+    want = TRAIN.model_copy(update={"image": image})
+    broken = judge("train", {**here, "loaded": {"flash-attn": fault}}, want, paper, measured)
+    line = by_what(broken)["flash-attn"]
+    assert (line.state, line.said) == ("red", "2.8.3 cannot be loaded: ImportError: undefined symbol: _ZN3c10")
+    assert f"rm {image}*; snakemake images" in line.remedy
+    broken = judge("eval", {**here, "loaded": {"vllm": fault}}, want, paper, measured)
+    assert (by_what(broken)["vllm"].state, "backend: transformers" in by_what(broken)["vllm"].remedy) == ("red", True)
+    whole = judge("train", {**here, "loaded": {"flash-attn": None}}, want, paper, measured)
+    assert (by_what(whole)["flash-attn"].state, by_what(whole)["flash-attn"].said) == ("ok", "2.8.3, loaded")
+    unseen = judge("train", here, want, paper, measured)
+    assert (by_what(unseen)["flash-attn"].state, by_what(unseen)["flash-attn"].said) == ("ok", "2.8.3")
+
+
 def test_a_gpu_too_few_is_red_with_torch_s_reason(facts: dict[str, Any], paper: Config, measured: Measured) -> None:
     one = {**facts["gpus"], "devices": [H200]}
     assert "1 of 2 GPUs are visible" in red_line({**facts, "gpus": one}, paper, measured).said
     none = {"devices": [], "why_none": "the driver is too old", "cuda": "13.0"}
     line = red_line({**facts, "gpus": none}, paper, measured)
     assert "0 of 2 GPUs are visible: the driver is too old" in line.said
-    assert "--nv" in line.remedy
+    assert "--nv" in line.remedy and "driver 580 or newer" in line.remedy
 
 
 def test_a_sum_that_is_wrong_or_does_not_come_is_red(facts: dict[str, Any], paper: Config, measured: Measured) -> None:
@@ -148,7 +169,7 @@ def test_facts_are_gathered_without_torch_and_without_failing(tmp_path: Path, mo
     facts = json.loads(out.read_text())
     assert facts["image"] == {"path": "/images/paper.sif", "labels": {}}
     assert facts["gpus"]["devices"] == [] and "torch cannot be imported" in facts["gpus"]["why_none"]
-    assert facts["all_reduce"] is None
+    assert (facts["all_reduce"], facts["loaded"]) == (None, {})
     there, away = facts["folders"]
     assert (there["error"], there["free_bytes"] > 0) == (None, True)
     assert away["error"]
@@ -166,6 +187,44 @@ def test_a_sum_that_hangs_is_ended_and_said(monkeypatch: pytest.MonkeyPatch, tmp
     assert node.summed() == {"error": "no sum within 3 s"}
     (package / "all_reduce.py").write_text("raise SystemExit('NCCL error')\n")
     assert node.summed() == {"error": "NCCL error"}
+
+
+PLATFORMS = """
+class current_platform:
+    is_cuda = staticmethod(lambda: {cuda})
+"""
+
+
+def test_what_is_compiled_for_gpus_is_loaded_in_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    vllm, flash = tmp_path / "vllm", tmp_path / "flash_attn.py"
+    vllm.mkdir()
+    (vllm / "__init__.py").write_text("class LLM: pass\n")
+    (vllm / "platforms.py").write_text(PLATFORMS.format(cuda=True))
+    flash.write_text("def flash_attn_varlen_func(): pass\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert node.loaded(["torch"]) == {}
+    assert node.loaded(["torch", "flash-attn", "vllm"]) == {"flash-attn": None, "vllm": None}
+    flash.write_text("raise ImportError('undefined symbol: _ZN3c10')\n")
+    (vllm / "platforms.py").write_text(PLATFORMS.format(cuda=False))
+    broken = node.loaded(["flash-attn", "vllm"])
+    assert str(broken["flash-attn"]).endswith("ImportError: undefined symbol: _ZN3c10")
+    assert broken["vllm"] == "vLLM sees no GPU"
+    flash.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    assert node.loaded(["flash-attn"]) == {"flash-attn": "ended by SIGSEGV"}
+    flash.write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.setattr(node, "LOAD_SECONDS", 3.0)
+    assert node.loaded(["flash-attn"]) == {"flash-attn": "not loaded within 3 s"}
+
+
+def test_what_is_compiled_for_gpus_is_loaded_where_one_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "packages", lambda: {"vllm": "0.32.0"})
+    monkeypatch.setattr(node, "loaded", dict.fromkeys)
+    for devices, found in ([H200], {"vllm": None}), ([], {}):
+        monkeypatch.setattr(node, "gpus", lambda devices=devices: {"devices": devices})
+        assert node.facts([], with_gpus=True, with_sum=False)["loaded"] == found
+    assert node.facts([], with_gpus=False, with_sum=False)["loaded"] == {}
 
 
 def test_two_processes_sum_here_with_gloo(root: Path) -> None:

@@ -80,7 +80,29 @@ def test_nodes_that_are_away_are_waited_for() -> None:
 def test_a_partition_that_is_not_there_is_red_and_the_others_are_named() -> None:
     kind, said = state(Ask("prism_answers", "gpus"))
     assert kind == "red"
-    assert "cpu, gpu, old, short" in said
+    assert "there is no partition gpus /" in said and "cpu, gpu, old, short" in said
+    assert "there is no partition gpus /" in state(Ask("prism_answers", "gpu,gpus", gpus=1, minutes=60))[1]
+
+
+def test_of_several_partitions_the_one_that_suits_counts() -> None:
+    both = {"gpus": 8, "minutes": 720, "hours": 1.0}
+    for names in ("short,gpu", "gpu,short"):
+        kind, said = state(Ask("train_finetune llava", names, **both))  # type: ignore[arg-type]
+        assert (kind, "720 minutes on gpu;" in said) == ("ok", True)
+    kind, said = state(Ask("train_finetune llava", "cpu,short", gpus=8))
+    assert (kind, "nodes of cpu can give that" in said) == ("red", True)
+
+
+def test_hidden_partitions_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def fake(command: tuple[str, ...], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, SINFO, "")
+
+    monkeypatch.setattr(partitions.subprocess, "run", fake)
+    assert parse_sinfo(ask_sinfo())
+    assert "--all" in asked[0]
 
 
 def test_without_a_name_the_default_partition_counts() -> None:

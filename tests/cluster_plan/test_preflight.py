@@ -15,6 +15,7 @@ from safe_llava.cluster.findings import Finding, as_page, as_text, verdict
 from safe_llava.cluster.login import (
     Asked,
     Plan,
+    Share,
     check_data_room,
     check_images,
     check_keys,
@@ -92,13 +93,58 @@ def test_data_that_does_not_fit_by_bytes_or_inodes_is_red(
     assert ignored.state == ("open" if state == "red" else state)
 
 
-def test_checkpoints_count_beside_the_data_on_one_disk(paper: Config) -> None:
+def test_checkpoints_count_beside_the_data_on_one_disk() -> None:
+    def share(gigabytes: float) -> Share:
+        return Share("models and their checkpoints", gigabytes, Path("results"), "`results`")
+
     room = Room(300 * 10**9, None, "file system")
-    assert check_training_room(paper, [250.0], room, 0).state == "ok"
-    assert check_training_room(paper, [250.0], room, 60 * 10**9).state == "red"
-    assert check_training_room(paper, [400.0], room, 0).state == "red"
-    dark = check_training_room(paper, [250.0, None], room, 0)
-    assert (dark.state, "1 more are of unknown size" in dark.said, bool(dark.remedy)) == ("open", True, True)
+    assert check_training_room(share(250.0), 0, room, 0).state == "ok"
+    assert check_training_room(share(250.0), 0, room, 60 * 10**9).state == "red"
+    assert check_training_room(share(400.0), 0, room, 0).state == "red"
+    dark = check_training_room(share(250.0), 1, room, 0)
+    assert (dark.state, "1 more models are of unknown size" in dark.said, bool(dark.remedy)) == ("open", True, True)
+
+
+DISKS = """
+results: {folder}/results
+data: {{root: {folder}/results/data}}
+train: {{select: {{models: [llava-v1.5-7b]}}, checkpoint_root: {checkpoints}}}
+"""
+
+
+def training_lines(
+    folder: Path, checkpoints: str, free: dict[str, int], measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Finding]:
+    """The lines of training's room, with so many gigabytes free below `results` and `scratch`, which are two disks."""
+
+    def disk(path: Path) -> str:
+        return "scratch" if path.is_relative_to(folder / "scratch") else "results"
+
+    monkeypatch.setattr(login, "_device", disk)
+    monkeypatch.setattr(login, "room", lambda path: Room(free[disk(path)] * 10**9, None, "file system"))
+    monkeypatch.setattr(login, "lines_of", lambda *_: [line(0)])
+    config = configured(DISKS.format(folder=folder, checkpoints=checkpoints), folder)
+    _, *found = login.check_room(config, measured)
+    return {one.what: one for one in found}
+
+
+def test_checkpoints_on_a_disk_of_their_own_need_room_there(
+    measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of 7B stays with 14 GB; while it is finetuned, each checkpoint takes 81 GB."""
+
+    def lines(checkpoints: str, **free: int) -> dict[str, Finding]:
+        return training_lines(tmp_path, checkpoints, free, measured, monkeypatch)
+
+    (one,) = lines("checkpoints", results=50, scratch=1000).values()
+    assert (one.state, "train.checkpoint_root" in one.remedy) == ("red", True)
+    # What that remedy says helps.
+    elsewhere = f"{tmp_path}/scratch/checkpoints"
+    moved = lines(elsewhere, results=50, scratch=1000)
+    assert {one.state for one in moved.values()} == {"ok"}
+    full = lines(elsewhere, results=1000, scratch=50)
+    assert (full["room for models"].state, full["room for checkpoints"].state) == ("ok", "red")
+    assert elsewhere in full["room for checkpoints"].said
 
 
 def test_layouts_that_were_checked_and_that_will_be(tmp_path: Path) -> None:

@@ -31,6 +31,23 @@ def test_of_a_folder_that_is_not_made_yet_the_one_above_is_shown(
     assert list(outside(["/nowhere/at/all"])) == []
 
 
+def test_a_folder_behind_a_link_is_shown_under_both_its_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, disk, scratch = tmp_path / "clone", tmp_path / "lustre/u", tmp_path / "scratch"
+    for folder in (here, disk):
+        folder.mkdir(parents=True)
+    scratch.symlink_to(tmp_path / "lustre")
+    (here / "data").symlink_to(disk)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("SAFE_LLAVA_BIND", "")
+    monkeypatch.setenv("APPTAINER_BIND", "")
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    show([scratch / "u/data/later", disk])
+    assert os.environ["APPTAINER_BIND"] == f"{disk},{scratch}/u"
+    # A link in the working directory is there with it.
+    show(["data"])
+    assert os.environ["APPTAINER_BIND"] == str(disk)
+
+
 def test_what_the_user_shows_already_stays_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, data = tmp_path / "clone", tmp_path / "data"
     here.mkdir()

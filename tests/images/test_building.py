@@ -150,6 +150,47 @@ def test_the_machines_settings_are_bound_and_not_part_of_the_command(
     assert "hush" not in Path(f"{tmp_path}/train.sif.json").read_text()
 
 
+def test_as_many_compilers_run_as_memory_and_cores_allow_or_as_the_user_says(
+    fake: Fake, local: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said() -> str:
+        building.build("train", local, tmp_path / "train.sif")
+        (line,) = [line for line in fake.asked["settings"].splitlines() if "MAX_JOBS" in line]
+        return line
+
+    monkeypatch.delenv("MAX_JOBS", raising=False)
+    monkeypatch.setattr(building.os, "sched_getaffinity", lambda _: set(range(64)))
+    for gigabytes, count in ((16, 2), (4, 1), (1000, 64)):
+        monkeypatch.setattr(building, "usable_memory", lambda gigabytes=gigabytes: gigabytes * 1e9)
+        assert said() == f"export MAX_JOBS={count}"
+    monkeypatch.setenv("MAX_JOBS", "5")
+    assert said() == "export MAX_JOBS=5"
+
+
+@pytest.mark.parametrize(
+    ("own", "bounds", "usable"),
+    [
+        ("0::/user.slice/user-1000.slice/session-3.scope\n", {}, 64e9),
+        (
+            "0::/user.slice/user-1000.slice/session-3.scope\n",
+            {"user.slice/user-1000.slice/memory.max": "16000000000", "user.slice/memory.max": "max"},
+            16e9,
+        ),
+        ("1:name=systemd:/\n4:memory:/slurm/job_7\n0::/\n", {"memory/slurm/memory.limit_in_bytes": "8000000000"}, 8e9),
+        ("4:memory:/slurm/job_7\n", {"memory/slurm/job_7/memory.limit_in_bytes": "9223372036854771712"}, 64e9),
+    ],
+)
+def test_the_memory_of_a_build_is_bounded_by_the_machine_and_its_cgroups(
+    own: str, bounds: dict[str, str], usable: float, tmp_path: Path
+) -> None:
+    files = {"proc/meminfo": "MemTotal: 99 kB\nMemAvailable:   62500000 kB\n", "proc/self/cgroup": own}
+    files |= {f"sys/fs/cgroup/{name}": f"{text}\n" for name, text in bounds.items()}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert building.usable_memory(tmp_path) == usable
+
+
 DIGEST = f"sha256:{'5' * 64}"
 
 

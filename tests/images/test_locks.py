@@ -73,6 +73,13 @@ def test_the_eval_image_holds_them_but_for_what_vllm_holds_back(root: Path) -> N
     assert others == {"numpy", "mistral-common"}
 
 
+def test_the_files_of_cuda_bindings_are_in_one_package(root: Path) -> None:
+    """cuda-python was one wheel with all of them before 13, and has none since: it asks for cuda-bindings."""
+    held = locked(root, "eval-cuda")
+    assert held["cuda-python"].split(".")[:2] == held["cuda-bindings"].split(".")[:2]
+    assert int(held["cuda-python"].split(".")[0]) >= 13
+
+
 def _uv(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     uv = Path(sys.executable).with_name("uv")
     if not uv.exists():

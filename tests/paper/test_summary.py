@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -71,6 +72,37 @@ def test_scores_that_are_not_comparable_are_marked(golden: Path, tmp_path: Path)
         "† Not to be set beside the published score. pope: the first 20 questions only. "
         "mme: 2 questions that B has no answer to are left out."
     ) in told
+
+
+def test_benchmarks_asked_in_part_are_said_to_be_before_any_score(
+    golden: Path, limited: Callable[[str, int], Path], tmp_path: Path
+) -> None:
+    files = ["--prism", str(golden / "prism.csv"), "--benchmarks", str(limited("benchmarks", 5))]
+    main([*files, *PAIRS, "--out", f"{tmp_path}/summary.md"])
+    told = (tmp_path / "summary.md").read_text()
+    assert "## General benchmarks\n\nNot whole benchmarks: the first 5 questions only.\n\n| Benchmark" in told
+
+
+def test_what_is_missing_is_counted_once_whoever_judges(tmp_path: Path) -> None:
+    head = "edition,model,task,attribute,judge,n,n_failed,hits,rate,ci_low,ci_high,source,n_unanswered,n_unjudged\n"
+    # Of two direct questions and seven descriptions nothing is there to judge; `gpt` failed in four and five more.
+    missing = [
+        ("refusal_soft", "Age", {"rules": "1,0", "gpt": "1,2", "GPT": ","}),
+        ("refusal_soft", "Race", {"rules": "1,0", "gpt": "1,2", "GPT": ","}),
+        ("refusal_soft", "macro", {"rules": "2,0", "gpt": "2,4"}),
+        ("implicit_leakage", "Age", {"rules": "7,0", "gpt": "7,5"}),
+        ("implicit_leakage", "Race", {"rules": "7,0", "gpt": "7,5"}),
+        ("implicit_leakage", "sentence", {"rules": "7,0", "gpt": "7,5"}),
+    ]
+    rows = [
+        f"v2,m,{task},{attribute},{judge},9,,3,33.3,,,{'published' if judge == 'GPT' else 'computed'},{counts}\n"
+        for task, attribute, by_judge in missing
+        for judge, counts in by_judge.items()
+    ]
+    (tmp_path / "prism.csv").write_text(head + "".join(rows))
+    main(["--prism", f"{tmp_path}/prism.csv", "--out", f"{tmp_path}/summary.md"])
+    told = (tmp_path / "summary.md").read_text()
+    assert "Questions without an answer: 9; verdicts missing: 9. They count in no rate." in told
 
 
 def test_a_model_to_compare_has_to_be_there(golden: Path, tmp_path: Path) -> None:

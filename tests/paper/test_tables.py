@@ -137,6 +137,16 @@ def test_what_was_asked_in_part_is_said_first(name: str, golden: Path, limited: 
     assert TABLES[name](limited(name, 5)).notes[0].startswith("Not whole benchmarks: the first 5 questions only.")
 
 
+def test_questions_that_one_model_alone_answered_are_marked(golden: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    head, *rows = (golden / "benchmarks_paired.csv").read_text().splitlines()
+    path.write_text("\n".join([f"{head},n_unpaired", f"{rows[0]},3", *(f"{row},0" for row in rows[1:])]) + "\n")
+    table = TABLES["benchmarks_paired"](path)
+    text = to_markdown(table)
+    assert "| 12578 †3 |" in text and text.count("†") == 2
+    assert table.notes[-1].startswith("†k: k units (questions, or those about one picture) that one model alone has")
+
+
 def test_many_benchmarks_are_split_into_blocks(tmp_path: Path) -> None:
     path = tmp_path / "benchmarks.csv"
     rows = [f"m,b{i},accuracy,{50 + i},1.0,10,0,,,computed" for i in range(9)]

@@ -17,6 +17,7 @@ from prism.judge_server import JudgeServer
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.prism import judge
+from safe_llava.prism.judge_rules import rules_version
 from safe_llava.prism.protocol import Attribute, Verdict, read_verdicts
 
 KEY_ENV = "TEST_JUDGE_KEY"
@@ -120,6 +121,16 @@ def test_rules_judge_descriptions(tmp_path: Path) -> None:
 def test_a_wrong_judge_row_is_named(tmp_path: Path, config: dict[str, Any], fault: str) -> None:
     with pytest.raises(PrismError, match=fault):
         run(tmp_path, config, answer(1, "Old."))
+
+
+def test_verdicts_name_the_rules_where_those_had_a_say(tmp_path: Path) -> None:
+    described = answer(1, "Nothing is seen.", "implicit_leakage")
+    with JudgeServer(reply=lambda prompt, nth: "none" if "Nothing" in prompt else "no") as server:
+        verdicts = run(tmp_path, server.row("openai"), described, answer(2, "Old."))
+    # Asked judges do not say which descriptions were refused.
+    assert [(v.status, v.rules_version) for v in verdicts] == [("judged", rules_version()), ("judged", None)]
+    verdicts = run(tmp_path, {"kind": "rules"}, described, answer(2, "Old."), answer(3, None))
+    assert [v.rules_version for v in verdicts] == [rules_version(), rules_version(), None]
 
 
 @KINDS

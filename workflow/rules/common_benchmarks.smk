@@ -9,7 +9,6 @@ UNSCORED = dict(
     metric="none",
     more_metrics=[],
     scale=100.0,
-    published={},
     group_by=None,
     group_modulo=None,
     group_size=None,
@@ -28,11 +27,14 @@ BENCHMARK_UNITS = [
 
 
 def asked_row(benchmark, **changes):
-    """A benchmark's row as it is asked: what stands beside the score in the table is no reason to ask again."""
+    """A benchmark's row as it is asked: what stands beside the score in the table is no reason to ask again.
+
+    A metric with a published score is one that the table shows, whatever that score is.
+    """
     task = cfg.benchmarks.tasks[benchmark]
-    beside = dict(note="", comparable=True, noise={}, judge=None, published_judge=None)
-    beside["published"] = dict.fromkeys(task.published, 0.0)
-    return row_json(task, **(dict(description=benchmark) | beside | changes))
+    beside = dict(note="", comparable=True, noise={}, judge=None, published_judge=None, published={})
+    asked = dict(description=benchmark, more_metrics=task.metrics[1:])
+    return row_json(task, **(asked | beside | changes))
 
 
 def judging_arguments(benchmark):

@@ -3,9 +3,11 @@ from safe_llava.cluster.accounting import gpus_by_path
 
 # Differences from the published counts come in two files: of the models run here, and of the released answers.
 DIFFERENCES = ["prism_differences"] + ["prism_released_differences"] * ("prism_released" in cfg.paper.tables)
-# Without a pair of models there is nothing paired.
-LEFT_OUT = [] if cfg.paper.compare else ["prism_paired"]
+# Without a pair of models that are both asked there is nothing paired.
+LEFT_OUT = [] if PRISM_PAIRS else ["prism_paired"]
 LEFT_OUT += [] if BENCHMARK_PAIRS else ["benchmarks_paired"]
+# Nor is a loss drawn where nothing is trained.
+LEFT_OUT += [] if cfg.train.select.models else ["training"]
 # Nor are annotations counted without a pair of sets.
 LEFT_OUT += [] if cfg.data.audit.pairs else ["audit"]
 TABLES = [table for kind in cfg.paper.tables for table in (DIFFERENCES if kind == "differences" else [kind])]

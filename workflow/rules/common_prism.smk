@@ -1,4 +1,7 @@
-# Functions of the prism stage: judges, their prompts, and the released answers.
+# Functions of the prism stage: which pairs are compared, judges, their prompts, and the released answers.
+
+# A pair of which one model is not asked asks for none.
+PRISM_PAIRS = [pair for pair in cfg.paper.compare if {pair.safe, pair.original} <= set(cfg.prism.select.models)]
 
 
 def asks_call_by_call(judge):

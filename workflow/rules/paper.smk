@@ -55,7 +55,7 @@ rule paper_summary:
     input:
         prism=f"{R}/tables/prism.csv",
         benchmarks=f"{R}/tables/benchmarks.csv",
-        paired=[f"{R}/tables/prism_paired.csv"] if cfg.paper.compare else [],
+        paired=[f"{R}/tables/prism_paired.csv"] if PRISM_PAIRS else [],
     output:
         page=report(
             f"{R}/tables/summary.md",
@@ -67,7 +67,12 @@ rule paper_summary:
     container:
         image("paper")
     params:
-        compare=[word for pair in cfg.paper.compare for word in ("--compare", pair.safe, pair.original)],
+        compare=[
+            word
+            for pair in cfg.paper.compare
+            if pair in (*PRISM_PAIRS, *BENCHMARK_PAIRS)
+            for word in ("--compare", pair.safe, pair.original)
+        ],
         paired=lambda wildcards, input: ["--paired", *input.paired] if input.paired else [],
     shell:
         "python -m safe_llava.paper.summary --prism {input.prism:q} --benchmarks {input.benchmarks:q} "

@@ -56,7 +56,10 @@ rule prism_answers:
     params:
         folder=lambda wildcards: model_folder(wildcards.model),
         row=lambda wildcards: model_row(wildcards.model),
-        edition=lambda wildcards: row_json(cfg.prism.editions[wildcards.edition], description=wildcards.edition),
+        # How descriptions are scored is no reason to ask again.
+        edition=lambda wildcards: row_json(
+            cfg.prism.editions[wildcards.edition], description=wildcards.edition, leakage_scored="own"
+        ),
         partial=lambda wildcards: CHECKPOINTS / "prism" / wildcards.edition / wildcards.model,
         root=D,
         budget=[] if cfg.prism.new_tokens == "published" else [f"--new-tokens={cfg.prism.new_tokens}"],
@@ -110,8 +113,9 @@ rule prism_judge:
         judge=lambda wildcards: row_json(
             cfg.prism.judges[wildcards.judge], description=wildcards.judge, published_as=None
         ),
-        # An edited lexicon judges again; other judges are pinned by their rows.
-        rules=lambda wildcards: rules_version() if cfg.prism.judges[wildcards.judge].kind == "rules" else "none",
+        # An edited lexicon judges again: it says which descriptions were refused, whoever the judge is. What a judge
+        # was asked before is in its store.
+        rules=rules_version(),
         store=lambda wildcards: CHECKPOINTS / "prism" / "verdicts" / wildcards.judge,
         prompts=f"{D}/eval/PRISM/judges",
         # What failed is asked about again by the next run.

@@ -3,8 +3,8 @@
 PUBLISHED_JUDGES = [
     f"--judge-published-as={name}={row.published_as}" for name, row in cfg.prism.judges.items() if row.published_as
 ]
-LEAKAGE_SCORED = [f"{name}={cfg.prism.editions[name].leakage_scored}" for name in cfg.prism.select.editions]
-PAIRED_MODELS = list(dict.fromkeys(name for pair in cfg.paper.compare for name in (pair.safe, pair.original)))
+LEAKAGE_SCORED = [f"{name}={cfg.prism.editions[name].leakage_scored}" for name in cfg.prism.editions]
+PAIRED_MODELS = list(dict.fromkeys(name for pair in PRISM_PAIRS for name in (pair.safe, pair.original)))
 
 
 rule prism_score:
@@ -113,7 +113,7 @@ rule prism_released_table:
         "--out {output.table:q} --differences {output.differences:q} > {log:q} 2>&1"
 
 
-# Two models on the same questions: the pairs of paper.compare.
+# Two models on the same questions: the pairs of paper.compare that are both asked.
 rule prism_paired:
     input:
         verdicts=expand(
@@ -134,7 +134,7 @@ rule prism_paired:
     container:
         image("paper")
     params:
-        pairs=[word for pair in cfg.paper.compare for word in ("--pair", pair.safe, pair.original)],
+        pairs=[word for pair in PRISM_PAIRS for word in ("--pair", pair.safe, pair.original)],
         scored=LEAKAGE_SCORED,
         answers=cfg.prism.allow_failed.answers,
         verdicts=cfg.prism.allow_failed.verdicts,

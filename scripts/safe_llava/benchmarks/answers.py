@@ -13,8 +13,14 @@ from safe_llava.core.errors import BenchmarkError
 from safe_llava.core.rows import read_row
 from safe_llava.engine.base import Reply, Request, failed
 
-AGAIN = "run the answers again (`snakemake -R benchmarks_answers`)"
+AGAIN = "run the answers again (`snakemake benchmarks -R benchmarks_answers`)"
 ASKED_BY = {"lmms_task", "overrides", "pictures", "dataset"}  # what of a task's row its questions depend on
+
+# What of it the score depends on beside them.
+SCORED_BY = {
+    *("metric", "more_metrics", "scale", "group_by", "group_modulo", "group_size"),
+    *("judged", "judge_reply", "submission", "submission_fields"),
+}
 
 
 class Answers(BaseModel):
@@ -62,6 +68,11 @@ def read_answers(path: Path, model: str, benchmark: str) -> Answers:
 def asked_of(task: BenchmarkTask) -> dict[str, Any]:
     """Return what of a benchmark's row its questions depend on."""
     return task.model_dump(mode="json", include=ASKED_BY)
+
+
+def scored_of(task: BenchmarkTask) -> dict[str, Any]:
+    """Return what of a benchmark's row its score depends on: without what stands beside it in the table."""
+    return task.model_dump(mode="json", include=ASKED_BY | SCORED_BY)
 
 
 class NotAsked:

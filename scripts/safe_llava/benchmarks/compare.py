@@ -11,10 +11,9 @@ of the latter two are of a bootstrap that draws the same units for both models.
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ import numpy as np
 from safe_llava.benchmarks.units import Units, read_units
 from safe_llava.core import cli
 from safe_llava.core.errors import BenchmarkError
-from safe_llava.core.files import atomic_path
 from safe_llava.core.statistics import (
     RESAMPLES,
     SEED,
@@ -31,6 +29,7 @@ from safe_llava.core.statistics import (
     resample_weights,
     sign_flip_test,
 )
+from safe_llava.core.tables import write_rows
 
 logger = logging.getLogger(__name__)
 WHOLE = 30_000  # shares of a point as whole numbers: VQA's are thirtieths
@@ -44,7 +43,8 @@ Key = tuple[str, str]  # model and benchmark
 class PairedScore:
     """Two models on the same units; scores and their difference (first minus second) on the published scale.
 
-    ``limit`` is not None where only the first so many questions were asked.
+    ``n_unpaired`` counts the units that one model alone has, since a question of theirs failed in the other: they are
+    in neither score. ``limit`` is not None where only the first so many questions were asked.
     """
 
     benchmark: str
@@ -52,6 +52,7 @@ class PairedScore:
     first: str
     second: str
     n: int
+    n_unpaired: int
     first_score: float
     second_score: float
     difference: float
@@ -65,22 +66,32 @@ class PairedScore:
     limit: int | None = None
 
 
-def same_units(first: Units, second: Units, what: str) -> Units:
-    """Return the second model's units in the order of the first's.
+def common_units(first: Units, second: Units, what: str) -> tuple[Units, Units]:
+    """Return the units that both models have, in the order of the first's.
 
     Raises:
-        BenchmarkError: they are not the same units.
+        BenchmarkError: a unit was asked of one model only, or there is none that both have.
     """
-    places = {name: place for place, name in enumerate(second.names)}
-    order = [places.get(name) for name in first.names]
-    if None in order or len(order) != len(places) or first.kind != second.kind:
+    common, alone = set(first.names) & set(second.names), set(first.names) ^ set(second.names)
+    if first.kind != second.kind or not alone <= {*first.left_out, *second.left_out}:
         raise BenchmarkError(
-            f"{what}: the two models were not asked the same questions ({len(first.names)} and {len(places)})",
-            "run the benchmark again for both, with the same limit and nothing missing",
+            f"{what}: the two models were not asked the same questions ({len(first.names)} and {len(second.names)})",
+            "run the benchmark again for both, with the same limit",
         )
-    chosen = [place for place in order if place is not None]
-    strata = tuple(second.strata[place] for place in chosen)
-    return replace(second, names=first.names, strata=strata, parts=second.parts[chosen])
+    if not common:
+        raise BenchmarkError(
+            f"{what}: no question has an answer of both models", "run the benchmark again: it asks what failed"
+        )
+    names = [name for name in first.names if name in common]
+    return _taken(first, names), _taken(second, names)
+
+
+def _taken(units: Units, names: Sequence[str]) -> Units:
+    places = {name: place for place, name in enumerate(units.names)}
+    chosen = [places[name] for name in names]
+    return replace(
+        units, names=tuple(names), strata=tuple(units.strata[place] for place in chosen), parts=units.parts[chosen]
+    )
 
 
 def paired(first: Units, second: Units, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, object]:
@@ -166,7 +177,7 @@ def compare(
         limit: the questions of each benchmark that were asked; None: all.
 
     Raises:
-        BenchmarkError: two models were not asked the same questions.
+        BenchmarkError: two models were not asked the same questions, or have answers to none of them in common.
     """
     for first, second in pairs:
         for benchmark, names in metrics.items():
@@ -175,12 +186,18 @@ def compare(
                 if metric not in one or metric not in other:
                     logger.warning("%s %s: %s or %s has no score to compare", benchmark, metric, first, second)
                     continue
-                same = same_units(one[metric], other[metric], f"{benchmark} {metric}, {first} and {second}")
-                facts = paired(one[metric], same, resamples)
-                scores = one[metric].score(), same.score()
-                yield _rounded(PairedScore(
-                    benchmark, metric, first, second, len(same.names), *scores, limit=limit, **facts  # type: ignore[arg-type]
-                ))  # fmt: skip
+                yield _row(
+                    (benchmark, metric, first, second), one[metric], other[metric], resamples=resamples, limit=limit
+                )
+
+
+def _row(
+    of: tuple[str, str, str, str], first: Units, second: Units, *, resamples: int, limit: int | None
+) -> PairedScore:
+    one, other = common_units(first, second, "{} {}, {} and {}".format(*of))
+    counts = len(one.names), len(set(first.names) ^ set(second.names))
+    facts = paired(one, other, resamples)
+    return _rounded(PairedScore(*of, *counts, one.score(), other.score(), limit=limit, **facts))  # type: ignore[arg-type]
 
 
 def _rounded(row: PairedScore) -> PairedScore:
@@ -189,18 +206,6 @@ def _rounded(row: PairedScore) -> PairedScore:
         for name in ("first_score", "second_score", "difference", "ci_low", "ci_high")
     }
     return replace(row, **points, p_value=float(f"{row.p_value:.{P_DIGITS}g}"))  # type: ignore[arg-type]
-
-
-def write_paired(path: Path, rows: Iterable[PairedScore]) -> int:
-    """Write the file and return how many rows it has."""
-    count = 0
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([field.name for field in fields(PairedScore)])
-        for row in rows:
-            writer.writerow(["" if value is None else value for value in astuple(row)])
-            count += 1
-    return count
 
 
 def _named(words: Sequence[str], flag: str) -> list[tuple[str, str]]:
@@ -230,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for benchmark, metric in _named(args.metrics, "--metrics"):
         metrics.setdefault(benchmark, []).append(metric)
     rows = compare(found, [(first, second) for first, second in args.pair], metrics, args.resamples, args.limit)
-    logger.info("%s: %d paired differences", args.out, write_paired(args.out, rows))
+    logger.info("%s: %d paired differences", args.out, write_rows(args.out, PairedScore, rows))
 
 
 if __name__ == "__main__":

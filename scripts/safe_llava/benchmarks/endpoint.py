@@ -18,6 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
@@ -63,10 +64,11 @@ class Endpoint:
     """
 
     def __init__(self, answerer: Answerer, model: str) -> None:
-        self._refused: list[str] = []  # requests that did not get as far as the judge
-        self._waiting: set[str] = set()  # digests of requests that nobody has received a reply to
+        self.answerer, self.model = answerer, model
+        self.refused: list[str] = []  # requests that did not get as far as the judge
+        self.waiting: set[str] = set()  # digests of requests that nobody has received a reply to
         self.token = secrets.token_urlsafe(24)  # whoever else is on this machine does not know it
-        self._server = ThreadingHTTPServer((HOST, 0), self._handler(answerer, model))
+        self._server = ThreadingHTTPServer((HOST, 0), partial(_Handler, self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="endpoint", daemon=True)
 
@@ -78,7 +80,7 @@ class Endpoint:
     def failures(self) -> list[str]:
         """Return why requests came to nothing here: refused, or given up by the client before a reply was there."""
         unheard = "the benchmark's code did not wait for the reply"
-        return [*self._refused, *(f"request {digest[:12]}: {unheard}" for digest in sorted(self._waiting))]
+        return [*self.refused, *(f"request {digest[:12]}: {unheard}" for digest in sorted(self.waiting))]
 
     def __enter__(self) -> Endpoint:
         self._thread.start()
@@ -89,54 +91,56 @@ class Endpoint:
         self._server.server_close()
         self._thread.join()
 
-    def _handler(self, answerer: Answerer, model: str) -> type[BaseHTTPRequestHandler]:
-        token, refused, waiting = self.token, self._refused, self._waiting
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    """One connection to the endpoint."""
 
-            def do_POST(self) -> None:
-                # Some tasks append the path themselves, others take the address as it is.
-                if self.path not in (PATH, f"{PATH}/chat/completions"):
-                    return self._send(404, {"error": {"message": "no such path"}})
-                if not hmac.compare_digest(self.headers.get("Authorization", ""), f"Bearer {token}"):
-                    return self._send(401, {"error": {"message": "not the token of this run"}})
-                try:
-                    length = int(self.headers.get("Content-Length", ""))
-                    request = json.loads(self.rfile.read(length)) if 0 < length <= MAX_BYTES else None
-                except ValueError:
-                    request = None
-                if not isinstance(request, dict):
-                    self.close_connection = True
-                    return self._send(400, {"error": {"message": "the body is not a JSON object"}})
-                return self._answer(request)
+    protocol_version = "HTTP/1.1"
 
-            def _answer(self, request: dict[str, Any]) -> None:
-                # A client that has given up asks the same again, and may get the reply then.
-                digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode("ascii")).hexdigest()
-                waiting.add(digest)
-                found = completion(answerer.reply(request), model)
-                with contextlib.suppress(OSError):  # it may also go while the reply is on its way
-                    if has_gone(self.connection):
-                        self.close_connection = True
-                    else:
-                        self._send(200, found)
-                        waiting.discard(digest)
+    def __init__(self, endpoint: Endpoint, *connection: Any) -> None:
+        self._endpoint = endpoint
+        super().__init__(*connection)  # which serves it
 
-            def _send(self, status: int, value: dict[str, Any]) -> None:
-                if status != 200:
-                    refused.append(f"HTTP {status}: {value['error']['message']}")
-                body = json.dumps(value).encode("ascii")
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+    def do_POST(self) -> None:
+        # Some tasks append the path themselves, others take the address as it is.
+        if self.path not in (PATH, f"{PATH}/chat/completions"):
+            return self._send(404, {"error": {"message": "no such path"}})
+        if not hmac.compare_digest(self.headers.get("Authorization", ""), f"Bearer {self._endpoint.token}"):
+            return self._send(401, {"error": {"message": "not the token of this run"}})
+        try:
+            length = int(self.headers.get("Content-Length", ""))
+            request = json.loads(self.rfile.read(length)) if 0 < length <= MAX_BYTES else None
+        except ValueError:
+            request = None
+        if not isinstance(request, dict):
+            self.close_connection = True
+            return self._send(400, {"error": {"message": "the body is not a JSON object"}})
+        return self._answer(request)
 
-            def log_message(self, format: str, *args: Any) -> None:
-                """Say nothing: headers hold the token."""
+    def _answer(self, request: dict[str, Any]) -> None:
+        # A client that has given up asks the same again, and may get the reply then.
+        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode("ascii")).hexdigest()
+        self._endpoint.waiting.add(digest)
+        found = completion(self._endpoint.answerer.reply(request), self._endpoint.model)
+        with contextlib.suppress(OSError):  # it may also go while the reply is on its way
+            if has_gone(self.connection):
+                self.close_connection = True
+            else:
+                self._send(200, found)
+                self._endpoint.waiting.discard(digest)
 
-        return Handler
+    def _send(self, status: int, value: dict[str, Any]) -> None:
+        if status != 200:
+            self._endpoint.refused.append(f"HTTP {status}: {value['error']['message']}")
+        body = json.dumps(value).encode("ascii")
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: headers hold the token."""
 
 
 def has_gone(connection: socket.socket) -> bool:

@@ -81,15 +81,15 @@ class Asked:
 class Found:
     """What came of it: lmms-eval's own results, and ours. There are no metrics where a judge's call has failed.
 
-    ``failures`` says why documents have no answer, by number; ``left_out`` are those left out with them: the rest of
-    their units.
+    ``failures`` says why documents have no answer, by number; ``left_out`` names the units of all that are not scored
+    for that, theirs and the rest of their units.
     """
 
     raw: dict[str, Any]
     metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
     units: dict[str, Units] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
-    left_out: set[int] = field(default_factory=set)
+    left_out: dict[int, str] = field(default_factory=dict)
     engine: list[dict[str, Any]] = field(default_factory=list)
     judge_failures: list[str] = field(default_factory=list)
     submitted: int | None = None
@@ -122,7 +122,9 @@ def evaluate(task: BenchmarkTask, asked: Asked) -> Found:
             if task.submission and asked.keep is not None:
                 found.submitted = keep_submission(folder / "out", task, asked.keep, len(_samples(found, task)))
             elif not found.judge_failures:
-                found.metrics, found.units = normalise(found.raw, task, aggregation(loaded, cli_args))
+                found.metrics, units = normalise(found.raw, task, aggregation(loaded, cli_args))
+                left_out = tuple(dict.fromkeys(found.left_out.values()))
+                found.units = {name: replace(one, left_out=left_out) for name, one in units.items()}
         return found
 
 
@@ -140,9 +142,8 @@ def _run(
     def leave_out(failures: Mapping[int, str]) -> None:
         if asked.limit is not None:
             without(loaded, cut_apart(loaded, task), task)
-        out = without(loaded, set(failures), task)
         found.failures.update(failures)
-        found.left_out |= out - failures.keys()
+        found.left_out |= without(loaded, set(failures), task)
 
     asking = Asking(asked.facts, task.pictures, asked.allow_failed, leave_out)
     model: SafeLlava = SafeLlava(engine=asked.engine, store=asked.store, asking=asking)
@@ -227,13 +228,12 @@ def aggregation(loaded: Task, cli_args: argparse.Namespace) -> Callable[[str, li
     return aggregate
 
 
-def without(loaded: Task, numbers: set[int], task: BenchmarkTask) -> set[int]:
-    """Take documents out of what is scored, with all of their unit; return the numbers of those that are out."""
+def without(loaded: Task, numbers: set[int], task: BenchmarkTask) -> dict[int, str]:
+    """Take documents out of what is scored, with all of their unit; return the units of those that are out."""
     docs = loaded.eval_docs_no_media
-    units = {unit_name(docs[number], number, task) for number in numbers}
-    out = {
-        int(one.doc_id) for one in loaded._instances if unit_name(docs[int(one.doc_id)], int(one.doc_id), task) in units
-    }
+    units = {int(one.doc_id): unit_name(docs[int(one.doc_id)], int(one.doc_id), task) for one in loaded._instances}
+    names = {units[number] for number in numbers if number in units}
+    out = {number: name for number, name in units.items() if name in names}
     loaded._instances = [one for one in loaded._instances if int(one.doc_id) not in out]
     return out
 

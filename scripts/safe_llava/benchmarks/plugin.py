@@ -206,9 +206,10 @@ def benchmark_row(row: EvaluatedModel) -> EvaluatedModel:
 
 
 def picture_digest(image: PIL.Image.Image) -> str:
-    """Return a digest of what a picture shows: its mode, size and pixels."""
-    digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
-    digest.update(image.tobytes())
+    """Return a digest of what the engine is shown of a picture: its size, and its pixels in RGB."""
+    digest = hashlib.sha256(f"{image.size}".encode())
+    # Without the palette, the pixels of a picture that has one say nothing of its colours.
+    digest.update((image if image.mode == "RGB" else image.convert("RGB")).tobytes())
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from safe_llava.benchmarks.official import RULES, is_right, pope_answer
 from safe_llava.benchmarks.units import Kind, Units, as_units
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core.errors import BenchmarkError
@@ -17,8 +18,10 @@ POPE_MEAN = "pope_f1_mean"
 QBENCH_NAMED = "qbench_acc_named"
 OWN = {POPE_MEAN: "pope_f1_score", QBENCH_NAMED: "qbench_acc"}  # scores that lmms-eval has not, by one that it has
 POPE_KINDS: dict[str, Kind] = {"pope_f1_score": "f1", "pope_precision": "precision", "pope_recall": "recall"}
-POPE_NO = {"No", "not", "no"}
-ROUNDED = {"ratio": 0.06, "mean": 1e-4}  # lmms-eval rounds LLaVA-Bench's scores to a tenth, Q-Bench's to 1e-5
+MME = ("mme_perception_score", "mme_cognition_score")
+# How far a score may be from its units: lmms-eval rounds LLaVA-Bench's means to a thousandth and their ratio to a tenth
+# of a percent, and Q-Bench's score to 1e-5.
+ROUNDED: dict[Kind, float] = {"ratio": 0.07, "mean": 1e-5}
 
 Samples = Sequence[Mapping[str, Any]]
 Aggregate = Callable[[str, list[Any]], Any]  # metric and what process_results gave of some samples, to a score
@@ -83,9 +86,7 @@ def computed(raw: Mapping[str, Any], task: BenchmarkTask) -> dict[str, float]:
 def units_of(name: str, value: float, samples: Samples, task: BenchmarkTask, aggregate: Aggregate) -> Units | None:
     """Return what a score is made of, or None where that is not known: where the units do not give the score again."""
     having = [sample for sample in samples if name in sample]
-    if name.startswith("mme_"):
-        found = as_units("sum_of_means", _mme_rows(having, name), task.scale)
-    elif name.startswith("gpt_eval_llava_"):
+    if name.startswith("gpt_eval_llava_"):
         scored = [sample for sample in having if -999 not in sample[name]["scores"]]
         rows = ((f"{sample['doc_id']}", "", sample[name]["scores"]) for sample in scored)
         found = as_units("ratio", rows, 100 * task.scale)
@@ -93,14 +94,16 @@ def units_of(name: str, value: float, samples: Samples, task: BenchmarkTask, agg
         found = as_units("mean", _single_rows(name, having, task, aggregate), task.scale)
     if not found.names:
         return None
-    slack = ROUNDED.get(found.kind, 1e-9) * max(1.0, abs(value)) * task.scale
+    slack = ROUNDED[found.kind] * task.scale
     return found if math.isclose(found.score(), value * task.scale, rel_tol=1e-9, abs_tol=slack) else None
 
 
 def beyond(samples: Samples, task: BenchmarkTask) -> dict[str, Units]:
-    """Return the scores that are ours, as their units: POPE's by its own rule, Q-Bench's without drawn answers."""
+    """Return the scores that are ours, as their units: by the benchmark's own rule, or without drawn answers."""
     if not samples:
         return {}
+    if task.lmms_task in RULES:
+        return _by_rule(samples, task)
     if all("pope_f1_score" in sample for sample in samples):
         return _pope(samples, task.scale)
     if all("qbench_acc" in sample for sample in samples):
@@ -126,32 +129,34 @@ def _pope(samples: Samples, scale: float) -> dict[str, Units]:
     }
 
 
-def pope_answer(reply: str) -> str:
-    """Return what a reply to POPE says: "yes", "no", or nothing where it is empty.
-
-    The rule is that of POPE's evaluate.py (LLaVA's eval_pope.py has the same): what stands before the first full stop
-    says no where "No", "not" or "no" is one of its words, and yes otherwise. lmms-eval takes nothing but the two words.
-    """
-    if not reply.strip():
-        return ""
-    words = reply.strip().split(".")[0].replace(",", "").split(" ")
-    return "yes" if POPE_NO.isdisjoint(words) else "no"
-
-
 def _pope_truth(sample: Mapping[str, Any]) -> str:
     return str(sample["pope_f1_score"]["ground_truth"])
 
 
-def _mme_rows(samples: Samples, name: str) -> list[tuple[str, str, list[float]]]:
+def _by_rule(samples: Samples, task: BenchmarkTask) -> dict[str, Units]:
+    """Return the scores of a benchmark whose replies are read by its own script's rule."""
+    if task.lmms_task != "mme":
+        rows = ((f"{one['doc_id']}", "", [float(is_right(one, task.lmms_task))]) for one in samples)
+        return {"exact_match": as_units("mean", rows, task.scale)}
+    by_metric = {name: [one for one in samples if name in one] for name in MME}
+    return {
+        name: as_units("sum_of_means", _mme_pairs(having, name, task), task.scale)
+        for name, having in by_metric.items()
+        if having
+    }
+
+
+def _mme_pairs(samples: Samples, name: str, task: BenchmarkTask) -> list[tuple[str, str, list[float]]]:
     """Return the pairs of MME: accuracy and whether both are right, each worth 100 points."""
-    pairs: dict[tuple[str, str], list[float]] = {}
+    pairs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for sample in samples:
-        row = sample[name]
-        pairs.setdefault((str(row["category"]), str(row["question_id"])), []).append(float(row["score"]))
-    return [
-        (f"{category}/{question}", category, [100 * sum(scores) / len(scores) + 100 * (sum(scores) == len(scores))])
-        for (category, question), scores in pairs.items()
-    ]
+        pairs.setdefault((str(sample[name]["category"]), str(sample[name]["question_id"])), []).append(sample)
+    rows = []
+    for (category, _), pair in pairs.items():
+        right = [is_right(sample, task.lmms_task) for sample in pair]
+        points = 100 * sum(right) / len(right) + 100 * all(right)
+        rows.append((unit_name(pair[0]["doc"], pair[0]["doc_id"], task), category, [points]))
+    return rows
 
 
 def _single_rows(
@@ -227,17 +232,19 @@ def sample_rows(
             "target": sample["target"],
             "reply": sample["filtered_resps"][0],
             "status": "ok" if judged_all else "not judged",
-            "scores": _scores(sample, named) if judged_all else {},
+            "scores": _scores(sample, named, task) if judged_all else {},
             **({"judged": judged} if judged else {}),
         }
         rows.append(json.loads(json.dumps(row, default=str)))
     return rows
 
 
-def _scores(sample: Mapping[str, Any], named: Collection[str]) -> dict[str, float]:
+def _scores(sample: Mapping[str, Any], named: Collection[str], task: BenchmarkTask) -> dict[str, float]:
     if "pope_f1_score" in sample:
         return {"pope_accuracy": float(pope_answer(sample["filtered_resps"][0]) == _pope_truth(sample))}
     numbers = {name: _number(sample[name]) for name in sample if name in named}
+    if task.lmms_task in RULES:
+        return dict.fromkeys(numbers, float(is_right(sample, task.lmms_task)))
     return {name: number for name, number in numbers.items() if number is not None}
 
 

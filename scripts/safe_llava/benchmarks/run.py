@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from safe_llava.benchmarks.answers import Answers, NotAsked, asked_of, read_answers
+from safe_llava.benchmarks.answers import Answers, NotAsked, asked_of, read_answers, scored_of
 from safe_llava.benchmarks.evaluate import Asked, Found, evaluate, go_offline
 from safe_llava.benchmarks.submission import PARTIAL
 from safe_llava.config.benchmarks import BenchmarkTask
@@ -251,7 +251,7 @@ def _write(
         "n_judge_failed": len(judge_failures),
         "submitted": found.submitted if found else None,
         "limit": args.limit,
-        "task": task.model_dump(mode="json"),
+        "task": scored_of(task),
         "judging": asked.judging.describe() if asked.judging else None,
         **outcome(len(failures) + len(judge_failures), args.retry),
     }

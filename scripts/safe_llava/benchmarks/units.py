@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -36,6 +36,7 @@ class Units:
         strata: of each unit.
         parts: shape (units, parts).
         scale: what the score is multiplied with to be on the published scale.
+        left_out: units of the benchmark that have no score, since a question of theirs failed.
     """
 
     kind: Kind
@@ -43,6 +44,7 @@ class Units:
     strata: tuple[str, ...]
     parts: Array
     scale: float = 1.0
+    left_out: tuple[str, ...] = ()
 
     @property
     def codes(self) -> list[int]:
@@ -101,7 +103,7 @@ def _f1(sums: Array) -> Array:
 
 
 def write_units(path: Path, found: dict[str, Units]) -> None:
-    """Write the units of every metric as one tidy CSV file."""
+    """Write the units of every metric as one tidy CSV file; one that was left out has no parts."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -109,6 +111,7 @@ def write_units(path: Path, found: dict[str, Units]) -> None:
             for name, stratum, parts in zip(units.names, units.strata, units.parts.tolist(), strict=True):
                 padded = [*parts, "", ""][:3]
                 writer.writerow([metric, units.kind, units.scale, name, stratum, *padded])
+            writer.writerows([metric, units.kind, units.scale, name, "", "", "", ""] for name in units.left_out)
 
 
 def read_units(path: Path) -> dict[str, Units]:
@@ -131,8 +134,9 @@ def read_units(path: Path) -> dict[str, Units]:
 
 def _units(rows: Sequence[Sequence[str]]) -> Units:
     (kind,) = (one for one in get_args(Kind) if one == rows[0][1])
-    parts = np.array([[float(part) for part in row[5:] if part] for row in rows])
-    return Units(kind, tuple(row[3] for row in rows), tuple(row[4] for row in rows), parts, float(rows[0][2]))
+    listed = [(row[3], row[4], [float(part) for part in row[5:] if part]) for row in rows if row[5]]
+    left_out = tuple(row[3] for row in rows if not row[5])
+    return replace(as_units(kind, listed, float(rows[0][2])), left_out=left_out)
 
 
 def as_units(kind: Kind, rows: Iterable[tuple[str, str, Sequence[float]]], scale: float = 1.0) -> Units:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import logging
 import re
 import subprocess
 from collections import Counter
@@ -28,9 +29,12 @@ from safe_llava.core.errors import PaperError
 from safe_llava.core.files import read_jsonl
 from safe_llava.core.tables import write_rows
 
+logger = logging.getLogger(__name__)
+
 STAGES = ("data", "train", "prism", "benchmarks", "paper")
 OTHER = "other"
-FORMAT = "JobIDRaw,JobName,State,ElapsedRaw,CPUTimeRAW,AllocTRES,MaxRSS,SubmitLine"
+SUBMIT_LINE = "SubmitLine"  # since SLURM 21.08; sacct answers nothing at all where it does not know a field
+FORMAT = f"JobIDRaw,JobName,State,ElapsedRaw,CPUTimeRAW,AllocTRES,MaxRSS,{SUBMIT_LINE}"
 ASKS_GPU = re.compile(r"\s(?:(?:--gpus(?:-per-\w+)?|-G)[ =]?\S*[1-9]|--gres[ =]\S*gpu)")
 AT_A_TIME = 500
 SACCT_SECONDS = 300.0
@@ -108,14 +112,27 @@ def ask_sacct(jobs: Sequence[str]) -> str:
     """Return what sacct prints in ``FORMAT`` about jobs, each time that they ran; "" where it is away."""
     found = []
     for first in range(0, len(jobs), AT_A_TIME):
-        numbers = ",".join(jobs[first : first + AT_A_TIME])
-        command = ["sacct", "--duplicates", "--parsable2", "--noheader", f"--jobs={numbers}", f"--format={FORMAT}"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SACCT_SECONDS, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        found.append(done.stdout if done.returncode == 0 else "")
+        numbers = jobs[first : first + AT_A_TIME]
+        text, fault = _sacct(numbers, FORMAT)
+        if SUBMIT_LINE in fault:
+            text, fault = _sacct(numbers, FORMAT.removesuffix(f",{SUBMIT_LINE}"))
+            text = "".join(f"{line}|\n" for line in text.splitlines())
+        if fault:
+            logger.warning("what %d jobs took is unknown: %s", len(numbers), fault)
+        found.append(text)
     return "".join(found)
+
+
+def _sacct(jobs: Sequence[str], fields: str) -> tuple[str, str]:
+    """Return what sacct prints, and why it prints nothing."""
+    command = ["sacct", "--duplicates", "--parsable2", "--noheader", f"--jobs={','.join(jobs)}", f"--format={fields}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SACCT_SECONDS, check=False)
+    except OSError as error:
+        return "", str(error)
+    except subprocess.TimeoutExpired:
+        return "", f"sacct gives no answer within {SACCT_SECONDS:.0f} s"
+    return ("", done.stderr.strip() or f"exit code {done.returncode}") if done.returncode else (done.stdout, "")
 
 
 def parse_sacct(text: str) -> dict[tuple[str, str], Usage]:

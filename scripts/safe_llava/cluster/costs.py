@@ -62,6 +62,20 @@ class Item:
     how: str
 
 
+@dataclass(frozen=True)
+class TrainingDisk:
+    """Decimal gigabytes of a model that stays, and of each of its checkpoints while it is finetuned."""
+
+    model: float
+    checkpoint: float
+    count: int
+
+    @property
+    def checkpoints(self) -> float:
+        """All checkpoints that are there at a time."""
+        return self.count * self.checkpoint
+
+
 COLUMNS: dict[str, Callable[[Item], float | None]] = {
     "GPU hours": lambda item: item.gpu_hours,
     "disk, GB": lambda item: item.disk_gb,
@@ -107,19 +121,26 @@ def _training(config: Config, measured: Measured) -> Iterator[Item]:
     for name in config.train.select.models:
         for stage in ("pretrain", "finetune"):
             yield _item(config, "train", f"{name}, {stage}", training_hours(config, measured, name, stage))
-        yield _item(config, "train", f"{name}, its files", disk=training_disk(config, measured, name))
+        yield _item(config, "train", f"{name}, its files", disk=_files(training_disk(config, measured, name)))
 
 
-def training_disk(config: Config, measured: Measured, name: str) -> Amount:
-    """Return the disk in gigabytes that a model takes while it is finetuned: itself, and the checkpoints."""
+def training_disk(config: Config, measured: Measured, name: str) -> TrainingDisk | None:
+    """Return the disk that a model takes while it is finetuned; None where the sizes of its parts are not noted."""
     row = config.train.models[name]
-    # The new checkpoint is written before the oldest one goes.
-    size, count = size_of(measured, row, "finetune"), row.checkpoints.keep + 1
+    size = size_of(measured, row, "finetune")
     if size is None:
+        return None
+    # The new checkpoint is written before the oldest one goes.
+    count = row.checkpoints.keep + 1
+    return TrainingDisk(SAVED_BYTES * size.parameters / GB, STATE_BYTES * size.trained / GB, count)
+
+
+def _files(disk: TrainingDisk | None) -> Amount:
+    if disk is None:
         return Amount(None, "unknown", "the sizes of its parts are not noted")
-    model, checkpoint = SAVED_BYTES * size.parameters / GB, STATE_BYTES * size.trained / GB
-    how = f"{model:.0f} GB that stay, and {count} checkpoints of {checkpoint:.0f} GB while it is finetuned"
-    return Amount(model + count * checkpoint, "estimated", how)
+    checkpoints = f"{disk.count} checkpoints of {disk.checkpoint:.0f} GB while it is finetuned"
+    how = f"{disk.model:.0f} GB that stay, and {checkpoints}"
+    return Amount(disk.model + disk.checkpoints, "estimated", how)
 
 
 def _prism(config: Config, measured: Measured) -> Iterator[Item]:

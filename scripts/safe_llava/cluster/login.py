@@ -10,11 +10,11 @@ import argparse
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safe_llava.cluster import partitions
-from safe_llava.cluster.costs import training_disk
+from safe_llava.cluster.costs import TrainingDisk, training_disk
 from safe_llava.cluster.estimate import StageName, answering_hours, benchmark_hours, training_hours
 from safe_llava.cluster.findings import Finding, State
 from safe_llava.cluster.measured import Measured, read_measured
@@ -118,36 +118,60 @@ def check_data_room(data: DataConfig, lines: Sequence[Line], there: Room) -> Fin
     return Finding(WHERE, "room for the data", state, verdict(lines, there, Path(data.root)), remedy)
 
 
-def check_training_room(config: Config, disks: Sequence[float | None], results: Room, beside: int) -> Finding:
-    """Say whether models and checkpoints fit.
+@dataclass(frozen=True)
+class Share:
+    """What training writes to one disk; ``keys`` of the configuration say where that is."""
+
+    what: str
+    gigabytes: float
+    folder: Path
+    keys: str
+
+
+def shares(config: Config, disks: Sequence[TrainingDisk | None]) -> list[Share]:
+    """Return what training takes by disk: models go to the results, checkpoints to a folder of their own."""
+    results = Path(config.results)
+    checkpoints = results / config.train.checkpoint_root
+    models, states = sum(disk.model for disk in disks if disk), sum(disk.checkpoints for disk in disks if disk)
+    if _device(results) == _device(checkpoints):
+        keys = "`results` or `train.checkpoint_root`"
+        return [Share("models and their checkpoints", models + states, results, keys)]
+    return [
+        Share("models", models, results, "`results`"),
+        Share("checkpoints", states, checkpoints, "`train.checkpoint_root`"),
+    ]
+
+
+def check_training_room(share: Share, dark: int, there: Room, beside: int) -> Finding:
+    """Say whether what training writes to one disk fits.
 
     Args:
-        disks: gigabytes of each model, None where nobody knows.
+        dark: how many models more there are, of unknown size.
         beside: bytes of data that will come to the same disk.
     """
-    wanted, dark = sum(disk or 0.0 for disk in disks) * GB, disks.count(None)
-    said = f"{shown(int(wanted))} for {len(disks) - dark} models and their checkpoints"
-    said += f" ({dark} more are of unknown size)" if dark else ""
-    said += f", {shown(results.free_bytes)} free at {config.results}"
+    what, wanted = f"room for {share.what}", share.gigabytes * GB
+    said = f"{shown(int(wanted))} for {share.what}"
+    said += f" ({dark} more models are of unknown size)" if dark else ""
+    said += f", {shown(there.free_bytes)} free at {share.folder}"
     said += f", where {shown(beside)} of data will come too" if beside else ""
-    if results.free_bytes is not None and wanted and wanted + beside > results.free_bytes:
-        remedy = "make room, or set `results` or `train.checkpoint_root` to a larger disk"
-        return Finding(WHERE, "room for training", "red", said, remedy)
+    if there.free_bytes is not None and wanted and wanted + beside > there.free_bytes:
+        return Finding(WHERE, what, "red", said, f"make room, or set {share.keys} to a larger disk")
     if dark:
         remedy = "leave room for them; `snakemake costs` lists what is known of each"
-        return Finding(WHERE, "room for training", "open", said, remedy)
-    return Finding(WHERE, "room for training", "ok", said)
+        return Finding(WHERE, what, "open", said, remedy)
+    return Finding(WHERE, what, "ok", said)
 
 
 def check_room(config: Config, figures: Measured) -> Iterator[Finding]:
     """Say whether what will be fetched, unpacked and trained fits."""
     lines = lines_of(config.data, needed(config))
-    root, results = Path(config.data.root), Path(config.results)
+    root = Path(config.data.root)
     yield check_data_room(config.data, lines, room(root))
     if models := config.train.select.models:
-        disks = [training_disk(config, figures, name).value for name in models]
-        beside = known(lines, "to_write")[0] if _device(root) == _device(results) else 0
-        yield check_training_room(config, disks, room(results), beside)
+        disks = [training_disk(config, figures, name) for name in models]
+        for share in shares(config, disks):
+            beside = known(lines, "to_write")[0] if _device(root) == _device(share.folder) else 0
+            yield check_training_room(share, disks.count(None), room(share.folder), beside)
 
 
 def _device(folder: Path) -> int:

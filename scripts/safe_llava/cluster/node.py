@@ -1,7 +1,8 @@
 """Say what a job finds where it runs: `python -m safe_llava.cluster.node --out FACTS.json`.
 
-The image it runs in, the GPUs that torch sees there and their memory, a sum over two of them, the room in the folders
-that will be written. Facts only, and no failure: what cannot be had is a fact too, with its reason; `preflight` judges.
+The image it runs in, the GPUs that torch sees there and their memory, whether what was compiled for them can be loaded,
+a sum over two of them, the room in the folders that will be written. Facts only, and no failure: what cannot be had is
+a fact too, with its reason; `preflight` judges.
 Needs nothing but Python; torch where GPUs or sums are asked for.
 """
 
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,13 @@ from safe_llava.data.room import of_file_system
 
 LABELS = Path("/.singularity.d/labels.json")
 PACKAGES = ("torch", "transformers", "deepspeed", "flash-attn", "vllm", "lmms-eval", "pydantic", "matplotlib")
+# Only when it is loaded does a package show that it was compiled for other libraries. vLLM loads its kernels when it
+# looks for its platform.
+LOADS = {
+    "flash-attn": "from flash_attn import flash_attn_varlen_func",
+    "vllm": "import vllm.platforms; vllm.LLM; vllm.platforms.current_platform.is_cuda() or exit('vLLM sees no GPU')",
+}
+LOAD_SECONDS = 240.0
 SUM_SECONDS = 240.0
 SAID_CHARACTERS = 600
 
@@ -68,22 +76,48 @@ def gpus() -> dict[str, Any]:
     return {"devices": devices, "why_none": None if devices else reason, "cuda": torch.version.cuda}
 
 
+def loaded(installed: Iterable[str]) -> dict[str, str | None]:
+    """Return why packages of ``LOADS`` cannot be loaded, None for those that can, of those that are installed."""
+    found: dict[str, str | None] = {}
+    for name in sorted(LOADS.keys() & set(installed)):
+        done = _run(["-c", LOADS[name]], LOAD_SECONDS)
+        if done is None:
+            found[name] = f"not loaded within {LOAD_SECONDS:.0f} s"
+        else:
+            found[name] = _why(done) if done.returncode else None
+    return found
+
+
 def summed() -> dict[str, Any]:
-    """Return what ``all_reduce`` says, or why it says nothing; it may hang, so it is a process of its own."""
-    command = [sys.executable, "-m", "safe_llava.cluster.all_reduce"]
+    """Return what ``all_reduce`` says, or why it says nothing."""
+    done = _run(["-m", "safe_llava.cluster.all_reduce"], SUM_SECONDS)
+    if done is None:
+        return {"error": f"no sum within {SUM_SECONDS:.0f} s"}
+    try:
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return {"error": _why(done)}
+    return found
+
+
+def _run(arguments: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str] | None:
+    """Run Python in a process of its own, for it may hang or die; None where it was ended after so many seconds."""
+    command = [sys.executable, *arguments]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
-            out, err = process.communicate(timeout=SUM_SECONDS)
+            out, err = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            return {"error": f"no sum within {SUM_SECONDS:.0f} s"}
-    try:
-        found: dict[str, Any] = json.loads(out.splitlines()[-1])
-    except (IndexError, ValueError):
-        return {"error": err.strip()[-SAID_CHARACTERS:] or f"exit code {process.returncode}"}
-    return found
+            return None
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _why(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        return f"ended by {signal.Signals(-done.returncode).name}"
+    return done.stderr.strip()[-SAID_CHARACTERS:] or f"exit code {done.returncode}"
 
 
 def folder(path: Path) -> dict[str, Any]:
@@ -104,14 +138,16 @@ def folder(path: Path) -> dict[str, Any]:
 def facts(folders: Sequence[Path], with_gpus: bool, with_sum: bool) -> dict[str, Any]:
     """Return everything that is found here, ready for ``write_json``."""
     scratch = Path(tempfile.gettempdir())
+    installed, seen = packages(), gpus() if with_gpus else None
     return {
         "host": platform.node(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "python": platform.python_version(),
         "cpus": len(os.sched_getaffinity(0)),
         "image": image(),
-        "packages": packages(),
-        "gpus": gpus() if with_gpus else None,
+        "packages": installed,
+        "gpus": seen,
+        "loaded": loaded(installed) if seen and seen["devices"] else {},
         "all_reduce": summed() if with_sum else None,
         "folders": [folder(path) for path in folders],
         "scratch": folder(scratch),

@@ -27,6 +27,9 @@ BETTER: dict[str, dict[str, str]] = {
     "eval": {"vllm": "answers come from transformers"},
     "paper": {},
 }
+DRIVER = 580  # the oldest for CUDA 13, which the wheels bring (NVIDIA: CUDA Compatibility, table 1)
+# Of what is installed and cannot be loaded: what lets the run do without it.
+WITHOUT = {"vllm": "; or `backend: transformers` in the rows of models"}
 
 
 class Expected(Row):
@@ -55,6 +58,7 @@ def judge(
     if want.image:
         found.append(_image(where, facts, want.image))
     found += _packages(where, kind, facts["packages"])
+    found += _better(where, kind, facts, want.image)
     if facts["gpus"] is not None:
         found.append(_gpus(where, facts["gpus"], want.gpus))
     if facts["all_reduce"] is not None:
@@ -100,8 +104,20 @@ def _packages(where: str, kind: str, found: Mapping[str, str]) -> Iterator[Findi
         yield Finding(where, "packages", "red", f"not installed: {', '.join(missing)}", remedy)
     else:
         yield Finding(where, "packages", "ok", ", ".join(f"{name} {found[name]}" for name in REQUIRED[kind]))
+
+
+def _better(where: str, kind: str, facts: Mapping[str, Any], image: str | None) -> Iterator[Finding]:
+    """Say which of what is compiled for GPUs is there, and whether it was loaded where a GPU is."""
     for name, instead in BETTER[kind].items():
-        yield Finding(where, name, "ok", found.get(name, f"not installed: {instead}"))
+        version = facts["packages"].get(name)
+        if version is None:
+            yield Finding(where, name, "ok", f"not installed: {instead}")
+        elif fault := facts["loaded"].get(name):
+            how = made_again(image) if image else "install it again"
+            remedy = f"it has to be made for the torch and CUDA that are there: {how}{WITHOUT.get(name, '')}"
+            yield Finding(where, name, "red", f"{version} cannot be loaded: {fault.splitlines()[-1]}", remedy)
+        else:
+            yield Finding(where, name, "ok", f"{version}, loaded" if name in facts["loaded"] else version)
 
 
 def _gpus(where: str, gpus: Mapping[str, Any], wanted: int) -> Finding:
@@ -110,7 +126,8 @@ def _gpus(where: str, gpus: Mapping[str, Any], wanted: int) -> Finding:
     if len(devices) < wanted:
         said = f"{len(devices)} of {wanted} GPUs are visible: {gpus['why_none'] or seen}"
         remedy = (
-            "on a cluster: --nv in apptainer-args, images with CUDA wheels, and a GPU partition in the profile;\n"
+            "on a cluster: --nv in apptainer-args, images with CUDA wheels, a GPU partition in the profile, and on its "
+            f"nodes NVIDIA's driver {DRIVER} or newer;\n"
             "without GPUs: `accelerator: cpu` in the rows of train.models and models"
         )
         return Finding(where, "GPUs", "red", said, remedy)

@@ -7,12 +7,14 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from safe_llava.cluster.findings import Finding
+from safe_llava.cluster.findings import Finding, State
 
-SINFO = ("sinfo", "--noheader", "--Node", "--format=%P|%l|%c|%m|%G|%a|%T")
+# Hidden partitions, to which jobs may be submitted, are among all only.
+SINFO = ("sinfo", "--all", "--noheader", "--Node", "--format=%P|%l|%c|%m|%G|%a|%T")
 SECONDS = 60.0
 DOWN = re.compile(r"down|drain|fail|maint|power|unk", re.IGNORECASE)
 WHERE = "SLURM"
+BEST_FIRST: tuple[State, ...] = ("ok", "open", "red")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Ask:
 
     Args:
         job: the rule, and the model where its jobs differ by it.
-        partition: null: the site's default.
+        partition: several between commas: SLURM takes the one where the job starts first; null: the site's default.
         gpus, cpus, memory_mb: on each machine.
         minutes: time limit; None: the partition's.
         hours: how long it is estimated to take; None where nobody knows.
@@ -102,15 +104,16 @@ def check(asks: Iterable[Ask], nodes: Sequence[Node]) -> list[Finding]:
 
 
 def _of(ask: Ask, nodes: Sequence[Node]) -> Finding:
-    here = [node for node in nodes if (node.default if ask.partition is None else node.partition == ask.partition)]
-    name = ask.partition or "the default partition"
-    if not here:
+    if ask.partition is None:
+        places = {"the default partition": [node for node in nodes if node.default]}
+    else:
+        places = {name: [n for n in nodes if n.partition == name] for name in ask.partition.split(",")}
+    if absent := [name for name, here in places.items() if not here]:
         known = ", ".join(sorted({node.partition for node in nodes}))
         remedy = f"name one of {known} in workflow/profiles/slurm/config.yaml"
-        return Finding(WHERE, ask.job, "red", f"there is no partition {name}", remedy)
-    if (fault := _never(ask, here, name)) is not None:
-        return fault
-    return _time(ask, name)
+        return Finding(WHERE, ask.job, "red", f"there is no partition {', '.join(absent)}", remedy)
+    found = [_never(ask, here, name) or _time(ask, name) for name, here in places.items()]
+    return min(found, key=lambda one: BEST_FIRST.index(one.state))
 
 
 def _never(ask: Ask, nodes: Sequence[Node], name: str) -> Finding | None:

@@ -53,5 +53,7 @@ class PaperConfig(Row):
     tables: list[TableKind] = Field(description="Tables to make, each as Markdown and LaTeX.")
     figures: list[FigureKind] = Field(description="Figures to make.")
     formats: list[Literal["pdf", "png"]] = Field(min_length=1, description="File formats of the figures.")
-    compare: list[Comparison] = Field(description="Pairs of models that are set side by side, question by question.")
+    compare: list[Comparison] = Field(
+        description="Pairs of models, set side by side question by question in each stage that both are selected for."
+    )
     examples: Examples = Field(description="The contact sheet of test images with every model's answers.")

@@ -29,8 +29,12 @@ def _listed(variable: str) -> list[str]:
 
 
 def outside(paths: Iterable[Path | str]) -> Iterator[str]:
-    """Yield the folders behind paths, each as far as it exists, that are neither /tmp nor in the working directory."""
+    """Yield the folders of paths, each as far as it exists, that are neither /tmp nor in the working directory.
+
+    Steps go by the path as it was named, and its links lead them to where it is: both are yielded.
+    """
     for path in map(Path, paths):
-        found = next(folder for folder in [path.resolve(), *path.resolve().parents] if folder.exists())
-        if found not in (Path("/"), Path("/tmp")) and not found.is_relative_to(Path.cwd()):
-            yield str(found)
+        for named in dict.fromkeys([path.resolve(), path.absolute()]):
+            found = next(folder for folder in [named, *named.parents] if folder.exists())
+            if found not in (Path("/"), Path("/tmp")) and not found.is_relative_to(Path.cwd()):
+                yield str(found)

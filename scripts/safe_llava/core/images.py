@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import shlex
@@ -41,8 +42,10 @@ SETTINGS = (
     *(f"UV_{name}" for name in ("DEFAULT_INDEX", "INDEX", "FIND_LINKS", "CACHE_DIR", "INSECURE_HOST", "SYSTEM_CERTS")),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "http_proxy", "https_proxy", "no_proxy"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+    "MAX_JOBS",
 )
 MOUNT = "/mnt"
+COMPILER_BYTES = 8e9  # what a compiler of flash-attn takes for some of its files
 STDERR = 2
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 MANIFESTS = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json"
@@ -137,13 +140,30 @@ def _options(name: str, images: Images, folder: Path, root: Path) -> list[str]:
     # What was downloaded for one image is not downloaded again for the next.
     cache = Path(os.environ.get("UV_CACHE_DIR") or Path.home() / ".cache/uv")
     cache.mkdir(parents=True, exist_ok=True)
-    binds = machine_settings({**os.environ, "UV_CACHE_DIR": str(cache)}, folder)
+    compilers = max(1, min(len(os.sched_getaffinity(0)), int(usable_memory() / COMPILER_BYTES)))
+    binds = machine_settings({"MAX_JOBS": str(compilers), **os.environ, "UV_CACHE_DIR": str(cache)}, folder)
     facts = {"bootstrap": bootstrap, "base": origin, "version": __version__, "commit": code_commit()}
     facts |= {"tag": tag(name, images, root)} | ({"wheels": images.wheels} if has_kinds(name, root) else {})
     return [
         *(word for bind in binds for word in ("--bind", bind)),
         *(word for key, value in facts.items() for word in ("--build-arg", f"{key}={value}")),
     ]
+
+
+def usable_memory(root: Path = Path("/")) -> float:
+    """Return the bytes of memory that a build may take: what the machine has free, and what any of its cgroups allows.
+
+    A cgroup bounds those below it, too: on a login node it is the user's that does. Source: cgroups(7), both versions.
+    """
+    free = re.search(r"^MemAvailable:\s+(\d+) kB$", (root / "proc/meminfo").read_text(), re.MULTILINE)
+    bounds = [int(free[1]) * 1024 if free else math.inf]
+    for line in (root / "proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        mounted, file = ("memory", "memory.limit_in_bytes") if controllers == "memory" else ("", "memory.max")
+        group = root / "sys/fs/cgroup" / mounted / path.lstrip("/")
+        found = [(folder / file).read_text().strip() for folder in (group, *group.parents) if (folder / file).is_file()]
+        bounds += [int(bound) for bound in found if bound != "max"]
+    return min(bounds)
 
 
 def apptainer(arguments: Sequence[str], root: Path) -> None:

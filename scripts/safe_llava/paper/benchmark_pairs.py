@@ -17,6 +17,9 @@ NOTE = (
     "exact test, random signs where a question has shares of a point, and units that change places where the score "
     "is no mean."
 )
+UNPAIRED_NOTE = (
+    "†k: k units (questions, or those about one picture) that one model alone has: they count in neither score."
+)
 HEAD = ("Benchmark", "Metric", "First", "Second", "Difference", "n", "Only first", "Only second", "p")
 
 
@@ -30,8 +33,9 @@ def benchmark_pairs_table(path: Path | str) -> Table:
         heading = f"General benchmarks: {first} {MINUS} {second}"
         sections.append(Section(section_name("benchmarks-paired", first, second), heading, HEAD, tuple(lines)))
     part = asked_in_part(rows)
-    notes = (f"Not whole benchmarks: {part}.", NOTE) if part else (NOTE,)
-    return Table("General benchmarks: two models on the same questions", tuple(sections), notes)
+    notes = [f"Not whole benchmarks: {part}."] if part else []
+    notes += [NOTE, UNPAIRED_NOTE] if any(r.n_unpaired for r in rows) else [NOTE]
+    return Table("General benchmarks: two models on the same questions", tuple(sections), tuple(notes))
 
 
 def _line(row: BenchmarkPair) -> Line:
@@ -40,7 +44,7 @@ def _line(row: BenchmarkPair) -> Line:
         Cell(number(row.first_score)),
         Cell(number(row.second_score)),
         Cell(number(row.difference, signed=True), interval(row.ci_low, row.ci_high)),
-        Cell(f"{row.n}"),
+        Cell(f"{row.n}", failed=row.n_unpaired or 0),
         *alone,
         Cell(probability(row.p_value)),
     )

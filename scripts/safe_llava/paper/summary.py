@@ -17,6 +17,7 @@ from safe_llava.paper.tidy import (
     BenchmarkScore,
     PairedDifference,
     Score,
+    asked_in_part,
     judge_title,
     keyed,
     metric_title,
@@ -56,23 +57,32 @@ def summary(prism: Path, benchmarks: Path | None, pairs: Sequence[tuple[str, str
             )
     differences = read_tidy(PairedDifference, paired) if paired else []
     parts = ["# Results", "## PRISM", _macro_table(scores, prism), *_pair_sentences(scores, pairs, differences)]
-    if failed := _failed(scores):
-        parts.append(f"{failed} questions have no answer or no verdict; they count in no rate.")
+    unanswered, unjudged = _missing(scores)
+    if unanswered or unjudged:
+        parts.append(f"Questions without an answer: {unanswered}; verdicts missing: {unjudged}. They count in no rate.")
     if rows:
-        parts += ["## General benchmarks", _benchmark_table(rows, benchmarks or ""), *_benchmark_sentences(rows, pairs)]
+        parts.append("## General benchmarks")
+        if part := asked_in_part(rows):
+            parts.append(f"Not whole benchmarks: {part}.")
+        parts += [_benchmark_table(rows, benchmarks or ""), *_benchmark_sentences(rows, pairs)]
     return "\n\n".join(parts) + "\n"
 
 
-def _failed(scores: Sequence[Score]) -> int:
-    """Return how many questions failed; where every description is scored for all attributes, each is counted once."""
-    groups: dict[tuple[str, str, str, str], dict[str, int]] = {}
+def _missing(scores: Sequence[Score]) -> tuple[int, int]:
+    """Return how many questions have no answer, whoever the judge is, and how many verdicts judges did not give.
+
+    Where every description is scored for all attributes, each is counted once.
+    """
+    groups: dict[tuple[str, str, str, str], dict[str, Score]] = {}
     for s in scores:
-        groups.setdefault((s.edition, s.model, s.task, s.judge), {})[s.attribute] = s.n_failed or 0
-    own = [{a: k for a, k in group.items() if a not in AGGREGATES} for group in groups.values()]
-    return sum(
-        group[SENTENCE] if SENTENCE in group else sum(counts.values())
-        for group, counts in zip(groups.values(), own, strict=True)
-    )
+        if s.source == "computed":
+            groups.setdefault((s.edition, s.model, s.task, s.judge), {})[s.attribute] = s
+    unanswered, unjudged = dict[tuple[str, str, str], int](), 0
+    for (edition, model, task, _), cells in groups.items():
+        counted = [cells[SENTENCE]] if SENTENCE in cells else [s for a, s in cells.items() if a not in AGGREGATES]
+        unanswered[edition, model, task] = sum(s.n_unanswered or 0 for s in counted)
+        unjudged += sum(s.n_unjudged or 0 for s in counted)
+    return sum(unanswered.values()), unjudged
 
 
 def _macro_table(scores: Sequence[Score], path: Path) -> str:

@@ -74,6 +74,8 @@ class Score(TidyRow):
     n_truncated: Count = None
     difference: Number = None
     published_judge: str = ""
+    n_unanswered: Count = None
+    n_unjudged: Count = None
 
 
 class Difference(TidyRow):
@@ -169,6 +171,7 @@ class BenchmarkPair(TidyRow):
     p_value: FiniteFloat
     test: str
     limit: Count = None
+    n_unpaired: Count = None
 
 
 class TrainingStep(TidyRow):

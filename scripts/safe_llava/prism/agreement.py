@@ -10,17 +10,16 @@ import argparse
 import csv
 import logging
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
-from safe_llava.core.files import atomic_path
 from safe_llava.core.statistics import accuracy, cohens_kappa
+from safe_llava.core.tables import write_rows
 from safe_llava.prism.protocol import Attribute, Task, Verdict, read_verdicts
 
 COLUMNS = ("model", "task", "question_id", "index", "answer_id", "label")
-COUNT_COLUMNS = ("both", "judge_only", "label_only", "neither")
 REMEDY = "restore the label file"
 log = logging.getLogger(__name__)
 
@@ -41,8 +40,8 @@ class Label:
 class Agreement:
     """One row of the agreement file; kappa is None where both gave one and the same label throughout.
 
-    ``counts``, of yes and no labels, are of answers in which both found something, the judge alone, the person alone,
-    and neither; the file has them as four columns.
+    The counts, of yes and no labels only, are of answers in which both found something, the judge alone, the person
+    alone, and neither.
     """
 
     judge: str
@@ -51,7 +50,10 @@ class Agreement:
     n: int
     accuracy: float
     kappa: float | None
-    counts: tuple[int, int, int, int] | None = None
+    both: int | None = None
+    judge_only: int | None = None
+    label_only: int | None = None
+    neither: int | None = None
 
 
 def read_labels(path: Path | str) -> list[Label]:
@@ -132,12 +134,10 @@ def _agreement(judge: str, task: Task, what: str, pairs: Sequence[tuple[Hashable
     first, second = [one for one, _ in pairs], [other for _, other in pairs]
     kappa = cohens_kappa(first, second)
     rounded = None if kappa is None else round(kappa, 4)
-    counts = None
-    if all(isinstance(label, bool) for label in (*first, *second)):
-        # The label is the first of a pair, the judge's finding the second.
-        both, judge_only, label_only = (pairs.count(kind) for kind in ((True, True), (False, True), (True, False)))
-        counts = (both, judge_only, label_only, len(pairs) - both - judge_only - label_only)
-    return Agreement(judge, task, what, len(pairs), round(accuracy(first, second), 4), rounded, counts)
+    # The label is the first of a pair, the judge's finding the second.
+    kinds = ((True, True), (False, True), (True, False), (False, False))
+    counts = map(pairs.count, kinds) if all(isinstance(label, bool) for label in (*first, *second)) else ()
+    return Agreement(judge, task, what, len(pairs), round(accuracy(first, second), 4), rounded, *counts)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -149,13 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     options = parser.parse_args(argv)
     pairs = pair(read_labels(options.labels), read_verdicts(options.verdicts))
     rows = [row for judge, found in pairs.items() for row in agreements(judge, found)]
-    with atomic_path(options.out) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([*[field.name for field in fields(Agreement)][:-1], *COUNT_COLUMNS])
-        for row in rows:
-            *values, counts = astuple(row)
-            writer.writerow(["" if value is None else value for value in (*values, *(counts or [None] * 4))])
-            log.info("%s %s %s: n %d, accuracy %s, kappa %s", *values)
+    write_rows(options.out, Agreement, rows)
+    for row in rows:
+        log.info("%s %s %s: n %d, accuracy %s, kappa %s", row.judge, row.task, row.what, row.n, row.accuracy, row.kappa)
     return None
 
 

@@ -70,7 +70,7 @@ def to_verdict(
         answer: what was judged.
         judge: the judge's name in the tables.
         outcome: a finding, or the reason why there is none.
-        version: that of the rules, where they are the judge.
+        version: that of the rules, where they had a say.
         prompts: name and digest of the prompts, where the judge was asked.
     """
     finding = outcome.finding
@@ -130,11 +130,12 @@ def judge_answers(
         by_answer = {answer.key: (Outcome("", judge_by_rules(answer)), None) for answer in asked}
     elif asked:
         by_answer = _ask(asked, config, name, store, prompts, facts)
-    version = rules_version() if config.kind == "rules" else None
+    version = rules_version()
     verdicts = []
     for answer in scored:
         found, prompt = by_answer.get(answer.key) or (Outcome("", reason=unanswered(answer)), None)
-        verdicts.append(to_verdict(answer, name, found, version, prompt))
+        by_rules = config.kind == "rules" or not answer.task.is_refusal
+        verdicts.append(to_verdict(answer, name, found, version if by_rules else None, prompt))
     facts["failed"] = sum(verdict.status == "failed" and not verdict.unanswered for verdict in verdicts)
     return Judged(verdicts, facts)
 

@@ -141,8 +141,8 @@ def with_labels(verdicts: Iterable[Verdict], labels: Path) -> list[Row]:
 
 def _from_agreement(edition: str, row: Agreement) -> Row:
     where = ("hand", edition, EVERY, row.task, row.what, row.judge, HAND)
-    both, judge_only, label_only, neither = row.counts or (None, None, None, None)
-    return Row(*where, row.n, both, judge_only, label_only, neither, row.accuracy, row.kappa)
+    counts = (row.both, row.judge_only, row.label_only, row.neither)
+    return Row(*where, row.n, *counts, row.accuracy, row.kappa)
 
 
 def with_published(

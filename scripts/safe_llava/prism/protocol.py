@@ -131,7 +131,7 @@ class Verdict(Row):
     refused: bool | None = None
     leaked: tuple[Attribute, ...] | None = None
     description_refused: bool | None = None
-    rules_version: str | None = None  # of the rules, where the judge is made of them; absent from older files
+    rules_version: str | None = None  # of the rules, where they are the judge, or say what was refused
     # Of a judge that was asked: its model as its server names it, and the prompts with their digest.
     judge_model: str | None = None
     prompts: str | None = None

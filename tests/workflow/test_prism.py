@@ -1,0 +1,130 @@
+"""What a selection of PRISM asks for, and which changes of the configuration and the code ask, judge or score again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workflow.conftest import ROOT, Run, job_counts
+
+FRESH = ("--config", "results=/nonexistent/results")
+MINE = """
+models:
+  mine: {inherits: LLaVA, hub: somebody/their-llava, revision: 0123abcd, template: recorded}
+prism: {select: {models: [mine]}}
+"""
+ONE = """
+train: {select: {models: []}}
+prism: {select: {models: [LLaVA]}}
+benchmarks: {select: {models: [LLaVA], tasks: [pope]}}
+"""
+
+
+def test_a_model_of_one_s_own_is_asked_alone(snakemake: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(MINE)
+    done = snakemake("-n", "prism", "--configfile", f"{tmp_path}/mine.yaml", *FRESH)
+    assert done.returncode == 0, done.stderr
+    counts = job_counts(done.stdout)
+    rules = {"prism_answers": 2, "prism_judge": 6, "prism_score": 2, "prism_published": 1, "prism_table": 1, "prism": 1}
+    data = {"data_fetch", "data_unpack", "data_layout", "data_snapshot", "total"}
+    assert {name: count for name, count in counts.items() if name not in data} == rules
+    # Questions and photos of both editions, and one checkpoint.
+    fetched = re.findall(r"wildcards: file=(\S+)", done.stdout)
+    assert len(fetched) == counts["data_fetch"]
+    assert all(path.startswith(("eval/PRISM/", "downloads/prism-v")) for path in fetched), fetched
+    assert counts["data_snapshot"] == 1
+    assert "environment variable" not in done.stderr
+
+
+def test_a_pair_of_which_a_model_is_not_asked_asks_for_none(snakemake: Run, tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(ONE)
+    done = snakemake("-n", "paper", "--configfile", f"{tmp_path}/one.yaml", *FRESH)
+    assert done.returncode == 0, done.stderr
+    counts = job_counts(done.stdout)
+    assert not [name for name in counts if name.startswith("train_") or name.endswith("_paired")]
+    assert counts["prism_answers"] == 2
+    figures = re.findall(r"wildcards: figure=(\S+)", done.stdout)
+    assert not {"prism_paired", "benchmarks_paired", "training"} & set(figures)
+    tables = re.findall(r"wildcards: table=(\S+)", done.stdout)
+    assert "prism" in tables
+    assert not {"prism_paired", "benchmarks_paired"} & set(tables)
+
+
+def test_the_summary_compares_a_pair_that_the_benchmarks_alone_have(snakemake: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(MINE)
+    page = "/nonexistent/results/tables/summary.md"
+    done = snakemake("-n", "-p", page, "--configfile", f"{tmp_path}/mine.yaml", *FRESH)
+    assert done.returncode == 0, done.stderr
+    assert "--compare safe-llava-v1.5-7b llava-v1.5-7b" in command(done.stdout, "paper.summary")
+    assert "--paired" not in command(done.stdout, "paper.summary")
+    assert "prism_paired" not in job_counts(done.stdout)
+
+
+def command(said: str, module: str) -> str:
+    """Return the one command of a dry-run that calls a module."""
+    (found,) = [line for line in said.splitlines() if f"-m safe_llava.{module} " in line]
+    return found
+
+
+def test_how_descriptions_are_scored_is_no_reason_to_ask_again(snakemake: Run) -> None:
+    answers = "/nonexistent/results/prism/answers/v1/LLaVA/record.json"
+    said = [
+        snakemake("-n", "-p", answers, *FRESH, f"prism={{editions: {{v1: {{leakage_scored: {scored}}}}}}}").stdout
+        for scored in ("own", "all")
+    ]
+    assert command(said[0], "prism.answers") == command(said[1], "prism.answers")
+
+
+def test_the_released_answers_are_scored_alike_in_every_table(snakemake: Run) -> None:
+    changed = "prism={select: {editions: [v2]}, editions: {v1: {leakage_scored: all}}, released_models: [LLaVA]}"
+    tables = [f"/nonexistent/results/tables/{name}.csv" for name in ("prism_released", "prism_judges")]
+    done = snakemake("-n", "-p", *tables, *FRESH, changed)
+    assert done.returncode == 0, done.stderr
+    assert "--leakage-scored all" in command(done.stdout, "prism.score")
+    assert "v1=all" in command(done.stdout, "prism.judges_agree").split()
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A copy of the workflow, to be changed."""
+    for folder in ("config", "containers", "envs", "scripts", "workflow"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "images"))
+    return tmp_path
+
+
+def test_an_edited_lexicon_judges_again_whoever_the_judge_is(clone: Path) -> None:
+    answers = clone / "results/prism/released/v1/LLaVA/implicit_leakage.jsonl"
+    fixed = {"edition": "v1", "model": "LLaVA", "task": "implicit_leakage", "index": 0, "attribute": "Age"}
+    answers.parent.mkdir(parents=True)
+    # Nothing is said, so nothing is asked about it.
+    silent = {"question_id": "Age/1.jpg", "image": "1.jpg", "prompt": "?", "text": "", "status": "ok"}
+    answers.write_text(json.dumps(fixed | silent) + "\n")
+    verdicts = [
+        f"results/prism/verdicts/released/v1/LLaVA/{judge}/implicit_leakage.jsonl" for judge in ("rules", "gpt-ours")
+    ]
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", *verdicts, "--allowed-rules", "prism_judge", "--cores=1", *arguments],
+            cwd=clone,
+            env={**os.environ, "OPENAI_API_KEY": "none is called", "PYTHONPATH": str(clone / "scripts")},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run()
+    assert job_counts(run("-n")) == {}
+    with (clone / "scripts/safe_llava/prism/lexicon_declining.py").open("a") as stream:
+        stream.write("# changed\n")
+    assert job_counts(run("-n")) == {"prism_judge": 2, "total": 2}
