@@ -122,4 +122,4 @@ def test_a_picture_cut_short_is_named(suffix: str, tmp_path: Path) -> None:
 def test_a_missing_picture_is_named_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match=r"gone\.png: no such image") as error:
         load_image(tmp_path / "gone.png")
-    assert "fetch" in error.value.remedy
+    assert "receipt" in error.value.remedy

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from safe_llava.core.cli import JOB_RECORD, NOTICE
 from train.tiny import environment
 
 MODULES = {
@@ -19,6 +20,7 @@ MODULES = {
     "killed": "os.kill(os.getpid(), signal.SIGKILL) if os.environ['RANK'] == '0' else time.sleep(60)",
     "waits": (
         "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75));"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75));"
         "open(f'{sys.argv[1]}/{os.environ[\"RANK\"]}', 'w').write(str(os.getpid()));"
         "time.sleep(60)"
     ),
@@ -62,6 +64,25 @@ def test_signals_go_on_to_the_processes(tmp_path: Path) -> None:
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)
     assert process.returncode == 75
+
+
+def test_a_notice_is_heeded_on_a_cluster_and_a_resized_window_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, code in ((tmp_path / "cluster", 75), (tmp_path / "terminal", -signal.SIGKILL)):
+        folder.mkdir()
+        if folder.name == "cluster":
+            monkeypatch.setenv(JOB_RECORD, str(folder / "record"))
+        else:
+            monkeypatch.delenv(JOB_RECORD)
+        process, members = start_waiting(folder)
+        process.send_signal(NOTICE)
+        if code != 75:
+            time.sleep(1)
+            assert process.poll() is None and all(Path(f"/proc/{member}").exists() for member in members)
+            process.kill()
+        process.communicate(timeout=60)
+        assert process.returncode == code
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")

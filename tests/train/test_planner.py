@@ -17,14 +17,20 @@ A100_40, H100_80, H200 = 39.4 * GIB, 79.1 * GIB, 139.7 * GIB
 
 
 def plan(
-    memory: float, processes: int, nodes: int = 1, model: str = "7b", stage: str = "finetune", **own: Any
+    memory: float,
+    processes: int,
+    nodes: int = 1,
+    model: str = "7b",
+    stage: str = "finetune",
+    before: int | None = None,
+    **own: Any,
 ) -> Choice:
     language, layers, width = LANGUAGE[model]
     batch = {"global_batch": 256, "reference_group": 32} if stage == "pretrain" else {"global_batch": 128}
     row = make_row(**{stage: {**AUTO, "reference_group": 16, **batch, **own}}, max_length=2048)
     trained = PROJECTOR + (language if stage == "finetune" else 0)
     size = Size(language + TOWER + PROJECTOR, trained, layers, width, 32_000)
-    choice = choose(size, row, getattr(row, stage), Machine(memory, processes, nodes))
+    choice = choose(size, row, getattr(row, stage), Machine(memory, processes, nodes), before)
     needed = choice.static + choice.micro_tokens * token_bytes(size, choice.checkpointing)
     assert needed < memory
     assert choice.static == static_bytes(size, processes, choice.zero_stage, choice.offload)
@@ -84,6 +90,18 @@ def test_what_cannot_fit_is_refused_with_the_reason() -> None:
         plan(A100_40, 1, model="13b", offload_optimizer=False)
     with pytest.raises(TrainError, match="129 GPUs"):
         plan(H100_80, 129)
+
+
+def test_a_run_goes_on_with_its_micro_batches_where_they_fit() -> None:
+    small = plan(H100_80, 8)
+    # On larger GPUs as on those that it began on; on smaller ones at the cost of computing activations again.
+    assert plan(H200, 8, before=small.micro_tokens).micro_tokens == small.micro_tokens
+    assert plan(H100_80, 8, before=16_384, zero_stage=1).checkpointing
+    with pytest.raises(
+        TrainError, match="micro-batches of 16384 tokens, as this training began with, do not fit"
+    ) as no:
+        plan(A100_40, 8, before=16_384, zero_stage=1, offload_optimizer=False)
+    assert "constraint" in no.value.remedy
 
 
 def test_cpus_are_left_as_they_are() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from safe_llava.config.train import TrainedModel
 from safe_llava.core.errors import DataError, TrainError
 from safe_llava.train import run
-from safe_llava.train.metrics import COLUMNS, MetricsLog, StepMetrics, read_metrics
+from safe_llava.train.checkpoint import CheckpointFolder
+from safe_llava.train.metrics import COLUMNS, MetricsLog, StepMetrics, read_metrics, write_metrics
 from train.tiny import Tiny, make_row
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -52,7 +55,7 @@ def test_both_stages_write_what_they_promise(tiny: Tiny, tmp_path: Path) -> None
     assert provenance["config"]["finetune"]["epochs"] == 1.5
     assert all(len(provenance["inputs"][name]["sha256"]) == 64 for name in ("annotations", "projector", "config"))
     for stage in ("pretrain", "finetune"):
-        assert not (tmp_path / stage / "checkpoints").exists()
+        assert [path.name for path in (tmp_path / stage / "checkpoints").iterdir()] == ["finished"]
     new, old = load_file(projector), load_file(tiny.root / "projector.safetensors")
     assert not torch.equal(new["linear_1.weight"], old["linear_1.weight"])
 
@@ -186,12 +189,31 @@ def test_missing_inputs_are_named(tiny: Tiny, tmp_path: Path, option: str, value
     assert message in caught.value.message
 
 
-def test_a_row_with_a_wrong_key_names_it(tmp_path: Path) -> None:
+def read_row(tiny: Tiny, folder: Path, values: object, *extra: str) -> TrainedModel:
+    arguments = run.parser().parse_args(tiny.arguments(folder, make_row(), "finetune", *extra))
+    arguments.config.write_text(json.dumps(values))
+    return run.read_row(arguments)
+
+
+def test_a_row_with_a_wrong_key_names_it(tiny: Tiny, tmp_path: Path) -> None:
     values = json.loads(make_row().model_dump_json())
     values["finetune"]["learning_rate"] = "fast"
-    (tmp_path / "row.json").write_text(json.dumps(values))
     with pytest.raises(TrainError, match=r"finetune\.learning_rate"):
-        run.read_row(tmp_path / "row.json")
+        read_row(tiny, tmp_path, values)
+    with pytest.raises(TrainError, match=r"checkpoints\.keep"):
+        read_row(tiny, tmp_path, json.loads(make_row().model_dump_json()), "--keep", "0")
+    with pytest.raises(TrainError, match=r"row\.json: cannot be read"):
+        read_row(tiny, tmp_path, ["no row"])
+
+
+def test_a_stage_s_part_of_a_row_is_enough_with_what_changes_no_number(tiny: Tiny, tmp_path: Path) -> None:
+    row = make_row(lora=LORA, loss_limit=5, checkpoints={"every_steps": 9, "every_minutes": 8, "keep": 7})
+    saving = ("--every-steps", "9", "--every-minutes", "8", "--keep", "7", "--loss-limit", "5")
+    read = read_row(tiny, tmp_path, row.identity("finetune"), *saving)
+    assert read.identity("finetune") == row.identity("finetune")
+    assert (read.checkpoints, read.loss_limit) == (row.checkpoints, 5)
+    assert {"pretrain", "checkpoints", "processes"}.isdisjoint(row.identity("finetune"))
+    assert "lora" not in row.identity("pretrain")
 
 
 def test_finetuning_needs_a_projector(tiny: Tiny, tmp_path: Path) -> None:
@@ -225,3 +247,46 @@ def test_the_table_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     log.add(StepMetrics(3, 0.75, 0.125, 1e-3, 0.5, 10.0, 100.0, 3.0))
     log.close()
     assert [(item.step, item.loss) for item in read_metrics(file)] == [(1, 1.0), (2, 0.5), (3, 0.125)]
+
+
+def test_a_gap_in_the_table_is_said_and_what_follows_it_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "metrics.csv"
+    write_metrics(file, [StepMetrics(step, step / 9, 1.0, 1e-3, 0.5, 10.0, 100.0, 1.0) for step in (1, 2, 3)])
+    log = MetricsLog(file, 5)
+    assert "2 of 5 steps are not in this table" in caplog.text
+    log.add(StepMetrics(6, 6 / 9, 1.0, 1e-3, 0.5, 10.0, 100.0, 1.0))
+    log.close()
+    again = MetricsLog(file, 6)
+    again.close()
+    assert [item.step for item in again.steps] == [1, 2, 3, 6]
+
+
+def test_steps_are_on_disk_before_the_checkpoint_that_has_them(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    sync, save = MetricsLog.sync, CheckpointFolder.save
+
+    def noted_sync(log: MetricsLog) -> None:
+        sync(log)
+        synced.append(len(log.steps))
+
+    def checked_save(folder: CheckpointFolder, step: int, *rest: Any) -> None:
+        assert synced[-1] == step
+        save(folder, step, *rest)
+
+    monkeypatch.setattr(MetricsLog, "sync", noted_sync)
+    monkeypatch.setattr(CheckpointFolder, "save", checked_save)
+    row = make_row(finetune=SHORT, checkpoints={"every_steps": 2, "every_minutes": 60, "keep": 2})
+    assert train(tiny, tmp_path, row) == 0
+    assert synced == [2, 3]
+
+
+def test_the_summary_counts_steps_that_the_table_has_lost(kept: Path, tiny: Tiny, tmp_path: Path) -> None:
+    shutil.copytree(kept / "checkpoints", tmp_path / "checkpoints")
+    write_metrics(tmp_path / "checkpoints" / "metrics.csv", [])
+    assert train(tiny, tmp_path, make_row(finetune=SHORT)) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["steps"], summary["samples"], summary["final_loss"]) == (3, 24, None)

@@ -45,7 +45,7 @@ def test_paper_jobs_are_what_its_rows_ask_for(paper_counts: dict[str, int], pape
     judged = sum(paper.benchmarks.tasks[name].judged for name in paper.benchmarks.select.tasks)
     editions, judges = len(paper.prism.select.editions), len(paper.prism.select.judges)
     expected = {
-        "train_config": trained,
+        "train_config": 2 * trained,
         "train_pretrain": trained,
         "train_finetune": trained,
         "prism_answers": models * editions,
@@ -81,7 +81,7 @@ def test_demo_jobs(demo_counts: dict[str, int]) -> None:
         "data_compare": 2,
         "data_audit": 4,
         "data_audit_table": 1,
-        "train_config": 2,
+        "train_config": 4,
         "train_pretrain": 2,
         "train_finetune": 2,
         "prism_answers": 4,
@@ -100,7 +100,7 @@ def test_demo_jobs(demo_counts: dict[str, int]) -> None:
         "paper_costs_table": 1,
         "demo_check": 1,
         "all": 1,
-        "total": 99,
+        "total": 101,
     }
 
 
@@ -158,7 +158,7 @@ def test_a_dry_run_says_at_its_end_which_keys_a_run_needs(snakemake: Run) -> Non
 def test_the_cluster_profile_is_found_and_asks_for_the_site(snakemake: Run, tmp_path: Path) -> None:
     assert snakemake("-n", "--profile", "slurm", *FRESH).returncode == 0
     # Nothing is submitted before the site has been named.
-    row = tmp_path / "results/train/llava-v1.5-7b/config.json"
+    row = tmp_path / "results/train/llava-v1.5-7b/finetune/config.json"
     done = snakemake("--profile", "slurm", str(row), "--config", f"results={tmp_path}/results")
     assert done.returncode != 0
     assert "slurm-steady-account is still `unknown`" in done.stdout + done.stderr

@@ -1,11 +1,9 @@
 # Functions of the train stage: what decides whether a model is trained again, and how a job is laid over machines.
 
 
-def training_row(name):
-    """A trained model's row; other words about it, or another number of processes, are no reason to train again."""
-    row = cfg.train.models[name]
-    row = row.model_copy(update={"description": name, "processes": 1, "nodes": 1})
-    return row.model_dump_json(indent=2, exclude_defaults=True)
+def training_row(name, stage):
+    """What of a trained model's row is a reason to run a stage again: that which changes a number of this stage."""
+    return json.dumps(cfg.train.models[name].identity(stage), indent=2)
 
 
 def training_inputs(name, stage):
@@ -69,6 +67,17 @@ def spread(row):
     return (
         f'--processes {per_node(row)} --nodes {row.nodes} --rendezvous "$(hostname):$((20000 + SLURM_JOB_ID % 20000))"'
     )
+
+
+def saving(name, stage):
+    """The trainer's arguments that change no number: where and when it saves itself, and at what loss it stops."""
+    row = cfg.train.models[name]
+    flags = {
+        "checkpoints": str(CHECKPOINTS / name / stage),
+        **row.checkpoints.model_dump(),
+        "loss_limit": row.loss_limit,
+    }
+    return " ".join(f"--{flag.replace('_', '-')} {value!r}" for flag, value in flags.items() if value is not None)
 
 
 SINGLE = [name for name in TRAINED if cfg.train.models[name].nodes == 1]

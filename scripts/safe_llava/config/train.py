@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -95,6 +95,14 @@ class TrainedModel(Row):
         if self.processes % self.nodes:
             raise ValueError(f"{self.processes} processes do not spread evenly over {self.nodes} nodes")
         return self
+
+    def identity(self, stage: Literal["pretrain", "finetune"]) -> dict[str, Any]:
+        """Return, as JSON values without the defaults, what changes a number of a stage: a run is another one by it."""
+        unseen = {"description", "processes", "nodes", "checkpoints", "loss_limit"}
+        unseen.add("pretrain" if stage == "finetune" else "finetune")
+        if "language_model" not in getattr(self, stage).trainable:
+            unseen.add("lora")
+        return self.model_dump(mode="json", exclude=unseen, exclude_defaults=True)
 
 
 class TrainSelect(Row):

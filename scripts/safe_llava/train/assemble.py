@@ -20,6 +20,8 @@ from safe_llava.train.packed import HEAD_ROWS, PackedLossModel
 from safe_llava.train.samples import SampleDataset
 from safe_llava.train.schedule import Plan, TokenBudget
 
+CACHE_BYTES = 1 << 30  # decoded samples that a process without loader processes keeps in memory
+
 
 @dataclass(frozen=True)
 class Paths:
@@ -29,13 +31,11 @@ class Paths:
         attention: ``attention.PADDED`` or one of ``attention.PACKED``.
         compiled: whether layers are compiled one by one (packed paths only).
         workers: loader processes of each training process; 0 loads in the training process.
-        cache_bytes: decoded samples kept in memory, without workers.
     """
 
     attention: str
     compiled: bool
     workers: int
-    cache_bytes: int = 0
 
     @property
     def packed(self) -> bool:
@@ -80,13 +80,15 @@ def trained_elements(llava: Any, row: TrainedModel, stage: Stage) -> int:
     return count
 
 
-def plan_for(llava: Any, row: TrainedModel, stage: Stage, processes: Processes) -> planner.Choice:
-    """Return how the planner would compute the stage on the GPUs that are there."""
+def plan_for(
+    llava: Any, row: TrainedModel, stage: Stage, processes: Processes, before: int | None = None
+) -> planner.Choice:
+    """Return how the planner would compute the stage on the GPUs that are there; ``before`` is as for ``choose``."""
     memory = 0.0
     if processes.device.type == "cuda":
         memory = float(torch.cuda.get_device_properties(processes.device).total_memory)
     size = planner.measure(llava, trained_elements(llava, row, stage))
-    return planner.choose(size, row, stage, planner.Machine(memory, processes.world_size, row.nodes))
+    return planner.choose(size, row, stage, planner.Machine(memory, processes.world_size, row.nodes), before)
 
 
 def assemble(
@@ -109,5 +111,5 @@ def assemble(
     engine = Engine(model, row, stage, plan.micro_batch, plan.micro_batches, processes)
     loop = Loop(engine, plan, stage, row.checkpoints, folder, processes, row.seed, paths.workers, label)
     loop.arithmetic = arithmetic
-    cache = 0 if paths.workers else paths.cache_bytes
+    cache = 0 if paths.workers else CACHE_BYTES
     return loop, StepDataset(dataset, plan, processes.rank, cache, packing_for(dataset, row, paths))

@@ -47,7 +47,11 @@ def choose(name: str, device: torch.device) -> str:
             return PADDED
         return next(found for found in (VARLEN, FLASH, FLEX, BLOCKS) if available(found, device))
     if not available(name, device):
-        raise TrainError(f"attention {name} cannot run on {device.type} with what is installed here", "set it to auto")
+        raise TrainError(
+            f"attention {name} cannot run on {device.type} with what is installed here",
+            "go on with the image and the device that the training began with, or delete its checkpoints to train from "
+            "the beginning; by hand, leave --attention out",
+        )
     return name
 
 

@@ -234,7 +234,7 @@ def run_steps(arguments: argparse.Namespace, row: TrainedModel, processes: Proce
     chosen = attention.choose(arguments.attention, processes.device)
     packed = chosen != attention.PADDED
     compiled = packed and (gpu if arguments.compile == "auto" else arguments.compile == "on")
-    paths = Paths(chosen, compiled, arguments.workers, 1 << 28)
+    paths = Paths(chosen, compiled, arguments.workers)
     by_tokens = packed and arguments.micro_batch is None
     budget = token_budget(arguments.micro_tokens if by_tokens else None, row, image.tokens)
     plan = Plan(stage, samples, row.seed, processes.world_size, arguments.micro_batch, budget)
@@ -273,7 +273,7 @@ def _passes(
     model = loss_model(llava, dataset.image_token_id, paths, stage)
     device, steps, seconds = processes.device, [], 0.0
     gpu = device.type == "cuda"
-    data = StepDataset(dataset, plan, 0, paths.cache_bytes, packing_for(dataset, row, paths))
+    data = StepDataset(dataset, plan, 0, 1 << 28, packing_for(dataset, row, paths))
     last = time.monotonic()
     for step, batches in enumerate(steps_from(data, 0, plan.total_steps, paths.workers, gpu), start=1):
         for item in batches:

@@ -2,6 +2,7 @@
 
 ``step-00000200/`` holds one ``rank-00000.pt`` a process (tensors and plain values only, read back with
 ``weights_only``) and ``manifest.json`` with the step, the fingerprint of the run and the sha256 of every share.
+``finished/`` holds the results of a run that came to its end, under a manifest of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from safe_llava.train.engine import Processes
 
 LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+FINISHED = "finished"
 METRICS = "metrics.csv"
 LOCK = ".lock"
 LOCK_SECONDS = 10.0
@@ -39,6 +41,18 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
         elif old != new:
             found.append(f"{prefix}{key}: {old}, now {new}")
     return found
+
+
+def computed_before(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the newest fingerprint in a folder says beside ``identity``; nothing where that is another run's."""
+    for manifest in (folder / FINISHED / MANIFEST, *sorted(folder.glob(f"step-*/{MANIFEST}"), reverse=True)):
+        try:
+            saved: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))["fingerprint"]
+            same = all(saved.get(key) == value for key, value in identity.items())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            continue
+        return {key: value for key, value in saved.items() if key not in identity} if same else {}
+    return {}
 
 
 def _take(lock: TextIO, folder: Path) -> None:
@@ -74,7 +88,7 @@ class CheckpointFolder:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / LOCK).open("w")
             _take(self._lock, folder)
-            for left_over in folder.glob(".step-*"):
+            for left_over in (*folder.glob(".step-*"), *folder.glob(f".{FINISHED}")):
                 shutil.rmtree(left_over)
         torch.distributed.barrier()
 
@@ -167,13 +181,39 @@ class CheckpointFolder:
             return int(manifest["step"]), share, manifest["facts"]
         return None
 
+    def finish(self, write: Callable[[Path], None], made_with: Mapping[str, Any]) -> None:
+        """Keep the results that ``write`` puts into a folder, whole or not at all; the first process calls it."""
+        partial, target = self.folder / f".{FINISHED}", self.folder / FINISHED
+        partial.mkdir()
+        write(partial)
+        write_json(partial / MANIFEST, {"fingerprint": self._fingerprint, "made_with": made_with})
+        partial.replace(target)
+
+    def finished(self, made_with: Mapping[str, Any]) -> Path | None:
+        """Return the folder of this run's results if it came to its end before, None otherwise; all processes call it.
+
+        Results of another run, or of one with other code, are removed: who starts it wants it anew.
+        """
+        kept, same = self.folder / FINISHED, [False]
+        if self._processes.first and kept.is_dir():
+            try:
+                found = json.loads((kept / MANIFEST).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                found = None
+            same = [found == {"fingerprint": self._fingerprint, "made_with": made_with}]
+            if not same[0]:
+                LOG.info("%s: results of another run, or of other code: removed", kept)
+                shutil.rmtree(kept)
+        torch.distributed.broadcast_object_list(same)
+        return kept if same[0] else None
+
     def release(self) -> None:
         """Let another run use the folder."""
         if self._lock is not None:
             self._lock.close()
 
     def remove(self) -> None:
-        """Remove what the run wrote here, and the folder if nothing else is in it; the first process calls it."""
+        """Remove the checkpoints, and the folder if nothing else is in it; the first process calls it."""
         for checkpoint in self._found():
             shutil.rmtree(checkpoint)
         for name in (METRICS, LOCK):

@@ -55,8 +55,9 @@ def memory_named(what: str, names: Sequence[str]) -> Iterator[None]:
             raise
         raise TrainError(
             f"out of memory in {what} (samples {listed(names)}): {text.splitlines()[0] if text else 'no more memory'}",
-            "give a smaller --micro-batch, or in the row gradient_checkpointing: true or a higher zero_stage; the same "
-            "micro-batch as before is needed to go on from a checkpoint, the other two are part of the row as well",
+            "go on on GPUs with more memory (docs/cluster.md says how to ask for them); or set, in the row's stage, "
+            "gradient_checkpointing to true or a higher zero_stage, and delete the checkpoints to train from the "
+            "beginning (by hand, a smaller --micro-tokens or --micro-batch does too)",
         ) from error
 
 
@@ -76,5 +77,6 @@ def dead_worker_named(names: Callable[[], Sequence[str]]) -> Iterator[None]:
             raise
         raise TrainError(
             f"a loader process died ({str(error).splitlines()[0]}); the next samples were {listed(names())}",
-            "run the same command again; if it dies once more, give fewer --workers (memory) or look at these samples",
+            "run the same command again; if it dies once more, look at these samples, or give the job more memory "
+            "(--set-resources RULE:mem_mb=…; by hand, fewer --workers)",
         ) from error

@@ -13,6 +13,10 @@ from PIL import Image
 from safe_llava.core import imagefiles
 from safe_llava.core.errors import TrainError
 
+FETCH = (
+    'delete it and its receipt below results/data (docs/data.md, "When something goes wrong"), then run the same '
+    "command again"
+)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
@@ -36,11 +40,9 @@ def load_image(path: Path) -> Image.Image:
         with imagefiles.open_image(path) as image:
             return image.convert("RGB")
     except FileNotFoundError as error:
-        raise TrainError(f"{path}: no such image", "fetch the images of this data set, then check them") from error
+        raise TrainError(f"{path}: no such image", FETCH) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise TrainError(
-            f"{path}: the image cannot be decoded: {error}", "delete the file and fetch the images again"
-        ) from error
+        raise TrainError(f"{path}: the image cannot be decoded: {error}", FETCH) from error
 
 
 def pad_to_square(image: Image.Image, mean_rgb: tuple[int, int, int]) -> Image.Image:

@@ -38,7 +38,7 @@ def _note(metrics: StepMetrics) -> str:
 
 
 class StopRequest:
-    """Remembers a signal to stop until the next step boundary."""
+    """Remembers a signal to stop until the next step boundary; behind the last step nothing heeds it any more."""
 
     def __init__(self) -> None:
         self.received = False
@@ -130,12 +130,12 @@ class Loop:
             last = now
             self.at = min(step + 1, self.plan.total_steps - 1)  # what the loader is on from here
             if totals.save or totals.stop or (step + 1) % self.checkpoints.every_steps == 0:
-                self._save(saved := step + 1)
+                self._save(saved := step + 1, log)
             if totals.stop and step + 1 < self.plan.total_steps:
                 LOG.info("stopped by a signal after step %d; the state is saved", step + 1)
                 return False, []
         if saved < self.plan.total_steps:
-            self._save(self.plan.total_steps)
+            self._save(self.plan.total_steps, log)
         if log and progress:
             log.close()
             progress.close()
@@ -152,9 +152,11 @@ class Loop:
             LOG.info("going on after step %d of %d", step, self.plan.total_steps)
         return step
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, log: MetricsLog | None) -> None:
         if not self.saves:
             return
+        if log:
+            log.sync()  # a checkpoint outlives a lost machine, and the table of its steps with it
         facts = {"would_mismatch": self.would_mismatch, "mean_loss": self.guard.mean}
         self.folder.save(step, self.engine.state(), facts)
         self._saved_at = time.monotonic()

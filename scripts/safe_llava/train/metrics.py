@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
@@ -12,6 +14,8 @@ from pathlib import Path
 
 from safe_llava.core.errors import TrainError
 from safe_llava.core.files import write_text
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def read_metrics(file: Path, up_to: int | None = None) -> list[StepMetrics]:
             item = StepMetrics(int(row[0]), *(float(value) for value in row[1:]))
         except (ValueError, TypeError, IndexError):
             break
-        if item.step != len(steps) + 1 or (up_to is not None and item.step > up_to):
+        if (steps and item.step <= steps[-1].step) or (up_to is not None and item.step > up_to):
             break
         steps.append(item)
     return steps
@@ -127,19 +131,26 @@ class MetricsLog:
 
     def __init__(self, file: Path, first: int, tensorboard: Path | None = None) -> None:
         self.file, self.steps = file, read_metrics(file, first)
+        if lost := first - len(self.steps):
+            LOG.warning("%s: %d of %d steps are not in this table; the checkpoint has them", file, lost, first)
         self._board = Board(tensorboard, first) if tensorboard else None
         with _written(file):
             write_metrics(file, self.steps)
             self._stream = file.open("a", encoding="utf-8")
 
     def add(self, item: StepMetrics) -> None:
-        """Append a step; it is on disk when this returns."""
+        """Append a step; it outlives this process when this returns, and a lost machine after ``sync``."""
         self.steps.append(item)
         with _written(self.file):
             self._stream.write(_line(astuple(item)))
             self._stream.flush()
             if self._board:
                 self._board.add(item)
+
+    def sync(self) -> None:
+        """Put every step on disk."""
+        with _written(self.file):
+            os.fsync(self._stream.fileno())
 
     def close(self) -> None:
         """Close the file."""

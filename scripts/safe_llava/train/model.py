@@ -17,6 +17,7 @@ from safe_llava.core.errors import TrainError
 from safe_llava.core.imports import light_transformers
 from safe_llava.train.images import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, ImageGeometry
 from safe_llava.train.samples import ImageFormat
+from safe_llava.train.tokenizer import FETCH_MODEL
 
 LOG = logging.getLogger(__name__)
 PROJECTOR = "model.multi_modal_projector."
@@ -56,7 +57,7 @@ def _load_config(path: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise TrainError(f"{path}: no configuration that transformers knows: {error}", "fetch it again") from error
+        raise TrainError(f"{path}: no configuration that transformers knows: {error}", FETCH_MODEL) from error
 
 
 def read_tower(path: Path, row: TrainedModel) -> Tower:
@@ -133,7 +134,7 @@ def build_model(
     if projector is not None:
         _load_projector(llava.model.multi_modal_projector, projector)
     if meta := [name for name, value in llava.named_parameters() if value.is_meta]:
-        raise TrainError(f"{language_model}, {tower.path}: no weights for {meta[0]}", "fetch the models again")
+        raise TrainError(f"{language_model}, {tower.path}: no weights for {meta[0]}", FETCH_MODEL)
     return llava
 
 
@@ -159,9 +160,9 @@ def load_pretrained(model_class: Any, path: Path, dtype: torch.dtype, **options:
             path, dtype=dtype, local_files_only=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise TrainError(f"{path}: the weights cannot be read: {error}", "fetch the model again") from error
+        raise TrainError(f"{path}: the weights cannot be read: {error}", FETCH_MODEL) from error
     if missing := sorted(report["missing_keys"]):
-        raise TrainError(f"{path}: no weights for {missing[0]} ({len(missing)} missing)", "fetch the model again")
+        raise TrainError(f"{path}: no weights for {missing[0]} ({len(missing)} missing)", FETCH_MODEL)
     return model
 
 

@@ -22,9 +22,10 @@ from safe_llava.core.errors import TrainError
 from safe_llava.core.files import atomic_path, read_json
 from safe_llava.train.export import EMBEDDINGS, HEAD, PUBLIC_NAMES, Form
 from safe_llava.train.model import PROJECTOR, Tower, load_pretrained, read_tower_as
+from safe_llava.train.tokenizer import FETCH_MODEL
 
 LOG = logging.getLogger(__name__)
-FETCH = "fetch the checkpoint again, or name the folder that holds its config.json and weights"
+FETCH = f"name the folder that holds its config.json and weights; or {FETCH_MODEL}"
 TEXT_TYPES = {"llava": "llama", "llava_llama": "llama", "llava_qwen": "qwen2"}
 TEMPLATE_OF = {"llama": "v1", "qwen2": "qwen_1_5"}
 # Projector layers of the original by kind, with their names here.

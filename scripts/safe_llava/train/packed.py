@@ -138,5 +138,6 @@ def _check_layers(language_model: Any) -> None:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"} or not all(hasattr(language_model.layers[-1], part) for part in parts):
         raise TrainError(
-            f"a language model of type {config.model_type} has no padding-free path here", "set attention to padded"
+            f"a language model of type {config.model_type} has no padding-free path here",
+            "name one of Llama's or Qwen2's kind in the row, or train by hand with --attention padded",
         )

@@ -122,8 +122,11 @@ def token_bytes(size: Size, checkpointing: bool) -> float:
     return float(each * size.width)
 
 
-def choose(size: Size, row: TrainedModel, stage: Stage, machine: Machine) -> Choice:
+def choose(size: Size, row: TrainedModel, stage: Stage, machine: Machine, before: int | None = None) -> Choice:
     """Return the fastest way that fits; what the stage says itself, instead of ``auto``, is kept.
+
+    Args:
+        before: tokens of a micro-batch where a run goes on: sums in other parts would differ in their last bits.
 
     Raises:
         TrainError: nothing fits, or the global batch has fewer samples than there are GPUs.
@@ -134,22 +137,29 @@ def choose(size: Size, row: TrainedModel, stage: Stage, machine: Machine) -> Cho
             "use as many GPUs as samples, or fewer",
         )
     if not machine.memory:
-        return _on_cpu(stage)
+        return _on_cpu(stage, before)
     for zero_stage, checkpointing, offload in _allowed(stage):
         static = static_bytes(size, machine.processes, zero_stage, offload)
         reserve = RESERVE_ZERO3 if zero_stage == 3 else RESERVE
         free = machine.memory * (1 - reserve) - static - HEAD_BYTES * size.vocabulary
         tokens = int(free / token_bytes(size, checkpointing)) // 256 * 256
-        if tokens < max(FEWEST_TOKENS, row.max_length):
+        if tokens < (before or max(FEWEST_TOKENS, row.max_length)):
             continue
-        tokens = min(tokens, MOST_TOKENS)
+        tokens = before or min(tokens, MOST_TOKENS)
         per_node = math.ceil(machine.processes / machine.nodes)
         cpu = 16 * size.trained * per_node / machine.processes if offload else 0.0
         reason = _reason(stage, machine, zero_stage, checkpointing, offload, tokens, static, cpu)
         return Choice(zero_stage, checkpointing, offload, tokens, static, cpu, reason)
+    gpus = f"{machine.processes} GPUs of {machine.memory / GIB:.0f} GiB"
+    if before:
+        raise TrainError(
+            f"micro-batches of {before} tokens, as this training began with, do not fit on {gpus}",
+            "go on on GPUs with as much memory as before (`constraint` of the rule's resources names them: "
+            "docs/cluster.md), or delete its checkpoints to train from the beginning",
+        )
     raise TrainError(
         f"{size.parameters / 1e9:.1f} G parameters, {size.trained / 1e9:.1f} G of them trained, do not fit on "
-        f"{machine.processes} GPUs of {machine.memory / GIB:.0f} GiB with what the stage allows",
+        f"{gpus} with what the stage allows",
         "use more or larger GPUs, set zero_stage, gradient_checkpointing and offload_optimizer to auto, or use LoRA",
     )
 
@@ -165,11 +175,11 @@ def _allowed(stage: Stage) -> list[tuple[int, bool, bool]]:
     return [way for way in order if all(asked in ("auto", own) for asked, own in zip(given, way, strict=True))]
 
 
-def _on_cpu(stage: Stage) -> Choice:
+def _on_cpu(stage: Stage, before: int | None) -> Choice:
     zero_stage = 2 if stage.zero_stage == "auto" else stage.zero_stage
     checkpointing = stage.gradient_checkpointing is True
     offload = stage.offload_optimizer is True
-    return Choice(zero_stage, checkpointing, offload, MOST_TOKENS, 0.0, 0.0, f"on CPUs: ZeRO-{zero_stage}")
+    return Choice(zero_stage, checkpointing, offload, before or MOST_TOKENS, 0.0, 0.0, f"on CPUs: ZeRO-{zero_stage}")
 
 
 def _reason(

@@ -3,14 +3,16 @@
 By hand, in one process: ``python -m safe_llava.train.run --config ROW.json --stage pretrain …``; in several on
 one machine: ``python -m safe_llava.train.launch --processes 8 -- --config ROW.json …`` (or torchrun). Killed at
 any moment, the same command goes on from the newest checkpoint; SIGTERM and SIGUSR1 make it save and exit with
-75, "run again".
+75, "run again", but for the time in which the results are written. These stay in ``finished`` beside the checkpoints.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -21,25 +23,27 @@ from typing import Any
 import pydantic
 import torch
 
-from safe_llava.config.train import Stage, TrainedModel
+from safe_llava.config.train import Checkpoints, Stage, TrainedModel
 from safe_llava.core import cli, imagefiles
 from safe_llava.core.errors import SafeLlavaError, TrainError
 from safe_llava.core.files import file_digest, write_json
 from safe_llava.core.provenance import record
-from safe_llava.train.checkpoint import CheckpointFolder
+from safe_llava.train import results
+from safe_llava.train.checkpoint import FINISHED, CheckpointFolder, computed_before
 from safe_llava.train.engine import Processes, join_processes
 from safe_llava.train.loop import Loop, StopRequest
 from safe_llava.train.metrics import StepMetrics, check_tensorboard, write_metrics
 
 LOG = logging.getLogger(__name__)
-MIB = 1 << 20
 CPU_MICRO_BATCH = 8
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line of this step."""
     parser = argparse.ArgumentParser(prog="python -m safe_llava.train.run", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="a train.models row as JSON")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="a train.models row, or its part for a stage, as JSON"
+    )
     parser.add_argument("--stage", choices=("pretrain", "finetune"), required=True)
     parser.add_argument("--language-model", type=Path, required=True, help="folder of the language model")
     parser.add_argument("--vision-tower", type=Path, required=True, help="folder of the vision tower")
@@ -56,27 +60,38 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="layers; auto: on a GPU")
     parser.add_argument("--workers", type=int, help="loader processes each; default: 0 on a CPU, 8 on a GPU")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch in each process")
-    parser.add_argument("--cache-mib", type=int, default=1024, help="decoded samples kept in memory (without workers)")
+    parser.add_argument("--every-steps", type=int, help="steps between two checkpoints; default: the row's")
+    parser.add_argument("--every-minutes", type=float, help="minutes between two checkpoints; default: the row's")
+    parser.add_argument("--keep", type=int, help="how many of the newest checkpoints are kept; default: the row's")
+    parser.add_argument("--loss-limit", type=float, help="stop above this multiple of the mean; default: the row's")
     parser.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's event files; default: none")
-    parser.add_argument("--keep-checkpoints", action="store_true", help="leave the checkpoints when all is done")
+    parser.add_argument("--keep-checkpoints", action="store_true", help="leave them, not `finished`, when all is done")
     return parser
 
 
-def read_row(file: Path) -> TrainedModel:
-    """Read a train.models row.
+def read_row(arguments: argparse.Namespace) -> TrainedModel:
+    """Read a train.models row, of which all may be missing that changes no number of the stage.
 
     Raises:
         TrainError: the file is missing or is not such a row; the key is named.
     """
+    file, stage = arguments.config, arguments.stage
     remedy = "the workflow writes this file from the configuration: mend the row there"
     try:
-        return TrainedModel.model_validate_json(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TrainError(f"{file}: cannot be read: {error}", remedy) from error
+        said = json.loads(file.read_text(encoding="utf-8"))
+        # Nobody reads these, but a row has them: a stage knows nothing of the other one, nor the number of processes.
+        values = {"description": "", "processes": 1, "pretrain": said.get(stage), "finetune": said.get(stage), **said}
+        given = {key: getattr(arguments, key) for key in (*Checkpoints.model_fields, "loss_limit")}
+        given = {key: value for key, value in given.items() if value is not None}
+        limit = given.pop("loss_limit", said.get("loss_limit"))
+        values |= {"loss_limit": limit, "checkpoints": {**said.get("checkpoints", {}), **given}}
+        return TrainedModel.model_validate_json(json.dumps(values))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise TrainError(f"{file}: {key}: {first['msg']}", remedy) from error
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise TrainError(f"{file}: cannot be read: {error}", remedy) from error
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
@@ -92,22 +107,14 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise TrainError("finetune without --projector", "give the file that the pretrain stage wrote")
     if arguments.tensorboard is not None:
         check_tensorboard()
-    for name, least in (("micro_batch", 1), ("micro_tokens", 1), ("threads", 1), ("workers", 0), ("cache_mib", 0)):
+    for name, least in (("micro_batch", 1), ("micro_tokens", 1), ("threads", 1), ("workers", 0)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise TrainError(f"--{name.replace('_', '-')} {value}", f"give a whole number from {least} on")
 
 
-def fingerprint(
-    arguments: argparse.Namespace, row: TrainedModel, processes: Processes, computed: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what must be the same when a run goes on: whatever changes a number, and nothing else.
-
-    Args:
-        computed: how micro-batches are cut and computed, as far as it was chosen here.
-    """
-    config = row.model_dump(mode="json", exclude={"description", "checkpoints", "processes", "nodes", "loss_limit"})
-    other = "pretrain" if arguments.stage == "finetune" else "finetune"
+def identity(arguments: argparse.Namespace, row: TrainedModel, processes: Processes) -> dict[str, Any]:
+    """Return what is given and must be the same when a run goes on: whatever changes a number, and nothing else."""
     folders = {"language_model": arguments.language_model, "vision_tower": arguments.vision_tower}
     models = {
         name: {file.name: file.stat().st_size for file in sorted(folder.glob("*.*")) if file.is_file()}
@@ -115,13 +122,12 @@ def fingerprint(
     }
     return {
         "stage": arguments.stage,
-        "config": {key: value for key, value in config.items() if key != other},
+        "config": row.identity(arguments.stage),
         "annotations_sha256": file_digest(arguments.annotations),
         "projector_sha256": file_digest(arguments.projector) if arguments.projector else None,
         "models": models,
         "world_size": processes.world_size,
         "threads": arguments.threads,
-        **computed,
     }
 
 
@@ -138,18 +144,67 @@ class Job:
     data: Any
 
 
-def choose_paths(arguments: argparse.Namespace, processes: Processes, stage: Stage) -> Any:
+def choose_paths(arguments: argparse.Namespace, processes: Processes, stage: Stage, before: dict[str, Any]) -> Any:
     """Return the attention back end, whether layers are compiled, and how samples are loaded."""
     from safe_llava.train import attention
     from safe_llava.train.assemble import Paths
 
     gpu = processes.device.type == "cuda"
-    chosen = attention.choose(arguments.attention, processes.device)
+    asked = before.get("attention", "auto") if arguments.attention == "auto" else arguments.attention
+    chosen = attention.choose(asked, processes.device)
     # ZeRO-3 exchanges a layer's weights in hooks that a compiled layer would not run.
     automatic = gpu and stage.zero_stage != 3
     compiled = chosen != attention.PADDED and (automatic if arguments.compile == "auto" else arguments.compile == "on")
     workers = arguments.workers if arguments.workers is not None else (8 if gpu else 0)
-    return Paths(chosen, compiled, workers, arguments.cache_mib * MIB)
+    return Paths(chosen, compiled, workers)
+
+
+def lay_out(
+    arguments: argparse.Namespace,
+    row: TrainedModel,
+    stage: Stage,
+    llava: Any,
+    processes: Processes,
+    before: dict[str, Any],
+) -> tuple[Stage, Any, int | None]:
+    """Choose how a stage is computed: as before where it goes on (``computed_before``), or as suits the device.
+
+    Returns:
+        The stage without ``auto``, its paths, and the tokens of a micro-batch where they are cut by tokens.
+    """
+    from safe_llava.train import assemble
+
+    stage = stage.model_copy(update={key: before[key] for key in ("zero_stage", "offload_optimizer") if key in before})
+    tokens_before = None if arguments.micro_tokens else before.get("micro_tokens")
+    choice = assemble.plan_for(llava, row, stage, processes, tokens_before)
+    if processes.first and processes.device.type == "cuda":
+        LOG.info("plan: %s", choice.reason)
+    stage = choice.applied(stage)
+    paths = choose_paths(arguments, processes, stage, before)
+    by_tokens = paths.packed and arguments.micro_batch is None
+    return stage, paths, (arguments.micro_tokens or choice.micro_tokens) if by_tokens else None
+
+
+def load_samples(arguments: argparse.Namespace, row: TrainedModel, stage: Stage) -> tuple[Any, Any]:
+    """Return the stage's data set and its vision tower's description."""
+    from safe_llava.train.model import read_tower
+    from safe_llava.train.samples import SampleDataset, load_annotations
+    from safe_llava.train.tokenizer import add_image_token, load_tokenizer
+
+    samples = load_annotations(arguments.annotations)
+    tokenizer = load_tokenizer(arguments.language_model, row.max_length)
+    tower = read_tower(arguments.vision_tower, row)
+    dataset = SampleDataset(
+        samples,
+        arguments.images,
+        tokenizer,
+        arguments.stage,
+        image_token_id=add_image_token(tokenizer),
+        max_length=row.max_length,
+        image=tower.image_format(stage.image_geometry),
+        template=stage.template,
+    )
+    return dataset, tower
 
 
 def prepare(arguments: argparse.Namespace, row: TrainedModel, processes: Processes) -> Job:
@@ -158,38 +213,22 @@ def prepare(arguments: argparse.Namespace, row: TrainedModel, processes: Process
 
     light_transformers()
     from safe_llava.train import assemble
-    from safe_llava.train.model import build_model, read_tower
-    from safe_llava.train.samples import SampleDataset, load_annotations
+    from safe_llava.train.model import build_model
     from safe_llava.train.schedule import Plan
-    from safe_llava.train.tokenizer import add_image_token, load_tokenizer
 
-    stage: Stage = getattr(row, arguments.stage)
-    samples = load_annotations(arguments.annotations)
-    tokenizer = load_tokenizer(arguments.language_model, row.max_length)
-    image_token_id = add_image_token(tokenizer)
-    tower = read_tower(arguments.vision_tower, row)
-    dataset = SampleDataset(
-        samples,
-        arguments.images,
-        tokenizer,
-        arguments.stage,
-        image_token_id=image_token_id,
-        max_length=row.max_length,
-        image=tower.image_format(stage.image_geometry),
-        template=stage.template,
-    )
-    llava = build_model(row, arguments.language_model, tower, arguments.projector, image_token_id, processes.device)
-    choice = assemble.plan_for(llava, row, stage, processes)
-    if processes.first and processes.device.type == "cuda":
-        LOG.info("plan: %s", choice.reason)
-    stage = choice.applied(stage)
-    paths = choose_paths(arguments, processes, stage)
-    by_tokens = paths.packed and arguments.micro_batch is None
-    tokens = (arguments.micro_tokens or choice.micro_tokens) if by_tokens else None
+    asked: Stage = getattr(row, arguments.stage)
+    dataset, tower = load_samples(arguments, row, asked)
+    given = identity(arguments, row, processes) if processes.first else {}
+    shared: list[Any] = [given, computed_before(arguments.checkpoints, given) if processes.first else {}]
+    torch.distributed.broadcast_object_list(shared)
+    given, before = shared
+    token_id = dataset.image_token_id
+    llava = build_model(row, arguments.language_model, tower, arguments.projector, token_id, processes.device)
+    stage, paths, tokens = lay_out(arguments, row, asked, llava, processes, before)
     # On a CPU a smaller one costs nothing and wastes less on padding.
     micro_batch = arguments.micro_batch or (CPU_MICRO_BATCH if processes.device.type == "cpu" else None)
     budget = assemble.token_budget(tokens, row, tower.tokens)
-    plan = Plan(stage, samples, row.seed, processes.world_size, micro_batch, budget)
+    plan = Plan(stage, dataset.samples, row.seed, processes.world_size, micro_batch, budget)
     computed = {
         "micro_batch": plan.micro_batch,
         "micro_tokens": tokens,
@@ -198,32 +237,46 @@ def prepare(arguments: argparse.Namespace, row: TrainedModel, processes: Process
         "zero_stage": stage.zero_stage,
         "offload_optimizer": stage.offload_optimizer,
     }
-    shared: list[Any] = [fingerprint(arguments, row, processes, computed) if processes.first else None]
-    torch.distributed.broadcast_object_list(shared)
-    folder = CheckpointFolder(arguments.checkpoints, shared[0], processes, row.checkpoints.keep)
+    folder = CheckpointFolder(arguments.checkpoints, {**given, **computed}, processes, row.checkpoints.keep)
     label = f"train {arguments.stage}"
     loop, data = assemble.assemble(llava, dataset, row, stage, plan, folder, processes, paths, label)
-    return Job(row, stage, llava, tower, tokenizer, loop, data)
+    return Job(row, stage, llava, tower, dataset.tokenizer, loop, data)
 
 
-def write_results(arguments: argparse.Namespace, job: Job, steps: list[StepMetrics], processes: Processes) -> None:
-    """Write model, metrics and summary; then the checkpoints are not needed any more."""
+def finish(
+    arguments: argparse.Namespace, job: Job, steps: list[StepMetrics], processes: Processes, made: dict[str, Any]
+) -> Path:
+    """Keep model, metrics and summary in the folder of the checkpoints; return where."""
     from safe_llava.train.export import save_checkpoint, save_projector
     from safe_llava.train.model import PROJECTOR
 
     pretrain = arguments.stage == "pretrain"
     state = job.loop.engine.gather((PROJECTOR,) if pretrain else ("",))
-    if not processes.first:
-        return
-    if pretrain:
-        save_projector(state, arguments.out)
-    else:
-        save_checkpoint(job.llava, state, job.row, job.tower, job.tokenizer, arguments.out)
-    write_metrics(arguments.metrics, steps)
-    write_json(arguments.summary, summary(arguments, job, steps, processes))
+
+    def write(folder: Path) -> None:
+        if pretrain:
+            save_projector(state, folder / results.MODEL)
+        else:
+            save_checkpoint(job.llava, state, job.row, job.tower, job.tokenizer, folder / results.MODEL)
+        write_metrics(folder / results.METRICS, steps)
+        write_json(folder / results.SUMMARY, summary(arguments, job, steps, processes))
+
+    if processes.first:
+        job.loop.folder.finish(write, made)
+        if job.loop.stop.received:
+            LOG.info("the signal to stop came behind the last step: the results are whole")
+    return job.loop.folder.folder / FINISHED
+
+
+def give_results(arguments: argparse.Namespace, folder: CheckpointFolder, kept: Path) -> None:
+    """Put the results in their places; then the checkpoints are not needed any more."""
+    places = {results.MODEL: arguments.out, results.METRICS: arguments.metrics, results.SUMMARY: arguments.summary}
+    results.give(kept, places)
     LOG.info("wrote %s", arguments.out)
-    if not arguments.keep_checkpoints:
-        job.loop.folder.remove()
+    if arguments.keep_checkpoints:
+        shutil.rmtree(kept)
+    else:
+        folder.remove()
 
 
 def summary(arguments: argparse.Namespace, job: Job, steps: list[StepMetrics], processes: Processes) -> dict[str, Any]:
@@ -234,30 +287,25 @@ def summary(arguments: argparse.Namespace, job: Job, steps: list[StepMetrics], p
         inputs["projector"] = arguments.projector
     return {
         "stage": arguments.stage,
-        "final_loss": steps[-1].loss,
-        "steps": len(steps),
-        "samples": len(steps) * job.stage.global_batch,
-        "seconds": steps[-1].seconds,
+        "final_loss": steps[-1].loss if steps else None,
+        "steps": job.loop.plan.total_steps,
+        "samples": job.loop.plan.total_steps * job.stage.global_batch,
+        "seconds": steps[-1].seconds if steps else None,
         "samples_the_original_would_drop": job.loop.would_mismatch,
         "processes": processes.world_size,
         "micro_batch": job.loop.plan.micro_batch,
         "device": torch.cuda.get_device_name() if processes.device.type == "cuda" else "cpu",
-        "provenance": record(inputs, seed=job.row.seed, config=job.row.model_dump(mode="json")),
+        "provenance": record(inputs, seed=job.row.seed, config=job.row.identity(arguments.stage)),
     }
 
 
-def train(arguments: argparse.Namespace) -> int:
-    """Train a stage to its end, or to a signal; return the exit code."""
-    check_arguments(arguments)
-    row = read_row(arguments.config)
-    processes = join_processes(row.accelerator, arguments.threads)
-    job = prepare(arguments, row, processes)
-    job.loop.loss_limit, job.loop.tensorboard = row.loss_limit, arguments.tensorboard
+def announce(job: Job, processes: Processes) -> None:
+    """Say what is about to be trained."""
+    plan = job.loop.plan
+    each = f"{plan.micro_batches} x {plan.micro_batch}"
+    if plan.budget is not None:
+        each = f"at most {plan.budget.tokens} tokens"
     if processes.first:
-        plan = job.loop.plan
-        each = f"{plan.micro_batches} x {plan.micro_batch}"
-        if plan.budget is not None:
-            each = f"at most {plan.budget.tokens} tokens"
         LOG.info(
             "%s: %d steps of %d samples on %d processes (%s at once each)",
             job.loop.label,
@@ -266,15 +314,31 @@ def train(arguments: argparse.Namespace) -> int:
             processes.world_size,
             each,
         )
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Train a stage to its end, or to a signal; return the exit code."""
+    check_arguments(arguments)
+    row = read_row(arguments)
+    processes = join_processes(row.accelerator, arguments.threads)
+    job = prepare(arguments, row, processes)
+    job.loop.loss_limit, job.loop.tensorboard = row.loss_limit, arguments.tensorboard
+    folder, made = job.loop.folder, results.made_with()
     try:
-        finished, steps = job.loop.run(job.data)
-        StopRequest.release()
-        if not finished:
-            return cli.EXIT_RUN_AGAIN
-        write_results(arguments, job, steps, processes)
+        kept = folder.finished(made)
+        if kept is None:
+            announce(job, processes)
+            finished, steps = job.loop.run(job.data)
+            if not finished:
+                return cli.EXIT_RUN_AGAIN
+            kept = finish(arguments, job, steps, processes, made)
+        elif processes.first:
+            LOG.info("%s: finished before; delete %s to train from the beginning", job.loop.label, kept)
+        if processes.first:
+            give_results(arguments, folder, kept)
         torch.distributed.barrier()
     finally:
-        job.loop.folder.release()
+        folder.release()
     return 0
 
 

@@ -21,7 +21,7 @@ from safe_llava.train.tokenizer import IMAGE_TOKEN, without_image_token
 Stage = Literal["pretrain", "finetune"]
 STAGE_GEOMETRY: dict[Stage, ImageGeometry] = {"pretrain": ImageGeometry.CROP, "finetune": ImageGeometry.PAD}
 STAGE_TEMPLATE: dict[Stage, str] = {"pretrain": chat.PLAIN.name, "finetune": chat.V1.name}
-REMEDY = "fetch the annotations again, or mend the row"
+REMEDY = "delete the file and its receipt in results/data/fetched, then run the same command again; or mend the row"
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         print(f"{name:20s} loss ratio {ratio:.6f}  largest gradient error {error:.2e}")
     wrong = [name for name, ratio, error in results if not (abs(ratio - 1) < largest and error < largest)]
     if wrong:
-        raise TrainError(f"{', '.join(wrong)}: not the plain path's gradients", "set attention to another back end")
+        remedy = "install another PyTorch, or train by hand with an --attention that is right, or --compile off"
+        raise TrainError(f"{', '.join(wrong)}: not the plain path's gradients", remedy)
     return 0
 
 
