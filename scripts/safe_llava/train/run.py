@@ -185,8 +185,8 @@ def lay_out(
     return stage, paths, (arguments.micro_tokens or choice.micro_tokens) if by_tokens else None
 
 
-def load_samples(arguments: argparse.Namespace, row: TrainedModel, stage: Stage) -> tuple[Any, Any]:
-    """Return the stage's data set and its vision tower's description."""
+def load_samples(arguments: argparse.Namespace, row: TrainedModel, stage: Stage) -> tuple[Any, Any, Any]:
+    """Return the stage's data set, its vision tower's description, and the tokenizer of the model that is made."""
     from safe_llava.train.model import read_tower
     from safe_llava.train.samples import SampleDataset, load_annotations
     from safe_llava.train.tokenizer import add_image_token, load_tokenizer
@@ -204,7 +204,7 @@ def load_samples(arguments: argparse.Namespace, row: TrainedModel, stage: Stage)
         image=tower.image_format(stage.image_geometry),
         template=stage.template,
     )
-    return dataset, tower
+    return dataset, tower, tokenizer
 
 
 def prepare(arguments: argparse.Namespace, row: TrainedModel, processes: Processes) -> Job:
@@ -217,7 +217,7 @@ def prepare(arguments: argparse.Namespace, row: TrainedModel, processes: Process
     from safe_llava.train.schedule import Plan
 
     asked: Stage = getattr(row, arguments.stage)
-    dataset, tower = load_samples(arguments, row, asked)
+    dataset, tower, tokenizer = load_samples(arguments, row, asked)
     given = identity(arguments, row, processes) if processes.first else {}
     shared: list[Any] = [given, computed_before(arguments.checkpoints, given) if processes.first else {}]
     torch.distributed.broadcast_object_list(shared)
@@ -240,7 +240,7 @@ def prepare(arguments: argparse.Namespace, row: TrainedModel, processes: Process
     folder = CheckpointFolder(arguments.checkpoints, {**given, **computed}, processes, row.checkpoints.keep)
     label = f"train {arguments.stage}"
     loop, data = assemble.assemble(llava, dataset, row, stage, plan, folder, processes, paths, label)
-    return Job(row, stage, llava, tower, dataset.tokenizer, loop, data)
+    return Job(row, stage, llava, tower, tokenizer, loop, data)
 
 
 def finish(
