@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from safe_llava.config.train import TrainedModel
 from safe_llava.core.errors import DataError, TrainError
@@ -56,6 +57,9 @@ def test_both_stages_write_what_they_promise(tiny: Tiny, tmp_path: Path) -> None
     assert all(len(provenance["inputs"][name]["sha256"]) == 64 for name in ("annotations", "projector", "config"))
     for stage in ("pretrain", "finetune"):
         assert [path.name for path in (tmp_path / stage / "checkpoints").iterdir()] == ["finished"]
+    model = tmp_path / "finetune" / "model"
+    image_token = json.loads((model / "config.json").read_text())["image_token_index"]
+    assert AutoTokenizer.from_pretrained(model).convert_tokens_to_ids("<image>") == image_token
     new, old = load_file(projector), load_file(tiny.root / "projector.safetensors")
     assert not torch.equal(new["linear_1.weight"], old["linear_1.weight"])
 
