@@ -20,9 +20,10 @@ import signal
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,7 @@ class Executor(PublishedExecutor):
 
     def run_job(self, job: Any) -> None:
         """Take over the job's submission of an earlier Snakemake, or submit it; whatever goes wrong is its error."""
-        try:
+        with self._faults_of(job):
             entry = self._entry(job)
             content = digest([getattr(job, "shellcmd", None), job.rules, stamps(job.input)])
             if not self._taken_over(job, entry, content):
@@ -181,10 +182,17 @@ class Executor(PublishedExecutor):
                 entry.content, entry.asked = content, asked
                 self._submit(job, entry)
             self._report_submitted(job, entry)
+
+    @contextmanager
+    def _faults_of(self, job: Any) -> Iterator[None]:
+        """Make a fault of a submitting thread the job's: nobody sees its exceptions, and the job would never end."""
+        try:
+            yield
         except Exception as error:
-            # Nobody sees an exception of this thread, and the job would never end.
             if not self._stopping.is_set():
-                self._report_job_error_threadsafe(SubmittedJobInfo(job), f"SLURM takes no job: {error}\n")
+                known = isinstance(error, slurm.SlurmError | WorkflowError | OSError)
+                said = str(error) if known else traceback.format_exc()
+                self._report_job_error_threadsafe(SubmittedJobInfo(job), f"SLURM takes no job: {said}\n")
 
     def _report_submitted(self, job: Any, entry: Entry) -> None:
         self._pace.happened(time.monotonic())
@@ -410,7 +418,7 @@ class Executor(PublishedExecutor):
             self._job_submission_executor.submit(self._resubmit, job, entry, fate, sight, slurm_id)
 
     def _resubmit(self, job: Any, entry: Entry, fate: Fate, sight: Sight, slurm_id: str) -> None:
-        try:
+        with self._faults_of(job):
             if sight.active or fate in (Fate.PREEMPTED, Fate.NODE_LOST):
                 # SLURM has not done with it, or requeues it all the same, and two would write the same files.
                 slurm.end(slurm_id, self._stopping.wait)
@@ -418,6 +426,3 @@ class Executor(PublishedExecutor):
             avoided = sight.nodes if fate is Fate.NODE_LOST and not set("[,") & set(sight.nodes) else ""
             self._submit(job, entry, avoided)
             self._report_submitted(job, entry)
-        except Exception as error:
-            if not self._stopping.is_set():
-                self._report_job_error_threadsafe(SubmittedJobInfo(job), f"SLURM takes no job: {error}\n")

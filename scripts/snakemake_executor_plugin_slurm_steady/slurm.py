@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from safe_llava.core.secrets import is_secret
 from snakemake_executor_plugin_slurm_steady.fates import (
     ENDS,
     SACCT_FORMAT,
@@ -34,7 +35,6 @@ TRY_LATER = re.compile(
 FULL = re.compile(r"(Max|Grp)SubmitJob|queue is full", re.IGNORECASE)
 # A request that got no answer may have been granted all the same.
 NO_ANSWER = re.compile(r"timed out|zero bytes|reset", re.IGNORECASE)
-SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PAT)_?\d*$|PASSW", re.IGNORECASE)
 USER_IN_URL = re.compile(r"://[^/?#\s]*@")
 
 
@@ -51,9 +51,7 @@ def without_secrets(environment: dict[str, str]) -> dict[str, str]:
 
     SLURM keeps a job's environment, on some sites in its accounting.
     """
-    return {
-        name: value for name, value in environment.items() if not SECRET.search(name) and not USER_IN_URL.search(value)
-    }
+    return {name: value for name, value in environment.items() if not is_secret(name) and not USER_IN_URL.search(value)}
 
 
 def call(command: Sequence[str] | str, text: str | None = None) -> str:

@@ -1,8 +1,8 @@
 # The benchmarks stage: lmms-eval owns prompts and metrics, this stage that they run anywhere. Answers, and what judges
 # said, lie outside the results as soon as they are there: a run that was stopped, or left failures, goes on from them.
 BENCHMARK_ROOT = f"{R}/benchmarks/{{model}}/{{benchmark}}"
-# A server's file from which questions may be missing is named so: nobody is to hand it in.
 LIMIT = [] if cfg.benchmarks.limit is None else [f"--limit={cfg.benchmarks.limit}"]
+# A server's file from which questions may be missing is named so: nobody is to hand it in.
 PARTIAL = cfg.benchmarks.limit is not None or cfg.benchmarks.allow_failed > 0
 SUBMISSION = f"submission{'.partial' if PARTIAL else ''}.json"
 

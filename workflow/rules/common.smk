@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -56,8 +57,8 @@ INSIDE = (
 shell.prefix(
     "set -euo pipefail; "
     + TRAP
-    + f"export PYTHONPATH={str(REPOSITORY / 'scripts')!r}; "
-    + (INSIDE if IN_IMAGE else f"export PATH={str(Path(sys.executable).parent)!r}:$PATH; ")
+    + f"export PYTHONPATH={shlex.quote(str(REPOSITORY / 'scripts'))}; "
+    + (INSIDE if IN_IMAGE else f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 )
 
 

@@ -56,7 +56,7 @@ def launcher(row):
     if not IN_IMAGE:
         return step
     arguments = workflow.deployment_settings.apptainer_args
-    return f"{step} apptainer exec --home {str(Path.cwd())!r} {arguments} {image('train')}"
+    return f"{step} apptainer exec --home {shlex.quote(str(Path.cwd()))} {arguments} {image('train')}"
 
 
 def spread(row):
@@ -77,7 +77,7 @@ def saving(name, stage):
         **row.checkpoints.model_dump(),
         "loss_limit": row.loss_limit,
     }
-    return " ".join(f"--{flag.replace('_', '-')} {value!r}" for flag, value in flags.items() if value is not None)
+    return " ".join(f"--{flag.replace('_', '-')} {shlex.quote(str(value))}" for flag, value in flags.items() if value is not None)
 
 
 SINGLE = [name for name in TRAINED if cfg.train.models[name].nodes == 1]

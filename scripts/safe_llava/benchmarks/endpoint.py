@@ -12,12 +12,11 @@ import hashlib
 import hmac
 import json
 import os
-import re
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
@@ -29,7 +28,6 @@ MAX_BYTES = 8 << 20
 HOST = "127.0.0.1"
 # Through a proxy of the environment this machine would not find itself.
 NO_PROXY = ("no_proxy", "NO_PROXY")
-KEYS = re.compile(r"(_KEY|_TOKEN|_SECRET|_PASSWORD)$")  # names of variables that hold secrets
 
 
 class Answerer(Protocol):
@@ -174,11 +172,6 @@ def stands_for_openai(endpoint: Endpoint, model: str, hide: str | None) -> Itera
     }
     with environment(new):
         yield
-
-
-def keys_of(names: Iterable[str]) -> list[str]:
-    """Return those of some variables whose names say that they hold secrets."""
-    return [name for name in names if KEYS.search(name)]
 
 
 @contextlib.contextmanager

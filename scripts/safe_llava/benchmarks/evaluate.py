@@ -21,6 +21,7 @@ from safe_llava.benchmarks.results import check_metrics, normalise, unit_name
 from safe_llava.benchmarks.submission import keep_submission
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core.errors import BenchmarkError, SafeLlavaError
+from safe_llava.core.secrets import is_secret
 from safe_llava.engine.base import Engine
 from safe_llava.engine.store import ReplyStore
 
@@ -174,9 +175,9 @@ def _judged(task: BenchmarkTask, asked: Asked) -> Iterator[Callable[[], list[str
     Raises:
         BenchmarkError: it is judged, and there is no judge.
     """
-    from safe_llava.benchmarks.endpoint import Endpoint, environment, keys_of, stands_for_openai
+    from safe_llava.benchmarks.endpoint import Endpoint, environment, stands_for_openai
 
-    judging, hidden = asked.judging, dict.fromkeys(keys_of(os.environ))
+    judging, hidden = asked.judging, dict.fromkeys(filter(is_secret, os.environ))
     if asked.ask_only or not task.judged:
         with environment({**hidden, **(NO_JUDGE if asked.ask_only else {})}):
             yield list

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-# Of what arrived whole and is damaged now: a rule follows its receipt in the results, not the file.
-FETCH_AGAIN = (
-    "delete it and its receipt in results/data/fetched, then run the same command again, or name another mirror"
-)
+
+def again(receipts: str, what: str = "it") -> str:
+    """Return how to have anew what arrived whole and is damaged now: a rule follows its receipt, not the file."""
+    return f"delete {what} and its receipt in results/data/{receipts}, then run the same command again"
+
+
+FETCH_AGAIN = f"{again('fetched')}, or name another mirror"
+CHECKPOINT_AGAIN = f"{again('snapshots')}, or name the folder that holds its config.json and weights"
 
 
 class SafeLlavaError(Exception):

@@ -27,7 +27,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from safe_llava.core.errors import DataError
+from safe_llava.core.errors import DataError, again
 from safe_llava.core.files import CHUNK_BYTES
 from safe_llava.core.jpeg import as_jpeg, needs_jpeg
 
@@ -68,16 +68,18 @@ class Archive:
         self._connection, facts = _open_index(index)
         self.path = index.parent / facts["archive"]
         self._normalise = bool(facts["identity"]["normalise_images"])
-        again = f"{index_again(index)}; if the archive is gone, delete its receipt in results/data/fetched too"
+        remedy = (
+            f"{again('indexed', str(index))}; if the archive is gone, delete its receipt in results/data/fetched too"
+        )
         try:
             self._file = self.path.open("rb", buffering=0)
         except OSError as error:
-            raise DataError(f"{self.path}: {error.strerror}; {index} says that images lie in it", again) from error
+            raise DataError(f"{self.path}: {error.strerror}; {index} says that images lie in it", remedy) from error
         weakref.finalize(self, self._file.close)
         size = os.fstat(self._file.fileno()).st_size
         if size != facts["size"]:
             raise DataError(
-                f"{self.path}: {size:,} bytes where {facts['size']:,} were indexed: it was changed afterwards", again
+                f"{self.path}: {size:,} bytes where {facts['size']:,} were indexed: it was changed afterwards", remedy
             )
 
     def read(self, name: str) -> bytes | None:
@@ -138,21 +140,16 @@ def _range(folder: str) -> dict[str, str | int]:
     return {"first": "", "last": "\U0010ffff", "skip": 1}
 
 
-def index_again(index: Path) -> str:
-    """Return how an index is made anew."""
-    return f"delete {index} and its receipt in results/data/indexed, then run the same command again"
-
-
 def _open_index(index: Path) -> tuple[sqlite3.Connection, dict[str, Any]]:
     address = f"file:{quote(str(index.absolute()))}?mode=ro&immutable=1"
-    again = index_again(index)
+    remedy = again("indexed", str(index))
     try:
         connection = sqlite3.connect(address, uri=True, check_same_thread=False)
         facts = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM facts")}
     except (sqlite3.Error, ValueError) as error:
-        raise DataError(f"{index}: not an index of an archive: {error}", again) from error
+        raise DataError(f"{index}: not an index of an archive: {error}", remedy) from error
     if facts.get("version") != VERSION:
-        raise DataError(f"{index}: an index of version {facts.get('version')}, not {VERSION}", again)
+        raise DataError(f"{index}: an index of version {facts.get('version')}, not {VERSION}", remedy)
     return connection, facts
 
 

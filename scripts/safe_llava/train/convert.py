@@ -20,7 +20,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 
 from safe_llava.core import cli
-from safe_llava.core.errors import TrainError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
 from safe_llava.core.files import atomic_path, read_json, write_json
 from safe_llava.core.imports import light_transformers
 from safe_llava.train import original
@@ -67,10 +67,10 @@ def to_original(model: Path, out: Path, tokenizer: Path | None) -> None:
     """Write a Hugging Face checkpoint as one of the original, its tower apart."""
     from transformers import LlavaConfig
 
-    values = read_json(model / "config.json", original.FETCH)
+    values = read_json(model / "config.json", CHECKPOINT_AGAIN)
     if values.get("model_type") != "llava":
         raise TrainError(f"{model}: not a Hugging Face LLaVA checkpoint", "give one that this project exported")
-    processor = read_json(model / "processor_config.json", original.FETCH)
+    processor = read_json(model / "processor_config.json", CHECKPOINT_AGAIN)
     config = LlavaConfig.from_pretrained(model, local_files_only=True)
     theirs = original.original_weights(original.read_folder(model), values)
     with whole_folder(out) as partial:

@@ -11,12 +11,9 @@ import torch
 from PIL import Image
 
 from safe_llava.core import imagefiles
-from safe_llava.core.errors import TrainError
+from safe_llava.core.errors import TrainError, again
 
-FETCH = (
-    'delete it and its receipt below results/data (docs/data.md, "When something goes wrong"), then run the same '
-    "command again"
-)
+FETCH = f"{again('unpacked')} (docs/data.md, When something goes wrong)"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)

@@ -13,11 +13,10 @@ import torch
 from torch import nn
 
 from safe_llava.config.train import Stage, TrainedModel
-from safe_llava.core.errors import TrainError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
 from safe_llava.core.imports import light_transformers
 from safe_llava.train.images import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, ImageGeometry
 from safe_llava.train.samples import ImageFormat
-from safe_llava.train.tokenizer import FETCH_MODEL
 
 LOG = logging.getLogger(__name__)
 PROJECTOR = "model.multi_modal_projector."
@@ -57,7 +56,7 @@ def _load_config(path: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise TrainError(f"{path}: no configuration that transformers knows: {error}", FETCH_MODEL) from error
+        raise TrainError(f"{path}: no configuration that transformers knows: {error}", CHECKPOINT_AGAIN) from error
 
 
 def read_tower(path: Path, row: TrainedModel) -> Tower:
@@ -134,7 +133,7 @@ def build_model(
     if projector is not None:
         _load_projector(llava.model.multi_modal_projector, projector)
     if meta := [name for name, value in llava.named_parameters() if value.is_meta]:
-        raise TrainError(f"{language_model}, {tower.path}: no weights for {meta[0]}", FETCH_MODEL)
+        raise TrainError(f"{language_model}, {tower.path}: no weights for {meta[0]}", CHECKPOINT_AGAIN)
     return llava
 
 
@@ -160,9 +159,9 @@ def load_pretrained(model_class: Any, path: Path, dtype: torch.dtype, **options:
             path, dtype=dtype, local_files_only=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise TrainError(f"{path}: the weights cannot be read: {error}", FETCH_MODEL) from error
+        raise TrainError(f"{path}: the weights cannot be read: {error}", CHECKPOINT_AGAIN) from error
     if missing := sorted(report["missing_keys"]):
-        raise TrainError(f"{path}: no weights for {missing[0]} ({len(missing)} missing)", FETCH_MODEL)
+        raise TrainError(f"{path}: no weights for {missing[0]} ({len(missing)} missing)", CHECKPOINT_AGAIN)
     return model
 
 

@@ -18,14 +18,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from safe_llava.core.errors import TrainError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
 from safe_llava.core.files import atomic_path, read_json
 from safe_llava.train.export import EMBEDDINGS, HEAD, PUBLIC_NAMES, Form
 from safe_llava.train.model import PROJECTOR, Tower, load_pretrained, read_tower_as
-from safe_llava.train.tokenizer import FETCH_MODEL
 
 LOG = logging.getLogger(__name__)
-FETCH = f"name the folder that holds its config.json and weights; or {FETCH_MODEL}"
 TEXT_TYPES = {"llava": "llama", "llava_llama": "llama", "llava_qwen": "qwen2"}
 TEMPLATE_OF = {"llama": "v1", "qwen2": "qwen_1_5"}
 # Projector layers of the original by kind, with their names here.
@@ -72,29 +70,31 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
             "do not trust this file; fetch the checkpoint from its publisher, as safetensors if there is one",
         ) from error
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise TrainError(f"{file}: the weights cannot be read: {str(error).splitlines()[0]}", FETCH) from error
+        raise TrainError(
+            f"{file}: the weights cannot be read: {str(error).splitlines()[0]}", CHECKPOINT_AGAIN
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise TrainError(f"{file}: not a state dict: a mapping of names to tensors", FETCH)
+        raise TrainError(f"{file}: not a state dict: a mapping of names to tensors", CHECKPOINT_AGAIN)
     return {str(name): value for name, value in state.items()}
 
 
 def read_folder(folder: Path) -> dict[str, torch.Tensor]:
     """Read the weights of a checkpoint's folder: one file or several, safetensors before pickles."""
     if not (folder / "config.json").is_file():
-        raise TrainError(f"{folder}: no config.json there", FETCH)
+        raise TrainError(f"{folder}: no config.json there", CHECKPOINT_AGAIN)
     for stem, kind in (("model", "safetensors"), ("pytorch_model", "bin")):
         index = folder / f"{stem}.{kind}.index.json"
         if index.is_file():
-            names = sorted(set(read_json(index, FETCH)["weight_map"].values()))
+            names = sorted(set(read_json(index, CHECKPOINT_AGAIN)["weight_map"].values()))
             if strange := [name for name in names if Path(name).name != name]:
-                raise TrainError(f"{index}: {strange[0]!r} is not in this folder", FETCH)
+                raise TrainError(f"{index}: {strange[0]!r} is not in this folder", CHECKPOINT_AGAIN)
             state: dict[str, torch.Tensor] = {}
             for name in names:
                 state |= read_weights(folder / name)
             return state
         if (file := folder / f"{stem}.{kind}").is_file():
             return read_weights(file)
-    raise TrainError(f"{folder}: neither model.safetensors nor pytorch_model.bin, whole or in parts", FETCH)
+    raise TrainError(f"{folder}: neither model.safetensors nor pytorch_model.bin, whole or in parts", CHECKPOINT_AGAIN)
 
 
 def projector_kind(state: Mapping[str, torch.Tensor]) -> str:
@@ -170,7 +170,7 @@ def read_original(folder: Path, vision_tower: Path | None = None, projector: Pat
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    value = read_json(folder / "config.json", FETCH)
+    value = read_json(folder / "config.json", CHECKPOINT_AGAIN)
     return value if isinstance(value, dict) else {}
 
 
@@ -179,7 +179,7 @@ def _check_kind(folder: Path, values: dict[str, Any]) -> str:
     kind = TEXT_TYPES.get(values.get("model_type", ""))
     if kind is None or "mm_projector_type" not in values:
         known = ", ".join(TEXT_TYPES)
-        raise TrainError(f"{folder}/config.json: not a LLaVA checkpoint of the original ({known})", FETCH)
+        raise TrainError(f"{folder}/config.json: not a LLaVA checkpoint of the original ({known})", CHECKPOINT_AGAIN)
     for key in ("mm_use_im_start_end", "mm_use_im_patch_token"):
         if values.get(key):
             raise TrainError(f"{folder}/config.json: {key} is set, which LLaVA-1.5 does not use", "use LLaVA-1.5")
@@ -198,7 +198,7 @@ def _tower(folder: Path, values: dict[str, Any], vision_tower: Path | None) -> T
             f"{folder}: its vision tower {values.get('mm_vision_tower')!r} is no folder here",
             "fetch that model and name its folder with --vision-tower",
         )
-    siglip = "siglip" in str(read_json(path / "config.json", FETCH).get("model_type"))
+    siglip = "siglip" in str(read_json(path / "config.json", CHECKPOINT_AGAIN).get("model_type"))
     full = siglip or values.get("mm_vision_select_feature", "patch") == "cls_patch"
     return read_tower_as(path, "full" if full else "patch")
 

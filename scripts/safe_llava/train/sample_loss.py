@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from safe_llava.core.errors import TrainError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
 from safe_llava.core.files import read_json
 from safe_llava.core.imports import light_transformers
 from safe_llava.train import original
@@ -71,7 +71,7 @@ def load_loss(folder: Path, vision_tower: Path | None, image_token_id: int) -> S
 
     disable_progress_bar()
     if not original.is_original(folder):
-        values = read_json(folder / "config.json", original.FETCH)
+        values = read_json(folder / "config.json", CHECKPOINT_AGAIN)
         if values.get("model_type") != "llava":
             raise TrainError(f"{folder}: not a LLaVA checkpoint", "give --model a finished one, or leave --loss out")
         llava = original.load_pretrained(LlavaForConditionalGeneration, folder, torch.float32)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from safe_llava.core.errors import DataError, TrainError
+from safe_llava.core.errors import FETCH_AGAIN, DataError, TrainError
 from safe_llava.core.files import read_json, read_jsonl
 from safe_llava.train import conversation as chat
 from safe_llava.train.images import CLIP_MEAN, CLIP_STD, ImageGeometry, load_image, preprocess
@@ -21,7 +21,7 @@ from safe_llava.train.tokenizer import IMAGE_TOKEN, without_image_token
 Stage = Literal["pretrain", "finetune"]
 STAGE_GEOMETRY: dict[Stage, ImageGeometry] = {"pretrain": ImageGeometry.CROP, "finetune": ImageGeometry.PAD}
 STAGE_TEMPLATE: dict[Stage, str] = {"pretrain": chat.PLAIN.name, "finetune": chat.V1.name}
-REMEDY = "delete the file and its receipt in results/data/fetched, then run the same command again; or mend the row"
+REMEDY = f"{FETCH_AGAIN}; or mend the row"
 
 
 @dataclass(frozen=True)

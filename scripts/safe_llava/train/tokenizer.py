@@ -17,9 +17,8 @@ import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from safe_llava.core.errors import TrainError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
 
-FETCH_MODEL = "delete it and its receipt below results/data/snapshots, then run the same command again"
 IMAGE_TOKEN = "<image>"
 BOS, EOS, UNK = "<s>", "</s>", "<unk>"
 SPACE = "▁"  # SentencePiece's sign for a space
@@ -50,7 +49,7 @@ def load_tokenizer(path: Path, max_length: int) -> PreTrainedTokenizerFast:
     if not file.is_file():
         raise TrainError(
             f"{path}: no tokenizer.model and no tokenizer.json there",
-            f"name the folder of the language model as it was downloaded; or {FETCH_MODEL}",
+            CHECKPOINT_AGAIN,
         )
     return _from_json(file, max_length)
 
@@ -110,7 +109,7 @@ def _from_json(file: Path, max_length: int) -> PreTrainedTokenizerFast:
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, local_files_only=True, **options)
     except Exception as error:  # the library raises bare Exception for a file it cannot parse
-        raise TrainError(f"{file}: not a tokenizer: {error}", FETCH_MODEL) from error
+        raise TrainError(f"{file}: not a tokenizer: {error}", CHECKPOINT_AGAIN) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
@@ -126,7 +125,7 @@ def _from_sentencepiece(file: Path, max_length: int) -> PreTrainedTokenizerFast:
     try:
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(file))
     except (OSError, RuntimeError, TypeError) as error:
-        raise TrainError(f"{file}: not a SentencePiece model: {error}", FETCH_MODEL) from error
+        raise TrainError(f"{file}: not a SentencePiece model: {error}", CHECKPOINT_AGAIN) from error
     backend = _byte_pair_encoding(pieces)
     wrong = [text for text in PROBES if backend.encode(text, add_special_tokens=False).ids != pieces.encode(text)]
     if wrong:

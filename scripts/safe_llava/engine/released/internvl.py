@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from safe_llava.core.errors import EngineError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, EngineError
 from safe_llava.core.files import read_json
 from safe_llava.engine.processors import processor_class_of, write_video_settings
 from safe_llava.engine.released.llava_qwen import TURN_END, read_qwen_tokenizer
 from safe_llava.engine.released.sentencepieces import read_internlm2_tokenizer
-from safe_llava.engine.released.weights import FETCH, ShardWriter, check_fit, read_tensors
+from safe_llava.engine.released.weights import ShardWriter, check_fit, read_tensors
 from safe_llava.engine.templates import KNOWN
 
 SPECIAL = {
@@ -82,7 +82,7 @@ def convert(source: Path, folder: Path) -> None:
             writer.add(public, part)
             dtype = part.dtype if public == EMBEDDINGS else dtype
     if EMBEDDINGS not in writer.shapes:
-        raise EngineError(f"{source}: no embeddings of a language model in it", FETCH)
+        raise EngineError(f"{source}: no embeddings of a language model in it", CHECKPOINT_AGAIN)
     config = _config(values, internlm2, tokenizer, writer.shapes[EMBEDDINGS][0], dtype)
     check_fit(InternVLForConditionalGeneration, config, writer.shapes)
     writer.close()
@@ -97,7 +97,7 @@ def convert(source: Path, folder: Path) -> None:
 
 def _read_config(source: Path) -> dict[str, Any]:
     where = source / "config.json"
-    values = dict(read_json(where, FETCH))
+    values = dict(read_json(where, CHECKPOINT_AGAIN))
     kinds = ("InternLM2ForCausalLM", "Qwen2ForCausalLM")
     kind = ((values.get("llm_config") or {}).get("architectures") or [None])[0]
     if kind not in kinds:
@@ -115,7 +115,7 @@ def _read_config(source: Path) -> dict[str, Any]:
 def _check_tokens(tokenizer: Any, source: Path) -> None:
     for name, token in SPECIAL.items():
         if token not in tokenizer.get_vocab() and name != "video_token":
-            raise EngineError(f"{source}: its tokenizer has no {token}", FETCH)
+            raise EngineError(f"{source}: its tokenizer has no {token}", CHECKPOINT_AGAIN)
 
 
 def _public(

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from safe_llava.core.errors import EngineError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, EngineError
 from safe_llava.core.files import read_json
 from safe_llava.engine.processors import processor_class_of, write_video_settings
-from safe_llava.engine.released.weights import FETCH, ShardWriter, check_fit, grown, read_tensors
+from safe_llava.engine.released.weights import ShardWriter, check_fit, grown, read_tensors
 from safe_llava.engine.templates import KNOWN
 
 IMAGE, VIDEO, TURN_END = "<image>", "<video>", "<|im_end|>"
@@ -95,7 +95,7 @@ def _grid(pinpoints: Any, size: int, where: Path) -> tuple[tuple[int, int], ...]
             return tuple((height * size, width * size) for width in widths for height in heights)
     elif isinstance(pinpoints, list) and pinpoints:
         return tuple((int(height), int(width)) for width, height in pinpoints)
-    raise EngineError(f"{where}: image_grid_pinpoints {pinpoints!r} is no list of sizes", FETCH)
+    raise EngineError(f"{where}: image_grid_pinpoints {pinpoints!r} is no list of sizes", CHECKPOINT_AGAIN)
 
 
 def convert(source: Path, folder: Path, vision_tower: Path | None) -> None:
@@ -131,10 +131,12 @@ def convert(source: Path, folder: Path, vision_tower: Path | None) -> None:
 
 
 def _read_config(source: Path) -> dict[str, Any]:
-    values = dict(read_json(source / "config.json", FETCH))
+    values = dict(read_json(source / "config.json", CHECKPOINT_AGAIN))
     where = source / "config.json"
     if values.get("mm_projector_type") != "mlp2x_gelu":
-        raise EngineError(f"{where}: mm_projector_type `{values.get('mm_projector_type')}` is not mlp2x_gelu", FETCH)
+        raise EngineError(
+            f"{where}: mm_projector_type `{values.get('mm_projector_type')}` is not mlp2x_gelu", CHECKPOINT_AGAIN
+        )
     if "siglip" not in str(values.get("mm_vision_tower", "")).lower():
         raise EngineError(
             f"{where}: mm_vision_tower `{values.get('mm_vision_tower')}` is no SigLIP",
@@ -142,7 +144,7 @@ def _read_config(source: Path) -> dict[str, Any]:
         )
     for key in ("mm_use_im_start_end", "mm_use_im_patch_token"):
         if values.get(key):
-            raise EngineError(f"{where}: {key} is set, which no published checkpoint uses", FETCH)
+            raise EngineError(f"{where}: {key} is set, which no published checkpoint uses", CHECKPOINT_AGAIN)
     return values
 
 
@@ -151,7 +153,7 @@ def _vision_config(values: Mapping[str, Any], tower: Path | None, source: Path) 
 
     geometry: dict[str, Any] = dict(SO400M)
     if tower is not None:
-        own = read_json(tower / "config.json", FETCH)
+        own = read_json(tower / "config.json", CHECKPOINT_AGAIN)
         own = own.get("vision_config", own)
         # A hub configuration leaves out what is the class's default.
         geometry = {key: own.get(key, getattr(SiglipVisionConfig(), key)) for key in geometry}
@@ -177,7 +179,7 @@ def _write_weights(
         if public is not None:
             writer.add(public, tensor)
     if dtype is None:
-        raise EngineError(f"{source}: no model.embed_tokens.weight in it", FETCH)
+        raise EngineError(f"{source}: no model.embed_tokens.weight in it", CHECKPOINT_AGAIN)
     if not seen_tower:
         for name, tensor in _tower_weights(source, tower):
             public = _public(TOWER + name, vision.num_hidden_layers, tied)
@@ -271,9 +273,9 @@ def read_qwen_tokenizer(source: Path) -> Any:
     try:
         tokenizer = Qwen2Tokenizer.from_pretrained(source, local_files_only=True, padding_side="left")
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise EngineError(f"{source}: no Qwen2 tokenizer: {error}", FETCH) from error
+        raise EngineError(f"{source}: no Qwen2 tokenizer: {error}", CHECKPOINT_AGAIN) from error
     if TURN_END not in tokenizer.get_vocab():
-        raise EngineError(f"{source}: its tokenizer has no {TURN_END}", FETCH)
+        raise EngineError(f"{source}: its tokenizer has no {TURN_END}", CHECKPOINT_AGAIN)
     return tokenizer
 
 

@@ -9,9 +9,8 @@ from typing import Any
 import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-from safe_llava.core.errors import EngineError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, EngineError
 from safe_llava.core.files import read_json
-from safe_llava.engine.released.weights import FETCH
 from safe_llava.train.tokenizer import SPACE, _merges
 
 BOS, EOS, UNK = "<s>", "</s>", "<unk>"
@@ -34,13 +33,14 @@ def read_internlm2_tokenizer(source: Path) -> Any:
     try:
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(file))
     except (OSError, RuntimeError, TypeError) as error:
-        raise EngineError(f"{file}: not a SentencePiece model: {error}", FETCH) from error
+        raise EngineError(f"{file}: not a SentencePiece model: {error}", CHECKPOINT_AGAIN) from error
     added = _added_tokens(source)
     backend = _byte_pair_encoding(pieces, added)
     wrong = [text for text in PROBES if backend.encode(text, add_special_tokens=False).ids != pieces.encode(text)]
     if wrong:
         raise EngineError(
-            f"{file}: {wrong[0]!r} has other ids outside SentencePiece: this is not a model of InternLM2's kind", FETCH
+            f"{file}: {wrong[0]!r} has other ids outside SentencePiece: this is not a model of InternLM2's kind",
+            CHECKPOINT_AGAIN,
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -55,7 +55,7 @@ def read_internlm2_tokenizer(source: Path) -> Any:
 
 def _added_tokens(source: Path) -> dict[int, str]:
     """Return the special tokens by id: some take the place of a piece, others come behind the last."""
-    settings = read_json(source / "tokenizer_config.json", FETCH)
+    settings = read_json(source / "tokenizer_config.json", CHECKPOINT_AGAIN)
     added = {int(index): str(token["content"]) for index, token in settings.get("added_tokens_decoder", {}).items()}
     more = source / "added_tokens.json"
     if more.is_file():
@@ -69,10 +69,10 @@ def _byte_pair_encoding(pieces: sentencepiece.SentencePieceProcessor, added: dic
     names = [added.get(index, name) for index, name in enumerate(names)]
     behind = sorted(index for index in added if index >= len(names))
     if behind != list(range(len(names), len(names) + len(behind))):
-        raise EngineError(f"the added tokens leave a gap behind piece {len(names)}", FETCH)
+        raise EngineError(f"the added tokens leave a gap behind piece {len(names)}", CHECKPOINT_AGAIN)
     vocabulary = {name: index for index, name in enumerate(names)}
     if missing := [name for name in (BOS, EOS, UNK) if name not in vocabulary]:
-        raise EngineError(f"the SentencePiece model has no piece {missing[0]}", FETCH)
+        raise EngineError(f"the SentencePiece model has no piece {missing[0]}", CHECKPOINT_AGAIN)
     # Pieces that special tokens took the place of are made of nothing any more.
     merges = [(left, right) for left, right in splits if {left, right, left + right} <= vocabulary.keys()]
     backend = Tokenizer(models.BPE(vocabulary, merges, unk_token=UNK, fuse_unk=True, byte_fallback=True))

@@ -10,13 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from safe_llava.core.errors import EngineError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, EngineError
 from safe_llava.core.files import read_json, write_json
 
-FETCH = (
-    "delete it and its receipt below results/data/snapshots, then run the same command again, or name the folder that "
-    "holds its config.json and weights"
-)
 SHARD_BYTES = 2 << 30
 INDEX = "model.safetensors.index.json"
 
@@ -29,13 +25,13 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = folder / INDEX
     if index.is_file():
-        named = sorted(set(read_json(index, FETCH)["weight_map"].values()))
+        named = sorted(set(read_json(index, CHECKPOINT_AGAIN)["weight_map"].values()))
         files = [folder / Path(name).name for name in named]
     else:
         files = sorted(folder.glob("*.safetensors"))
     for file in files:
         if not file.is_file():
-            raise EngineError(f"{file}: no such file, and {index.name} names it", FETCH)
+            raise EngineError(f"{file}: no such file, and {index.name} names it", CHECKPOINT_AGAIN)
     if files:
         return files
     if pickles := sorted(folder.glob("*.bin")):
@@ -43,7 +39,7 @@ def weight_files(folder: Path) -> list[Path]:
             f"{pickles[0]}: the weights are a pickle, and reading one can run code",
             "fetch the checkpoint as safetensors, or have its publisher's library write them",
         )
-    raise EngineError(f"{folder}: no *.safetensors there", FETCH)
+    raise EngineError(f"{folder}: no *.safetensors there", CHECKPOINT_AGAIN)
 
 
 def read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -58,7 +54,7 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 for name in opened.keys():  # noqa: SIM118 - not a mapping
                     yield name, opened.get_tensor(name)
         except (OSError, SafetensorError) as error:
-            raise EngineError(f"{file}: the weights cannot be read: {error}", FETCH) from error
+            raise EngineError(f"{file}: the weights cannot be read: {error}", CHECKPOINT_AGAIN) from error
 
 
 class ShardWriter:
@@ -82,7 +78,7 @@ class ShardWriter:
             EngineError: one of that name came before.
         """
         if name in self.shapes:
-            raise EngineError(f"two weights of the checkpoint become {name}", FETCH)
+            raise EngineError(f"two weights of the checkpoint become {name}", CHECKPOINT_AGAIN)
         if self._held and self._bytes + tensor.nbytes > self._limit:
             self._write()
         tensor = tensor.contiguous()
@@ -137,7 +133,7 @@ def check_fit(model_class: Any, config: Any, shapes: dict[str, tuple[int, ...]])
         raise EngineError(
             f"the weights do not fit {model_class.__name__}: {wrong[0]} is {shapes.get(wrong[0], 'absent')}, not "
             f"{expected.get(wrong[0], 'known')} ({len(wrong)} differ)",
-            FETCH,
+            CHECKPOINT_AGAIN,
         )
 
 
