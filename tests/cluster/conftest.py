@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from safe_llava.config.images import Images
-from safe_llava.core.image_tag import image_path
+from safe_llava.containers.tag import image_path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

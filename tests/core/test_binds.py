@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_llava.core.binds import outside, show
+from safe_llava.containers.binds import outside, show
 
 
 def test_only_what_lies_outside_of_the_working_directory_is_shown(

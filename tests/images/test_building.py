@@ -14,11 +14,12 @@ import httpx
 import pytest
 
 from safe_llava.config.images import Images
-from safe_llava.core import image_tag, provenance
-from safe_llava.core import images as building
+from safe_llava.containers import build as building
+from safe_llava.containers import tag as image_tag
+from safe_llava.containers.tag import image_path, tag
+from safe_llava.core import provenance
 from safe_llava.core.errors import ConfigError, DataError
 from safe_llava.core.files import write_json
-from safe_llava.core.image_tag import image_path, tag
 
 # Writes down what it was asked and what it was shown below /mnt; `inspect` gives labels.
 APPTAINER = """\

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from safe_llava.config.images import Images
+from safe_llava.containers.build import labels
+from safe_llava.containers.tag import NAMES, image_path, tag
 from safe_llava.core.files import file_digest
-from safe_llava.core.image_tag import NAMES, image_path, tag
-from safe_llava.core.images import labels
 
 pytestmark = pytest.mark.cluster
 IMPORTS = {

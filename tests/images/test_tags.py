@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from safe_llava.config.images import Images
-from safe_llava.core import images as building
+from safe_llava.containers import build as building
+from safe_llava.containers.tag import NAMES, base, image_name, image_path, parts, tag, tag_in
 from safe_llava.core.errors import ConfigError
-from safe_llava.core.image_tag import NAMES, base, image_name, image_path, parts, tag, tag_in
 
 CPU = Images(wheels="cpu")
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 from safe_llava.config.load import BASE_PREFIX, parse as parse_config
 from safe_llava.config.secrets import missing_keys
-from safe_llava.core.binds import show
+from safe_llava.containers.binds import show
 from safe_llava.core.errors import SafeLlavaError
 from safe_llava.core.provenance import code_commit
 from safe_llava.core.retry import retry_stamp

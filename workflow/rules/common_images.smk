@@ -1,5 +1,5 @@
 # Functions of the images: which one a rule runs in, and that it is there.
-from safe_llava.core.image_tag import NAMES as IMAGE_NAMES, image_name, image_path
+from safe_llava.containers.tag import NAMES as IMAGE_NAMES, image_name, image_path
 
 
 def image(name):

@@ -23,7 +23,7 @@ rule image_build:
         name=lambda wildcards: OWN_IMAGES[wildcards.image],
         images=row_json(cfg.images),
     shell:
-        "{params.python:q} -m safe_llava.core.images build --name {params.name} --images <(printf %s {params.images:q}) "
+        "{params.python:q} -m safe_llava.containers.build build --name {params.name} --images <(printf %s {params.images:q}) "
         "--out {output.image:q} > {log:q} 2>&1"
 
 

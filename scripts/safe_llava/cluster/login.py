@@ -91,7 +91,7 @@ def check_images(images: Mapping[Kind, str]) -> Iterator[Finding]:
 
 
 def _labelled(what: str, path: Path) -> Finding:
-    from safe_llava.core.images import labels
+    from safe_llava.containers.build import labels
 
     note, size, again = Path(f"{path}.json"), path.stat().st_size, made_again(str(path))
     try:

@@ -10,8 +10,8 @@ from safe_llava.cluster.findings import Finding
 from safe_llava.cluster.measured import Measured
 from safe_llava.config.base import Row
 from safe_llava.config.schema import Config
+from safe_llava.containers.tag import tag_in
 from safe_llava.core.errors import TrainError
-from safe_llava.core.image_tag import tag_in
 from safe_llava.data.plan import shown
 from safe_llava.train.planner import GIB, Machine, choose
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from safe_llava import __version__
+from safe_llava.containers.tag import image_record
 from safe_llava.core.files import file_digest
-from safe_llava.core.image_tag import image_record
 
 PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "lmms-eval", "vllm", "snakemake", "pandas")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import safe_llava
+from safe_llava.containers.tag import image_record
 from safe_llava.core.files import atomic_path
-from safe_llava.core.image_tag import image_record
 from safe_llava.core.provenance import package_versions
 
 MODEL, METRICS, SUMMARY = "model", "metrics.csv", "summary.json"  # as they are kept

@@ -1,4 +1,4 @@
-"""Build the images, pin their base, list what was made in which: `python -m safe_llava.core.images COMMAND`.
+"""Build the images, pin their base, list what was made in which: `python -m safe_llava.containers.build COMMAND`.
 
 build    build or pull one image, as `snakemake images` does
 pin      ask the registry for the digest of the base's tag, and write it into containers/base.yaml
@@ -28,10 +28,10 @@ from safe_llava import __version__
 from safe_llava.config.images import Images
 from safe_llava.config.load import load
 from safe_llava.config.selection import config_files
+from safe_llava.containers.tag import BASE, DEFINITIONS, NAMES, TAG_DIGITS, base, has_kinds, image_name, own_labels, tag
 from safe_llava.core import cli
 from safe_llava.core.errors import ConfigError, DataError
 from safe_llava.core.files import atomic_path, file_digest, write_json, write_text
-from safe_llava.core.image_tag import BASE, DEFINITIONS, NAMES, TAG_DIGITS, base, has_kinds, image_name, own_labels, tag
 from safe_llava.core.provenance import code_commit
 from safe_llava.core.rows import read_row
 
@@ -64,7 +64,7 @@ def source(images: Images, root: Path) -> tuple[str, str]:
         if not DIGEST.fullmatch(chosen.rpartition("@")[2]):
             raise ConfigError(
                 f"{BASE if images.base is None else 'images.base'}: {chosen} is not pinned by a digest",
-                "python -m safe_llava.core.images pin, where the registry can be reached; "
+                "python -m safe_llava.containers.build pin, where the registry can be reached; "
                 "or images.base: docker://NAME@sha256:…, or a folder or .sif file with Python 3.11",
             )
         return "docker", chosen.removeprefix("docker://")
