@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from data.storing import archive_folder
-from safe_llava.core import imagefiles
 from safe_llava.core.errors import DataError
 from safe_llava.data import layout as step
+from safe_llava.images import store as imagefiles
 
 SOFT = "eval/PRISM/PRISM_refusal_soft.jsonl"
 

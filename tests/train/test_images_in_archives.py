@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from data.storing import archive_folder
-from safe_llava.core import imagefiles
 from safe_llava.core.errors import TrainError
+from safe_llava.images import store as imagefiles
 from safe_llava.train import run
 from safe_llava.train.images import load_image
 from train.tiny import Tiny, make_row

@@ -27,9 +27,10 @@ import numpy as np
 from PIL import Image
 
 from safe_llava.config.data import ResolvedFile, Unpack
-from safe_llava.core import cli, imagefiles
+from safe_llava.core import cli
 from safe_llava.core.files import write_json, write_text
 from safe_llava.data import index
+from safe_llava.images import store as imagefiles
 from safe_llava.train.synthetic import MIXTURE, make_samples
 
 # Where the samples of each source of the mixture have their images; Visual Genome's are in two folders.

@@ -18,13 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from safe_llava.core import cli, imagefiles
+from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import atomic_path, file_digest, read_json, write_json, write_text
 from safe_llava.core.progress import track
-from safe_llava.data.images import fault_of
 from safe_llava.data.layout_page import page
 from safe_llava.data.named import ATTRIBUTES, Named, read_prism, read_train, sample_ids
+from safe_llava.images import store as imagefiles
+from safe_llava.images.check import fault_of
 
 logger = logging.getLogger(__name__)
 SAMPLE_SIZE = 1000

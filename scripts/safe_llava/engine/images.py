@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 
 import PIL.Image
 
-from safe_llava.core import imagefiles
 from safe_llava.core.errors import EngineError
 from safe_llava.engine.base import ImageSource
+from safe_llava.images import store as imagefiles
 
 Value = TypeVar("Value")
 

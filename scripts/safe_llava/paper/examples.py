@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safe_llava.core import imagefiles
 from safe_llava.core.errors import PaperError
+from safe_llava.images import store as imagefiles
 from safe_llava.paper.tidy import TASKS, unique
 from safe_llava.prism.protocol import Answer, Attribute, read_answers
 

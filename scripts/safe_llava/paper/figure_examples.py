@@ -14,8 +14,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 from PIL import Image, UnidentifiedImageError
 
-from safe_llava.core import imagefiles
 from safe_llava.core.errors import PaperError
+from safe_llava.images import store as imagefiles
 from safe_llava.paper.examples import Exchange, choose
 from safe_llava.paper.style import GRID, MUTED, colour
 from safe_llava.paper.tidy import TASK_TITLES

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from safe_llava.config.models import EvaluatedModel
-from safe_llava.core import cli, imagefiles
+from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import read_json, write_json, write_jsonl
 from safe_llava.core.progress import Progress
@@ -40,6 +40,7 @@ from safe_llava.engine.base import (
     precision,
 )
 from safe_llava.engine.store import ReplyStore, content_key, folder_digest
+from safe_llava.images import store as imagefiles
 from safe_llava.prism.protocol import ALL, Answer, Question, Task, attribute_of, numbered, read_questions
 
 logger = logging.getLogger(__name__)

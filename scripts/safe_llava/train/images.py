@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from safe_llava.core import imagefiles
 from safe_llava.core.errors import TrainError, again
+from safe_llava.images import store as imagefiles
 
 FETCH = f"{again('unpacked')} (docs/data.md, When something goes wrong)"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -24,10 +24,11 @@ import pydantic
 import torch
 
 from safe_llava.config.train import Checkpoints, Stage, TrainedModel
-from safe_llava.core import cli, imagefiles
+from safe_llava.core import cli
 from safe_llava.core.errors import SafeLlavaError, TrainError
 from safe_llava.core.files import file_digest, write_json
 from safe_llava.core.provenance import record
+from safe_llava.images import store as imagefiles
 from safe_llava.train import results
 from safe_llava.train.checkpoint import FINISHED, CheckpointFolder, computed_before
 from safe_llava.train.engine import Processes, join_processes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from safe_llava.core import imagefiles
-from safe_llava.core.jpeg import FAULTS, as_jpeg, needs_jpeg
+from safe_llava.images import store as imagefiles
+from safe_llava.images.jpeg import FAULTS, as_jpeg, needs_jpeg
 
 __all__ = ["fault_of", "needs_jpeg", "rewrite_as_jpeg"]
 

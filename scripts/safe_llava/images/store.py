@@ -29,7 +29,7 @@ from PIL import Image
 
 from safe_llava.core.errors import DataError, again
 from safe_llava.core.files import CHUNK_BYTES
-from safe_llava.core.jpeg import as_jpeg, needs_jpeg
+from safe_llava.images.jpeg import as_jpeg, needs_jpeg
 
 SUFFIX = ".index"
 VERSION = 1
