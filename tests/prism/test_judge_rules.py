@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from safe_llava.prism.judge_rules import is_description_refused, judge_leakage, judge_refusal, leaked_names
+from safe_llava.lexicon.rules import is_description_refused, judge_leakage, judge_refusal, leaked_names
 from safe_llava.prism.protocol import Attribute
 
 REFUSED = [

@@ -125,6 +125,6 @@ def test_an_edited_lexicon_judges_again_whoever_the_judge_is(clone: Path) -> Non
 
     run()
     assert job_counts(run("-n")) == {}
-    with (clone / "scripts/safe_llava/prism/lexicon_declining.py").open("a") as stream:
+    with (clone / "scripts/safe_llava/lexicon/refusals.py").open("a") as stream:
         stream.write("# changed\n")
     assert job_counts(run("-n")) == {"prism_judge": 2, "total": 2}

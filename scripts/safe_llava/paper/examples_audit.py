@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from safe_llava.core.errors import PaperError
-from safe_llava.data.mentions import find_mentions, named_span
+from safe_llava.lexicon.mentions import find_mentions, named_span
 from safe_llava.prism.protocol import Attribute
 
 LONGEST = 170  # characters of a sentence that is shown

@@ -5,7 +5,7 @@ The entries are general English, as in ``lexicon``: regular expressions over one
 
 from __future__ import annotations
 
-from safe_llava.prism.lexicon import EYE_COLOURS, HUES, PEOPLES, PERSON, SEEMS
+from safe_llava.lexicon.attributes import EYE_COLOURS, HUES, PEOPLES, PERSON, SEEMS
 from safe_llava.prism.protocol import Attribute
 
 # --- Declining --------------------------------------------------------------------------------------------------
