@@ -13,7 +13,7 @@ import yaml
 from safe_llava.benchmarks import table
 from safe_llava.config.benchmarks import BenchmarksConfig, BenchmarkTask
 from safe_llava.core.errors import BenchmarkError
-from safe_llava.paper.tidy import BenchmarkScore, read_tidy
+from safe_llava.formats.tidy import BenchmarkScore, read_tidy
 
 
 def write(folder: Path, model: str, **changes: Any) -> Path:

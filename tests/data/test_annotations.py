@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from safe_llava.core.errors import DataError
-from safe_llava.data.annotations import Facts, Turn, find_fault, read_samples
+from safe_llava.formats.annotations import Facts, Turn, find_fault, read_samples
 
 ASK = {"from": "human", "value": "<image>\nWho is it?"}
 SAY = {"from": "gpt", "value": "A person."}

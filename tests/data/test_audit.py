@@ -16,13 +16,13 @@ from safe_llava.config.load import load, parse, read_yaml
 from safe_llava.config.selection import config_files, needed_sets
 from safe_llava.core.errors import ConfigError, DataError
 from safe_llava.data import audit, audit_table
-from safe_llava.data.annotations import Sample, Turn
+from safe_llava.formats.annotations import Sample, Turn
+from safe_llava.formats.prism import Attribute
 from safe_llava.lexicon.attributes import ATTRIBUTE_PATTERNS
 from safe_llava.lexicon.mentions import find_mentions, named_span
 from safe_llava.lexicon.named_words import WORDS
 from safe_llava.lexicon.prefilter import EDGE, WORD, required_words, suspicion
 from safe_llava.lexicon.rules import judge_leakage
-from safe_llava.prism.protocol import Attribute
 
 HOLD = {
     "a young woman with brown skin, blue eyes and a slim build": set(Attribute),

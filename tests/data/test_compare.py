@@ -13,9 +13,9 @@ import pytest
 
 from safe_llava.core.errors import DataError
 from safe_llava.data import compare as step
-from safe_llava.data.annotations import Sample, Turn
 from safe_llava.data.compare_page import marked
 from safe_llava.data.pairing import moved, pairs
+from safe_llava.formats.annotations import Sample, Turn
 
 
 def row(name: str, *turns: str, image: str | None = "a.jpg") -> dict[str, Any]:

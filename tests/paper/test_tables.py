@@ -10,7 +10,7 @@ import pytest
 
 from safe_llava.config.paper import TableKind
 from safe_llava.core.errors import PaperError
-from safe_llava.paper.layout import (
+from safe_llava.formats.grid import (
     Cell,
     Line,
     Section,

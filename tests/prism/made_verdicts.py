@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from safe_llava.prism.protocol import Verdict
+from safe_llava.formats.prism import Verdict
 
 
 def description(image: int, index: int, leaked: Sequence[str] | None, part: str = "All", **changes: Any) -> Verdict:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from safe_llava.core.errors import PrismError
+from safe_llava.formats.prism import Attribute, Task, Verdict, read_verdicts
 from safe_llava.prism import agreement, judge, released, sample, score, table
 from safe_llava.prism.agreement import agreements, read_labels
-from safe_llava.prism.protocol import Attribute, Task, Verdict, read_verdicts
 from safe_llava.prism.published import read_published
 
 LABELS = Path(__file__).with_name("hand_labels.csv")

@@ -17,8 +17,8 @@ import pytest
 from safe_llava.core.errors import PrismError
 from safe_llava.core.retry import retry_stamp
 from safe_llava.engine.base import Reply, Request, failed
+from safe_llava.formats.prism import read_answers
 from safe_llava.prism import answers
-from safe_llava.prism.protocol import read_answers
 
 TASKS = ("refusal_soft", "refusal_hard", "implicit_leakage")
 

@@ -15,9 +15,9 @@ from prism.made_verdicts import description, question
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import write_jsonl
 from safe_llava.core.statistics import newcombe_interval
+from safe_llava.formats.prism import Attribute, Verdict
 from safe_llava.prism import compare
 from safe_llava.prism.compare import Paired
-from safe_llava.prism.protocol import Attribute, Verdict
 from safe_llava.prism.score import score_verdicts
 
 

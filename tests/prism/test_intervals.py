@@ -10,7 +10,7 @@ import pytest
 from prism.made_verdicts import description, question
 from safe_llava.core.errors import PrismError
 from safe_llava.core.statistics import wilson_interval
-from safe_llava.prism.protocol import Attribute, Verdict
+from safe_llava.formats.prism import Attribute, Verdict
 from safe_llava.prism.score import Score, score_verdicts
 
 

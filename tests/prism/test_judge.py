@@ -16,9 +16,9 @@ import pytest
 from prism.judge_server import JudgeServer
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
+from safe_llava.formats.prism import Attribute, Verdict, read_verdicts
 from safe_llava.lexicon.rules import rules_version
 from safe_llava.prism import judge
-from safe_llava.prism.protocol import Attribute, Verdict, read_verdicts
 
 KEY_ENV = "TEST_JUDGE_KEY"
 KEY = "sk-planted-0123456789"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from safe_llava.formats.prism import Attribute
 from safe_llava.lexicon import rules as judge_rules
 from safe_llava.lexicon.rules import is_description_refused, judge_leakage, judge_refusal
-from safe_llava.prism.protocol import Attribute
 
 # (attribute asked for, answer, is it a refusal)
 REFUSALS = [

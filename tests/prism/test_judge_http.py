@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from safe_llava.config.prism import Judge
+from safe_llava.formats.prism import Task
 from safe_llava.prism.judge_client import (
     RawReply,
     UnusableReplyError,
@@ -21,7 +22,6 @@ from safe_llava.prism.judge_client import (
     request_path,
 )
 from safe_llava.prism.judge_http import Fault, read_trouble
-from safe_llava.prism.protocol import Task
 
 RETRY_INFO = {"error": {"code": 429, "details": [{"@type": "…/google.rpc.RetryInfo", "retryDelay": "22.5s"}]}}
 OPENAI = Judge(description="d", kind="openai", model="m")

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from prism.judge_server import JudgeServer, truth_leaked, truth_refused
+from safe_llava.formats.prism import Task, Verdict, read_verdicts
 from safe_llava.prism import judge
-from safe_llava.prism.protocol import Task, Verdict, read_verdicts
 
 CONCURRENCY = 64
 KEY = "sk-planted-0123456789"

@@ -16,10 +16,10 @@ import pytest
 from safe_llava.config.data import resolve_set
 from safe_llava.config.load import load
 from safe_llava.core.errors import PrismError
+from safe_llava.formats.prism import Answer
 from safe_llava.prism import judge_prompts
 from safe_llava.prism.judge_prompts import SCRIPTS, load_prompts
 from safe_llava.prism.prompt_source import find_prompt
-from safe_llava.prism.protocol import Answer
 
 # The shape of a released script: arguments, a client and files at the top, then the prompt, the call and a loop.
 SCRIPT = """import argparse

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from safe_llava.formats.prism import Attribute
 from safe_llava.prism.judge_replies import parse_leakage, parse_refusal
-from safe_llava.prism.protocol import Attribute
 
 TABLE: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("judge_replies.yaml").read_text(encoding="utf-8"))
 

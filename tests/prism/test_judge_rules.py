@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from safe_llava.formats.prism import Attribute
 from safe_llava.lexicon.rules import is_description_refused, judge_leakage, judge_refusal, leaked_names
-from safe_llava.prism.protocol import Attribute
 
 REFUSED = [
     ("Age", "I'm sorry, but I cannot provide information about a person's age."),

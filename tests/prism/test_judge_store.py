@@ -13,10 +13,10 @@ import pytest
 
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
+from safe_llava.formats.prism import Attribute, Task
 from safe_llava.prism import judge_store
 from safe_llava.prism.judge_client import Call, Finding, RawReply, Usage, make_call
 from safe_llava.prism.judge_store import VerdictStore
-from safe_llava.prism.protocol import Attribute, Task
 
 JUDGE = Judge(description="d", kind="openai", model="m", temperature=0)
 

@@ -11,9 +11,9 @@ import pytest
 from prism.made_verdicts import description, question
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import write_jsonl
+from safe_llava.formats.prism import Verdict
 from safe_llava.prism import judges_agree
 from safe_llava.prism.judges_agree import Row, between_judges, with_published
-from safe_llava.prism.protocol import Verdict
 from safe_llava.prism.score import Score
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from safe_llava.core.errors import DataError, PrismError
-from safe_llava.prism.protocol import (
+from safe_llava.formats.prism import (
     Attribute,
     Task,
     attribute_of,

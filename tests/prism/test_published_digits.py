@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from prism.made_verdicts import description
-from safe_llava.prism.cells import MACRO, SENTENCE
-from safe_llava.prism.protocol import Attribute, Task, Verdict
+from safe_llava.formats.cells import MACRO, SENTENCE
+from safe_llava.formats.prism import Attribute, Task, Verdict
 from safe_llava.prism.score import percent, score_verdicts
 
 Row = dict[str, str]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from safe_llava.core.errors import PrismError
+from safe_llava.formats.prism import Answer, read_answers
 from safe_llava.prism import released
-from safe_llava.prism.protocol import Answer, read_answers
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:

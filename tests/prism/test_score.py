@@ -12,8 +12,8 @@ import pytest
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import write_jsonl
 from safe_llava.core.statistics import RESAMPLES, SEED
+from safe_llava.formats.prism import Attribute, Verdict
 from safe_llava.prism import published, score, table
-from safe_llava.prism.protocol import Attribute, Verdict
 from safe_llava.prism.score import COLUMNS, Score, read_scores, score_verdicts, write_scores
 
 HEADER = "judge,model,task,category,total,hits,rate,hit_kind\n"

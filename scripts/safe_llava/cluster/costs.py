@@ -35,11 +35,11 @@ from safe_llava.core.files import write_text
 from safe_llava.core.rows import read_row
 from safe_llava.core.tables import write_rows
 from safe_llava.data.plan import Line, known, lines_of
-from safe_llava.paper.layout import EMPTY, markdown_grid
+from safe_llava.formats.grid import EMPTY, markdown_grid
+from safe_llava.formats.prism import Answer, Attribute, Task
 from safe_llava.prism.judge_client import Call
 from safe_llava.prism.judge_cost import BATCH_SHARE, BYTES_PER_TOKEN, cost_of, estimated_usage
 from safe_llava.prism.judge_prompts import Prompts, load_prompts
-from safe_llava.prism.protocol import Answer, Attribute, Task
 
 GB = 1e9
 STATE_BYTES = 12  # of a trained element in a checkpoint: its weight and AdamW's two moments in fp32

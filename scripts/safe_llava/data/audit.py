@@ -20,11 +20,11 @@ from typing import Any
 from safe_llava.core import cli
 from safe_llava.core.files import file_digest, write_json
 from safe_llava.core.progress import Progress
-from safe_llava.data.annotations import Facts, Sample, read_all
+from safe_llava.formats.annotations import Facts, Sample, read_all
+from safe_llava.formats.prism import Attribute
 from safe_llava.lexicon import named_words as audit_words
 from safe_llava.lexicon.mentions import MEASURES, find_mentions
 from safe_llava.lexicon.rules import rules_version
-from safe_llava.prism.protocol import Attribute
 
 logger = logging.getLogger(__name__)
 ANY = "any"

@@ -16,7 +16,7 @@ from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import read_json
 from safe_llava.core.tables import write_rows
-from safe_llava.prism.protocol import Attribute
+from safe_llava.formats.prism import Attribute
 
 REMEDY = "let the workflow audit the set again"
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from safe_llava.core.errors import FETCH_AGAIN, DataError
 from safe_llava.core.files import read_jsonl
 from safe_llava.core.json_stream import read_rows
-from safe_llava.data.annotations import check_row
-from safe_llava.prism.protocol import ALL, HAIR, Attribute
+from safe_llava.formats.annotations import check_row
+from safe_llava.formats.prism import ALL, HAIR, Attribute
 
 ATTRIBUTES = tuple(str(attribute) for attribute in Attribute)
 Kind = Literal["train", "prism"]

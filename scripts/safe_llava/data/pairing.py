@@ -15,7 +15,7 @@ from hashlib import blake2b
 from itertools import zip_longest
 from typing import Any
 
-from safe_llava.data.annotations import HUMAN, Sample, Turn
+from safe_llava.formats.annotations import HUMAN, Sample, Turn
 
 Pair = tuple[Sample | None, Sample | None]
 

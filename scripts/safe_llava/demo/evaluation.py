@@ -16,7 +16,7 @@ from safe_llava.demo.annotations import DESCRIPTION_REQUESTS, pope_question, pri
 from safe_llava.demo.drawing import draw, encode
 from safe_llava.demo.scenes import ATTRIBUTES, SHAPES, VALUES, Scene, somebody, things
 from safe_llava.demo.training import Sizes
-from safe_llava.prism.protocol import ALL
+from safe_llava.formats.prism import ALL
 
 Row = dict[str, Any]
 TASKS = ("refusal_soft", "refusal_hard", "implicit_leakage")

@@ -7,7 +7,7 @@ extended and argued about one at a time.
 
 from __future__ import annotations
 
-from safe_llava.prism.protocol import Attribute
+from safe_llava.formats.prism import Attribute
 
 # --- People -----------------------------------------------------------------------------------------------------
 PERSON = (

@@ -6,12 +6,12 @@ import re
 from functools import cache, lru_cache
 from typing import Literal, NamedTuple
 
+from safe_llava.formats.prism import Attribute
 from safe_llava.lexicon import rules as judge_rules
 from safe_llava.lexicon.attributes import ATTRIBUTE_PATTERNS
 from safe_llava.lexicon.named_words import WORDS
 from safe_llava.lexicon.prefilter import CACHED_WORDS, WORD, suspicion
 from safe_llava.lexicon.rules import clauses, normalise
-from safe_llava.prism.protocol import Attribute
 
 Measure = Literal["implied", "named"]
 MEASURES: tuple[Measure, ...] = ("implied", "named")

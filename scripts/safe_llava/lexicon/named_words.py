@@ -7,7 +7,7 @@ case, one space between words; ``prism.judge_rules.normalise``) and says nothing
 
 from __future__ import annotations
 
-from safe_llava.prism.protocol import Attribute
+from safe_llava.formats.prism import Attribute
 
 _PERSON = (
     r"(?:m[ae]n|wom[ae]n|persons?|people|individuals?|males?|females?|boys?|girls?|child(?:ren)?|kids?|adults?"

@@ -5,8 +5,8 @@ The entries are general English, as in ``lexicon``: regular expressions over one
 
 from __future__ import annotations
 
+from safe_llava.formats.prism import Attribute
 from safe_llava.lexicon.attributes import EYE_COLOURS, HUES, PEOPLES, PERSON, SEEMS
-from safe_llava.prism.protocol import Attribute
 
 # --- Declining --------------------------------------------------------------------------------------------------
 _NOT = r"(?:not|n't|never)"

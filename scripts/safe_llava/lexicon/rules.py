@@ -13,9 +13,9 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+from safe_llava.formats.prism import Attribute
 from safe_llava.lexicon import attributes as lexicon
 from safe_llava.lexicon import refusals as lexicon_declining
-from safe_llava.prism.protocol import Attribute
 
 # A sentence of fewer words than this, left beside a refusal, is a filler and no description.
 DESCRIPTION_WORDS = 4

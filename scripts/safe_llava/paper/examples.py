@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safe_llava.core.errors import PaperError
+from safe_llava.formats.prism import Answer, Attribute, read_answers
+from safe_llava.formats.tidy import TASKS, unique
 from safe_llava.images import store as imagefiles
-from safe_llava.paper.tidy import TASKS, unique
-from safe_llava.prism.protocol import Answer, Attribute, read_answers
 
 CUE = "\nAnswer"  # the line that every prompt of PRISM ends with; it is sent, and left out of the picture
 Key = tuple[str, str, str, int]  # edition, task, question_id, index

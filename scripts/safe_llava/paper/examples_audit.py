@@ -12,8 +12,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from safe_llava.core.errors import PaperError
+from safe_llava.formats.prism import Attribute
 from safe_llava.lexicon.mentions import find_mentions, named_span
-from safe_llava.prism.protocol import Attribute
 
 LONGEST = 170  # characters of a sentence that is shown
 LONGEST_FIELD = 1 << 28  # a conversation may be longer than what the csv module allows by itself

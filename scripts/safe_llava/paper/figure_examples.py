@@ -15,10 +15,10 @@ from matplotlib.textpath import TextToPath
 from PIL import Image, UnidentifiedImageError
 
 from safe_llava.core.errors import PaperError
+from safe_llava.formats.tidy import TASK_TITLES
 from safe_llava.images import store as imagefiles
 from safe_llava.paper.examples import Exchange, choose
 from safe_llava.paper.style import GRID, MUTED, colour
-from safe_llava.paper.tidy import TASK_TITLES
 
 IMAGE_INCHES, COLUMN_INCHES, GAP, MARGIN = 1.5, 2.55, 0.18, 0.08
 QUESTION_POINTS, ANSWER_POINTS = 6.5, 7.5

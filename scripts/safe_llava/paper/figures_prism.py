@@ -13,10 +13,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from safe_llava.core.errors import PaperError
-from safe_llava.paper.layout import number
-from safe_llava.paper.style import BAND, COLUMN_INCHES, MUTED, TEXT_INCHES, colour, marker, percent_axis, positions
-from safe_llava.paper.tables import both_sources, judges_of
-from safe_llava.paper.tidy import (
+from safe_llava.formats.grid import number
+from safe_llava.formats.tidy import (
     AGGREGATES,
     ATTRIBUTES,
     GIVEN,
@@ -32,6 +30,8 @@ from safe_llava.paper.tidy import (
     read_tidy,
     unique,
 )
+from safe_llava.paper.style import BAND, COLUMN_INCHES, MUTED, TEXT_INCHES, colour, marker, percent_axis, positions
+from safe_llava.paper.tables import both_sources, judges_of
 
 SPREAD = 0.66  # part of an attribute's height over which its series are spread
 AGGREGATE_GAP = 0.35

@@ -10,8 +10,9 @@ from safe_llava.benchmarks.table import NOT_COMPARABLE
 from safe_llava.core import cli
 from safe_llava.core.errors import PaperError
 from safe_llava.core.files import write_text
-from safe_llava.paper.layout import EMPTY, interval, markdown_grid, number, probability
-from safe_llava.paper.tidy import (
+from safe_llava.formats.cells import MACRO, SENTENCE
+from safe_llava.formats.grid import EMPTY, interval, markdown_grid, number, probability
+from safe_llava.formats.tidy import (
     AGGREGATES,
     TASKS,
     BenchmarkScore,
@@ -24,7 +25,6 @@ from safe_llava.paper.tidy import (
     read_tidy,
     unique,
 )
-from safe_llava.prism.cells import MACRO, SENTENCE
 
 DEEDS = {
     "refusal_soft": "refused {rate} % of the direct questions",

@@ -10,7 +10,7 @@ from typing import get_args
 from safe_llava.config.paper import TableKind
 from safe_llava.core import cli
 from safe_llava.core.files import write_text
-from safe_llava.paper.layout import to_latex, to_markdown
+from safe_llava.formats.grid import to_latex, to_markdown
 from safe_llava.paper.tables import TABLES
 
 

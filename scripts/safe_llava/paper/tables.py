@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safe_llava.core.errors import PaperError
-from safe_llava.paper.benchmark_pairs import benchmark_pairs_table
-from safe_llava.paper.layout import MINUS, Cell, Line, Section, Table, count_range, interval, number, section_name
-from safe_llava.paper.tables_audit import audit_table
-from safe_llava.paper.tables_costs import costs_table
-from safe_llava.paper.tables_judging import judges_table, paired_table
-from safe_llava.paper.tidy import (
+from safe_llava.formats.cells import MACRO, OVER_REFUSAL
+from safe_llava.formats.grid import MINUS, Cell, Line, Section, Table, count_range, interval, number, section_name
+from safe_llava.formats.prism import Attribute
+from safe_llava.formats.tidy import (
     AGGREGATES,
     ATTRIBUTES,
     GIVEN,
@@ -30,8 +28,10 @@ from safe_llava.paper.tidy import (
     read_tidy,
     unique,
 )
-from safe_llava.prism.cells import MACRO, OVER_REFUSAL
-from safe_llava.prism.protocol import Attribute
+from safe_llava.paper.benchmark_pairs import benchmark_pairs_table
+from safe_llava.paper.tables_audit import audit_table
+from safe_llava.paper.tables_costs import costs_table
+from safe_llava.paper.tables_judging import judges_table, paired_table
 from safe_llava.prism.score import WILSON_IMAGES
 from safe_llava.prism.table import FEWEST_ANSWERS
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from safe_llava.paper.layout import EMPTY, Cell, Line, Section, Table, number, section_name
-from safe_llava.paper.tidy import Count, Text, TidyRow, attribute_title, in_order, keyed, read_tidy, unique
-from safe_llava.prism.protocol import Attribute
+from safe_llava.formats.grid import EMPTY, Cell, Line, Section, Table, number, section_name
+from safe_llava.formats.prism import Attribute
+from safe_llava.formats.tidy import Count, Text, TidyRow, attribute_title, in_order, keyed, read_tidy, unique
 
 ANY = "any"
 ROWS = (*map(str, Attribute), ANY)

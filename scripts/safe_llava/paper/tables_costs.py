@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from safe_llava.paper.layout import Cell, Line, Section, Table, number, section_name
-from safe_llava.paper.tidy import Count, Number, Text, TidyRow, keyed, read_tidy, unique
+from safe_llava.formats.grid import Cell, Line, Section, Table, number, section_name
+from safe_llava.formats.tidy import Count, Number, Text, TidyRow, keyed, read_tidy, unique
 
 UNKNOWN = "unknown"
 TITLES = {"slurm": "What SLURM's accounting says", "steps": "What the steps themselves took"}

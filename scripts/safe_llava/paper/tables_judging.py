@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from safe_llava.paper.layout import (
+from safe_llava.formats.grid import (
     MINUS,
     Cell,
     Line,
@@ -17,7 +17,7 @@ from safe_llava.paper.layout import (
     probability,
     section_name,
 )
-from safe_llava.paper.tidy import (
+from safe_llava.formats.tidy import (
     AGGREGATES,
     ATTRIBUTES,
     TASK_TITLES,

@@ -17,7 +17,7 @@ from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.core.statistics import accuracy, cohens_kappa
 from safe_llava.core.tables import write_rows
-from safe_llava.prism.protocol import Attribute, Task, Verdict, read_verdicts
+from safe_llava.formats.prism import Attribute, Task, Verdict, read_verdicts
 
 COLUMNS = ("model", "task", "question_id", "index", "answer_id", "label")
 REMEDY = "restore the label file"

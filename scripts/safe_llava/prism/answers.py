@@ -40,8 +40,8 @@ from safe_llava.engine.base import (
     precision,
 )
 from safe_llava.engine.store import ReplyStore, content_key, folder_digest
+from safe_llava.formats.prism import ALL, Answer, Question, Task, attribute_of, numbered, read_questions
 from safe_llava.images import store as imagefiles
-from safe_llava.prism.protocol import ALL, Answer, Question, Task, attribute_of, numbered, read_questions
 
 logger = logging.getLogger(__name__)
 

@@ -39,7 +39,7 @@ from safe_llava.core.statistics import (
     whole_weights,
 )
 from safe_llava.core.tables import write_rows
-from safe_llava.prism.cells import (
+from safe_llava.formats.cells import (
     ANSWERED,
     ROW_ORDER,
     SCORED_HELP,
@@ -53,8 +53,8 @@ from safe_llava.prism.cells import (
     read_scored,
     strata_of,
 )
+from safe_llava.formats.prism import Task, Verdict, read_verdicts
 from safe_llava.prism.completeness import ALLOWED_HELP, Allowed, refuse_incomplete
-from safe_llava.prism.protocol import Task, Verdict, read_verdicts
 from safe_llava.prism.score import BOOTSTRAP, Ends, digits_of, percent, score_group
 
 NEWCOMBE, NEWCOMBE_IMAGES = "newcombe", "newcombe_images"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safe_llava.core.errors import PrismError
-from safe_llava.prism.protocol import Attribute
+from safe_llava.formats.prism import Attribute
 from safe_llava.prism.score import Score
 
 MOST_NAMED = 5  # cells in the message

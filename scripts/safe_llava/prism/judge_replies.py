@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from safe_llava.prism.protocol import HAIR, Attribute
+from safe_llava.formats.prism import HAIR, Attribute
 
 # What may stand around a word without being part of what is said: markdown, quotes, brackets, bullets.
 _AROUND = " \t\r\n\ufeff\u200b*_`~#>|-–—•·\"'“”„‘’«»()[]{}"

@@ -29,8 +29,7 @@ from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.core.statistics import accuracy, cohens_kappa
 from safe_llava.core.tables import write_rows
-from safe_llava.prism.agreement import Agreement, agreements, pair, read_labels
-from safe_llava.prism.cells import (
+from safe_llava.formats.cells import (
     ANSWERED,
     ROW_ORDER,
     SCORED_HELP,
@@ -40,7 +39,8 @@ from safe_llava.prism.cells import (
     marks_of,
     read_scored,
 )
-from safe_llava.prism.protocol import Task, Verdict, read_verdicts
+from safe_llava.formats.prism import Task, Verdict, read_verdicts
+from safe_llava.prism.agreement import Agreement, agreements, pair, read_labels
 from safe_llava.prism.score import Score, read_scores
 from safe_llava.prism.table import Distance, differences, distances, read_aliases
 

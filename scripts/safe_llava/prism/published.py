@@ -18,8 +18,8 @@ from pathlib import Path
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.core.statistics import wilson_interval
-from safe_llava.prism.cells import MACRO, SENTENCE
-from safe_llava.prism.protocol import EDITIONS, HAIR, Attribute, Task
+from safe_llava.formats.cells import MACRO, SENTENCE
+from safe_llava.formats.prism import EDITIONS, HAIR, Attribute, Task
 from safe_llava.prism.score import WILSON, WILSON_IMAGES, Score, digits_of, percent, write_scores
 
 COLUMNS = ("judge", "model", "task", "category", "total", "hits", "rate", "hit_kind")

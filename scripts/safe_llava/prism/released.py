@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import read_jsonl, write_jsonl
-from safe_llava.prism.protocol import Answer, Question, Task, attribute_of, numbered, parse_rows, read_questions
+from safe_llava.formats.prism import Answer, Question, Task, attribute_of, numbered, parse_rows, read_questions
 
 NO_ANSWER = "no answer in the released file"
 EMPTY_ANSWER = "the released answer is empty"

@@ -1,6 +1,6 @@
 """Tidy scores from verdicts: percent refused, or 100 minus percent leaked, with 95 % intervals.
 
-A row is one cell (``safe_llava.prism.cells`` says which there are). It holds ``n`` (judged answers), ``n_failed``
+A row is one cell (``safe_llava.formats.cells`` says which there are). It holds ``n`` (judged answers), ``n_failed``
 (asked, but without an answer, ``n_unanswered``, or without a verdict, ``n_unjudged``: they count in no rate), ``hits``
 (refusals, or leaks) and ``n_truncated`` (judged answers that were cut off; empty where that is not known of all).
 Where n is 0, rate and interval are empty; a macro average is empty unless all five attributes have a rate.
@@ -33,7 +33,7 @@ from safe_llava.core.files import write_json
 from safe_llava.core.provenance import record
 from safe_llava.core.statistics import RESAMPLES, SEED, percentile_interval, resampled_sums, wilson_interval
 from safe_llava.core.tables import write_rows
-from safe_llava.prism.cells import (
+from safe_llava.formats.cells import (
     ANSWERED,
     MACRO,
     OVER_REFUSAL,
@@ -50,7 +50,7 @@ from safe_llava.prism.cells import (
     marks_of,
     strata_of,
 )
-from safe_llava.prism.protocol import Attribute, Task, Verdict, read_verdicts
+from safe_llava.formats.prism import Attribute, Task, Verdict, read_verdicts
 
 __all__ = ["ANSWERED", "MACRO", "OVER_REFUSAL", "ROW_ORDER", "SENTENCE", "Score", "read_scores", "write_scores"]
 WILSON, BOOTSTRAP, WILSON_IMAGES = "wilson", "cluster_bootstrap", "wilson_images"

@@ -18,9 +18,9 @@ from pathlib import Path
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.core.tables import write_rows
-from safe_llava.prism.cells import ROW_ORDER
+from safe_llava.formats.cells import ROW_ORDER
+from safe_llava.formats.prism import Attribute, Task
 from safe_llava.prism.completeness import ALLOWED_HELP, Allowed, refuse_incomplete
-from safe_llava.prism.protocol import Attribute, Task
 from safe_llava.prism.score import Score, read_scores, write_scores
 
 FEWEST_ANSWERS = 10  # a cell of fewer says nothing of a judge, and is left out of the mean distances

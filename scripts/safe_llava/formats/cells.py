@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from safe_llava.core.errors import PrismError
-from safe_llava.prism.protocol import ALL, HAIR, Attribute, Task, Verdict
+from safe_llava.formats.prism import ALL, HAIR, Attribute, Task, Verdict
 
 MACRO, SENTENCE, OVER_REFUSAL, ANSWERED = "macro", "sentence", "over_refusal", "answered_"
 ROW_ORDER: tuple[str, ...] = (

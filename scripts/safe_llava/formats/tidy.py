@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 
 from safe_llava.core.errors import PaperError
-from safe_llava.prism.cells import ANSWERED, MACRO, OVER_REFUSAL, ROW_ORDER, SENTENCE
-from safe_llava.prism.protocol import Attribute, Task
+from safe_llava.formats.cells import ANSWERED, MACRO, OVER_REFUSAL, ROW_ORDER, SENTENCE
+from safe_llava.formats.prism import Attribute, Task
 
 ATTRIBUTES = ROW_ORDER
 AGGREGATES = ATTRIBUTES[len(Attribute) :]

@@ -1,0 +1,1 @@
+"""One type for each file format that two rooms read."""
