@@ -22,7 +22,7 @@ from safe_llava.benchmarks.endpoint import Endpoint, stands_for_openai
 from safe_llava.benchmarks.judging import BadRequestError, Judging, read_request
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import BenchmarkError
-from safe_llava.prism.judge_client import RawReply
+from safe_llava.judges.client import RawReply
 
 ASKED = {"model": "gpt-x", "messages": [{"role": "user", "content": "case 1"}], "temperature": 0.0, "max_tokens": 8}
 

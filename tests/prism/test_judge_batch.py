@@ -19,10 +19,10 @@ from prism.batch_server import BatchServer, serving
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Task, read_verdicts
-from safe_llava.prism.judge_batch import run_batch
-from safe_llava.prism.judge_batch_services import OpenAIBatches
-from safe_llava.prism.judge_client import Call, Outcome, make_call
-from safe_llava.prism.judge_store import VerdictStore
+from safe_llava.judges.batch.run import run_batch
+from safe_llava.judges.batch.services import OpenAIBatches
+from safe_llava.judges.client import Call, Outcome, make_call
+from safe_llava.judges.store import VerdictStore
 
 KEY = "sk-the-key-of-the-test"
 KINDS = ("openai", "gemini")

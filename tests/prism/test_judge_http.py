@@ -10,7 +10,7 @@ import pytest
 
 from safe_llava.config.prism import Judge
 from safe_llava.formats.prism import Task
-from safe_llava.prism.judge_client import (
+from safe_llava.judges.client import (
     RawReply,
     UnusableReplyError,
     Usage,
@@ -21,7 +21,7 @@ from safe_llava.prism.judge_client import (
     request_body,
     request_path,
 )
-from safe_llava.prism.judge_http import Fault, read_trouble
+from safe_llava.judges.http import Fault, read_trouble
 
 RETRY_INFO = {"error": {"code": 429, "details": [{"@type": "…/google.rpc.RetryInfo", "retryDelay": "22.5s"}]}}
 OPENAI = Judge(description="d", kind="openai", model="m")

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from safe_llava.prism import judge_limits
-from safe_llava.prism.judge_limits import (
+from safe_llava.judges import limits as judge_limits
+from safe_llava.judges.limits import (
     CATCH_UP_S,
     CLOSEST,
     FEWEST_PLACES,

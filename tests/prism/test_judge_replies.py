@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from safe_llava.formats.prism import Attribute
-from safe_llava.prism.judge_replies import parse_leakage, parse_refusal
+from safe_llava.judges.replies import parse_leakage, parse_refusal
 
 TABLE: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("judge_replies.yaml").read_text(encoding="utf-8"))
 

@@ -22,12 +22,12 @@ from typing import Any, Self, cast
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import BenchmarkError
 from safe_llava.formats.prism import Task
-from safe_llava.prism.judge_client import STOPPED, Call, Finding, RawReply, Usage, endpoint_url, unreadable
-from safe_llava.prism.judge_cost import Budget, cost_of, estimated_usage
-from safe_llava.prism.judge_http import Connection, Fault, Trouble
-from safe_llava.prism.judge_limits import Pace, backoff
-from safe_llava.prism.judge_run import MAX_TURNED_DOWN
-from safe_llava.prism.judge_store import FAILURES, Stored, VerdictStore
+from safe_llava.judges.client import STOPPED, Call, Finding, RawReply, Usage, endpoint_url, unreadable
+from safe_llava.judges.cost import Budget, cost_of, estimated_usage
+from safe_llava.judges.http import Connection, Fault, Trouble
+from safe_llava.judges.limits import Pace, backoff
+from safe_llava.judges.run import MAX_TURNED_DOWN
+from safe_llava.judges.store import FAILURES, Stored, VerdictStore
 
 logger = logging.getLogger(__name__)
 # What a request may hold beside its message; anything else would change the reply, and is not passed on.

@@ -37,8 +37,8 @@ from safe_llava.core.tables import write_rows
 from safe_llava.data.plan import Line, known, lines_of
 from safe_llava.formats.grid import EMPTY, markdown_grid
 from safe_llava.formats.prism import Answer, Attribute, Task
-from safe_llava.prism.judge_client import Call
-from safe_llava.prism.judge_cost import BATCH_SHARE, BYTES_PER_TOKEN, cost_of, estimated_usage
+from safe_llava.judges.client import Call
+from safe_llava.judges.cost import BATCH_SHARE, BYTES_PER_TOKEN, cost_of, estimated_usage
 from safe_llava.prism.judge_prompts import Prompts, load_prompts
 
 GB = 1e9

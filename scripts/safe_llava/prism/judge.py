@@ -26,6 +26,10 @@ from safe_llava.core.files import write_json, write_jsonl
 from safe_llava.core.retry import outcome as outcome_for_retry
 from safe_llava.core.rows import read_row
 from safe_llava.formats.prism import HAIR, Answer, Attribute, Verdict, read_answers
+from safe_llava.judges.client import Finding, Outcome, make_call
+from safe_llava.judges.cost import announce
+from safe_llava.judges.run import Stopped, ask_all
+from safe_llava.judges.store import Spent, VerdictStore
 from safe_llava.lexicon.rules import (
     is_description_refused,
     judge_leakage,
@@ -33,11 +37,7 @@ from safe_llava.lexicon.rules import (
     leaked_names,
     rules_version,
 )
-from safe_llava.prism.judge_client import Finding, Outcome, make_call
-from safe_llava.prism.judge_cost import announce
 from safe_llava.prism.judge_prompts import load_prompts
-from safe_llava.prism.judge_run import Stopped, ask_all
-from safe_llava.prism.judge_store import Spent, VerdictStore
 
 log = logging.getLogger(__name__)
 DIGEST_SHOWN = 12  # hexadecimal digits of a prompt's digest in a verdict

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from safe_llava.config.prism import Judge, Price
 from safe_llava.core.errors import PrismError
-from safe_llava.prism.judge_client import Call, Usage
+from safe_llava.judges.client import Call, Usage
 
 log = logging.getLogger(__name__)
 BYTES_PER_TOKEN = 4

@@ -11,7 +11,7 @@ from typing import Any
 
 from safe_llava.core.errors import DataError, PrismError
 from safe_llava.core.files import read_json, write_json
-from safe_llava.prism.judge_client import Call
+from safe_llava.judges.client import Call
 
 FOLDER = "batches"  # beside the store's segments
 

@@ -20,13 +20,13 @@ from typing import Any, TypeVar
 
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
-from safe_llava.prism.judge_batch_notes import Note, Notes
-from safe_llava.prism.judge_batch_services import GoneError, Line, Service, TemporaryError, open_service
-from safe_llava.prism.judge_client import Call, Outcome, read_finding, unreadable
-from safe_llava.prism.judge_cost import cost_of, estimated_usage
-from safe_llava.prism.judge_limits import backoff
-from safe_llava.prism.judge_run import Stopped
-from safe_llava.prism.judge_store import VerdictStore
+from safe_llava.judges.batch.notes import Note, Notes
+from safe_llava.judges.batch.services import GoneError, Line, Service, TemporaryError, open_service
+from safe_llava.judges.client import Call, Outcome, read_finding, unreadable
+from safe_llava.judges.cost import cost_of, estimated_usage
+from safe_llava.judges.limits import backoff
+from safe_llava.judges.run import Stopped
+from safe_llava.judges.store import VerdictStore
 
 log = logging.getLogger(__name__)
 Answered = TypeVar("Answered")

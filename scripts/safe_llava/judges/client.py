@@ -14,7 +14,7 @@ from typing import Any
 
 from safe_llava.config.prism import Judge
 from safe_llava.formats.prism import Attribute, Task
-from safe_llava.prism.judge_replies import parse_leakage, parse_refusal
+from safe_llava.judges.replies import parse_leakage, parse_refusal
 
 OPENAI_URL = "https://api.openai.com/v1"
 GEMINI_URL = "https://generativelanguage.googleapis.com/v1beta"

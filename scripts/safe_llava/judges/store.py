@@ -22,7 +22,7 @@ from typing import Any
 
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Attribute, Task
-from safe_llava.prism.judge_client import Call, Finding, RawReply, Usage
+from safe_llava.judges.client import Call, Finding, RawReply, Usage
 
 log = logging.getLogger(__name__)
 FAILURES = ".failures.jsonl"

@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.core.progress import Progress
-from safe_llava.prism.judge_client import Call, Outcome, RawReply, Usage, read_finding, unreadable
-from safe_llava.prism.judge_cost import Budget, cost_of, estimated_usage
-from safe_llava.prism.judge_http import Connection, Fault, Trouble
-from safe_llava.prism.judge_limits import Pace, Places, backoff
-from safe_llava.prism.judge_store import VerdictStore
+from safe_llava.judges.client import Call, Outcome, RawReply, Usage, read_finding, unreadable
+from safe_llava.judges.cost import Budget, cost_of, estimated_usage
+from safe_llava.judges.http import Connection, Fault, Trouble
+from safe_llava.judges.limits import Pace, Places, backoff
+from safe_llava.judges.store import VerdictStore
 
 log = logging.getLogger(__name__)
 HOUSEKEEPING_S = 2.0  # between looks at what other processes have judged, and between calls of fsync
@@ -353,7 +353,7 @@ def ask_all(judge: Judge, calls: Sequence[Call], store: VerdictStore, secret: st
         Stopped: the process was told to end.
     """
     if judge.batch:
-        from safe_llava.prism.judge_batch import run_batch  # only judges in this mode need it
+        from safe_llava.judges.batch.run import run_batch  # only judges in this mode need it
 
         return asyncio.run(run_batch(judge, calls, store, secret))
 

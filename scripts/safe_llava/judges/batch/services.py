@@ -20,7 +20,7 @@ import httpx
 from safe_llava.config.prism import Judge
 from safe_llava.config.secrets import without_secret
 from safe_llava.core.errors import PrismError
-from safe_llava.prism.judge_client import (
+from safe_llava.judges.client import (
     Call,
     RawReply,
     UnusableReplyError,

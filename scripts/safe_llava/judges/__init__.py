@@ -1,0 +1,1 @@
+"""Asking language models for a verdict: what is asked, how fast, what it costs, what is kept."""

@@ -1,0 +1,1 @@
+"""Judging through batch APIs, at half the price."""
