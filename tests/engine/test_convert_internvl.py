@@ -15,10 +15,10 @@ import torch
 from torch.nn import functional as F
 
 from engine import tiny, tiny_released
+from safe_llava.checkpoints.internvl import split_wqkv
+from safe_llava.checkpoints.sentencepieces import read_internlm2_tokenizer
 from safe_llava.core.errors import EngineError
 from safe_llava.engine.convert import convert
-from safe_llava.engine.released.internvl import split_wqkv
-from safe_llava.engine.released.sentencepieces import read_internlm2_tokenizer
 
 HEADS, GROUPS, SIZE = 4, 2, 8
 State = dict[str, torch.Tensor]
@@ -116,7 +116,7 @@ def tiles(picture: PIL.Image.Image) -> torch.Tensor:
 def test_logits_are_the_originals(tmp_path: Path, picture: PIL.Image.Image, language_model: str) -> None:
     from transformers import AutoModelForImageTextToText
 
-    from safe_llava.engine.processors import load_processor
+    from safe_llava.checkpoints.processors import load_processor
 
     state = tiny_released.released_internvl(tmp_path / "source", language_model)
     convert("internvl_chat", tmp_path / "source", tmp_path / "out")

@@ -14,12 +14,12 @@ import torch
 from torch.nn import functional as F
 
 from engine import tiny, tiny_released
+from safe_llava.checkpoints.llava_qwen import read_pictures
+from safe_llava.checkpoints.weights import ShardWriter, grown
 from safe_llava.core.errors import EngineError
 from safe_llava.core.files import file_digest
 from safe_llava.engine import convert as step
 from safe_llava.engine.convert import convert
-from safe_llava.engine.released.llava_qwen import read_pictures
-from safe_llava.engine.released.weights import ShardWriter, grown
 
 PLACE = -200  # what the original writes where a picture goes
 
@@ -159,7 +159,7 @@ def found(out: Path, picture: PIL.Image.Image) -> tuple[list[int], torch.Tensor,
     """Ids with the picture's positions as one ``PLACE``, logits without those of the new rows, the model."""
     from transformers import AutoModelForImageTextToText
 
-    from safe_llava.engine.processors import load_processor
+    from safe_llava.checkpoints.processors import load_processor
 
     processor = load_processor(out)
     model = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32).eval()

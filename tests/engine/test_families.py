@@ -13,14 +13,14 @@ import pytest
 import transformers
 
 from engine import tiny
+from safe_llava.checkpoints.families import CONVERTED, FAMILIES
+from safe_llava.checkpoints.templates import KNOWN
 from safe_llava.config.load import load
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.config.schema import Config
 from safe_llava.core.errors import EngineError
 from safe_llava.engine.base import Request
-from safe_llava.engine.families import CONVERTED, FAMILIES
 from safe_llava.engine.prompts import EXAMPLES, template_facts
-from safe_llava.engine.templates import KNOWN
 from safe_llava.engine.transformers_engine import TransformersEngine
 from safe_llava.train import convert
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from safe_llava.checkpoints.families import CONVERTED, FAMILIES
+from safe_llava.checkpoints.templates import KNOWN
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.config.train import TrainedModel
-from safe_llava.engine.families import CONVERTED, FAMILIES
-from safe_llava.engine.templates import KNOWN
 
 QUESTIONS = (
     "How old is the person in this photo?\nAnswer",
@@ -155,7 +155,7 @@ def llava_onevision(folder: Path) -> None:
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, Qwen2Config
     from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
-    from safe_llava.engine.processors import processor_class_of
+    from safe_llava.checkpoints.processors import processor_class_of
 
     tokenizer = qwen_tokenizer("<image>", "<video>")
     config = LlavaOnevisionConfig(
@@ -204,7 +204,7 @@ def qwen2_5_vl(folder: Path) -> None:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    from safe_llava.engine.processors import processor_class_of
+    from safe_llava.checkpoints.processors import processor_class_of
 
     marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     tokenizer = qwen_tokenizer(*marks)
@@ -242,7 +242,7 @@ def trained(row: TrainedModel, folder: Path) -> None:
     """Write what training exports for a row: its tower's class, its language model's, its template."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, Qwen2Config, SiglipVisionConfig
 
-    from safe_llava.train.export import Form, write_checkpoint
+    from safe_llava.checkpoints.export import Form, write_checkpoint
     from safe_llava.train.model import Tower
 
     siglip, qwen = "siglip" in row.vision_tower, "qwen" in row.language_model

@@ -13,6 +13,7 @@ import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
 from safe_llava.core.errors import TrainError
 from safe_llava.train.conversation import (
     IGNORE_INDEX,
@@ -27,7 +28,6 @@ from safe_llava.train.conversation import (
     encode,
     expand,
 )
-from safe_llava.train.tokenizer import add_image_token, load_tokenizer
 
 MODEL = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
 IMAGE_ID = 32000

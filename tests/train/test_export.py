@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from safe_llava.checkpoints.export import EMBEDDINGS, HEAD, save_checkpoint, save_projector, with_image_row
+from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
 from safe_llava.core.errors import TrainError
 from safe_llava.train.batches import make_micro_batch
-from safe_llava.train.export import EMBEDDINGS, HEAD, save_checkpoint, save_projector, with_image_row
 from safe_llava.train.images import ImageGeometry, preprocess
 from safe_llava.train.loss import LossModel
 from safe_llava.train.model import PROJECTOR, build_model, read_tower
 from safe_llava.train.samples import SampleDataset, load_annotations
-from safe_llava.train.tokenizer import add_image_token, load_tokenizer
 from train.tiny import Tiny, make_row
 
 
@@ -91,7 +91,7 @@ def test_ids_pixels_and_logits_are_the_trainers(exported: Exported, index: int) 
 @pytest.mark.parametrize("size", [(28, 28), (100, 37), (31, 90), (500, 20), (1, 3)])
 @pytest.mark.parametrize("geometry", ["pad", "crop", "resize"])
 def test_pixels_of_every_geometry(tiny: Tiny, geometry: str, size: tuple[int, int], tmp_path: Path) -> None:
-    from safe_llava.train.export import Form, _processor
+    from safe_llava.checkpoints.export import Form, _processor
 
     row = make_row()
     tokenizer = load_tokenizer(tiny.language_model, 64)

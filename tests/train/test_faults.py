@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from safe_llava.checkpoints import export
 from safe_llava.core.errors import TrainError
-from safe_llava.train import export, run, samples
+from safe_llava.train import run, samples
 from safe_llava.train.engine import Engine
 from safe_llava.train.guards import LossGuard, listed, memory_named
 from safe_llava.train.metrics import COLUMNS, MetricsLog, StepMetrics, read_metrics

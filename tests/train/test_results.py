@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from safe_llava.checkpoints import export
 from safe_llava.core.cli import EXIT_RUN_AGAIN
-from safe_llava.train import export, results, run
+from safe_llava.train import results, run
 from safe_llava.train.engine import Engine
 from safe_llava.train.metrics import MetricsLog, StepMetrics, read_metrics
 from train.tiny import Tiny, make_row

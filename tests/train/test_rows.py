@@ -12,9 +12,10 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from safe_llava.checkpoints import export
 from safe_llava.config.load import read_yaml, resolve_inheritance
 from safe_llava.config.train import TrainedModel
-from safe_llava.train import export, run
+from safe_llava.train import run
 from safe_llava.train.conversation import IGNORE_INDEX
 from safe_llava.train.loss import LossModel
 from safe_llava.train.metrics import read_metrics

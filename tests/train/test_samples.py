@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
+from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
 from safe_llava.core.errors import DataError, TrainError
 from safe_llava.core.files import read_jsonl
 from safe_llava.train import inspect
 from safe_llava.train.conversation import IGNORE_INDEX
 from safe_llava.train.images import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, ImageGeometry, preprocess
 from safe_llava.train.samples import Features, ImageFormat, Sample, SampleDataset, collate, load_annotations
-from safe_llava.train.tokenizer import add_image_token, load_tokenizer
 
 MODEL = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
 IMAGE_ID = 32000

@@ -11,8 +11,8 @@ import sentencepiece
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer, without_image_token
 from safe_llava.core.errors import TrainError
-from safe_llava.train.tokenizer import add_image_token, load_tokenizer, without_image_token
 
 MODEL = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
 PARTS = [

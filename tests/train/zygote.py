@@ -26,7 +26,8 @@ light_transformers()
 import transformers  # noqa: E402
 from transformers.models.llava import image_processing_pil_llava  # noqa: E402
 
-from safe_llava.train import batches, export, launch, loss, model, run, samples  # noqa: E402
+from safe_llava.checkpoints import export
+from safe_llava.train import batches, launch, loss, model, run, samples
 
 # Imported here, where it is done once; transformers imports a class when it is asked for.
 IMPORTED = (deepspeed, image_processing_pil_llava, batches, export, loss, model, samples)

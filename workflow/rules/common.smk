@@ -19,7 +19,7 @@ from safe_llava.containers.binds import show
 from safe_llava.core.errors import SafeLlavaError
 from safe_llava.core.provenance import code_commit
 from safe_llava.core.retry import retry_stamp
-from safe_llava.engine.families import CONVERTED
+from safe_llava.checkpoints.families import CONVERTED
 from safe_llava.lexicon.rules import rules_version
 from safe_llava.config.data import resolve_set
 from snakemake_executor_plugin_slurm_steady.script import TRAP

@@ -57,7 +57,7 @@ class BenchEngine(TransformersEngine):
     def _load(self, model_dir: Path) -> tuple[Any, Any]:
         from transformers import LlavaConfig
 
-        from safe_llava.engine.processors import load_processor
+        from safe_llava.checkpoints.processors import load_processor
 
         processor = load_processor(model_dir, local_files_only=True)
         config = LlavaConfig.from_pretrained(model_dir)

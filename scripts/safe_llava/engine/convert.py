@@ -18,11 +18,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from safe_llava.checkpoints.families import CONVERTED, FAMILIES, model_type
 from safe_llava.core import cli
 from safe_llava.core.errors import EngineError
 from safe_llava.core.files import file_digest, write_json
 from safe_llava.core.imports import light_transformers
-from safe_llava.engine.families import CONVERTED, FAMILIES, model_type
 
 LOG = logging.getLogger(__name__)
 RECORD = "conversion.json"
@@ -65,7 +65,7 @@ def convert(family: str, source: Path, out: Path, vision_tower: Path | None = No
 
 
 def _converter(family: str, vision_tower: Path | None) -> Callable[[Path, Path], None]:
-    from safe_llava.engine.released import internvl, llava_qwen
+    from safe_llava.checkpoints import internvl, llava_qwen
 
     if family == "internvl_chat":
         return internvl.convert

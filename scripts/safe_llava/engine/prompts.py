@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safe_llava.checkpoints.families import FAMILIES
+from safe_llava.checkpoints.templates import KNOWN
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import EngineError
 from safe_llava.engine.adapters import ChatTemplateAdapter
 from safe_llava.engine.base import Request
-from safe_llava.engine.families import FAMILIES
-from safe_llava.engine.templates import KNOWN
 
 # One question a task, in the manner of PRISM's.
 EXAMPLES = {

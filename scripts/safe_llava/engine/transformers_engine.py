@@ -22,6 +22,8 @@ from transformers import (
     LogitsProcessorList,
 )
 
+from safe_llava.checkpoints.families import check_family
+from safe_llava.checkpoints.processors import load_processor
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import EngineError, SafeLlavaError
 from safe_llava.engine.adapters import ChatTemplateAdapter, adapter_for
@@ -30,9 +32,7 @@ from safe_llava.engine.asked import Pair
 from safe_llava.engine.base import DECODING, ENGINE_VERSION, Reply, Request, check_keys, device_type, failed, precision
 from safe_llava.engine.blocks import PictureBlocks
 from safe_llava.engine.cleaning import clean_reply, end_tokens
-from safe_llava.engine.families import check_family
 from safe_llava.engine.prefix import PrefixDecoder, can_share
-from safe_llava.engine.processors import load_processor
 from safe_llava.engine.prompts import check_template
 
 logger = logging.getLogger(__name__)

@@ -13,14 +13,14 @@ from typing import Any
 import PIL.Image
 import torch
 
+from safe_llava.checkpoints.families import check_family
+from safe_llava.checkpoints.processors import load_processor
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import EngineError, SafeLlavaError
 from safe_llava.engine.adapters import ChatTemplateAdapter, adapter_for
 from safe_llava.engine.ahead import ahead, open_with_digest
 from safe_llava.engine.base import DECODING, ENGINE_VERSION, Reply, Request, check_keys, device_type, failed, precision
 from safe_llava.engine.cleaning import clean_reply, end_tokens, saved_generation_config
-from safe_llava.engine.families import check_family
-from safe_llava.engine.processors import load_processor
 from safe_llava.engine.prompts import check_template
 
 logger = logging.getLogger(__name__)

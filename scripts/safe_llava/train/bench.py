@@ -200,13 +200,13 @@ def word_tokenizer() -> Any:
 
 def run_steps(arguments: argparse.Namespace, row: TrainedModel, processes: Processes) -> list[StepMetrics]:
     """Train the steps; return them in the first process, an empty list in the others."""
+    from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
     from safe_llava.train.assemble import Paths, assemble, token_budget
     from safe_llava.train.checkpoint import CheckpointFolder
     from safe_llava.train.images import ImageGeometry
     from safe_llava.train.samples import ImageFormat, SampleDataset, load_annotations
     from safe_llava.train.schedule import Plan
     from safe_llava.train.synthetic import write_set
-    from safe_llava.train.tokenizer import add_image_token, load_tokenizer
 
     stage: Stage = getattr(row, arguments.stage)
     file = arguments.work / f"{arguments.stage}.json"

@@ -14,9 +14,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from safe_llava.checkpoints.chat_templates import CHATML_CHAT_TEMPLATE, PLAIN_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
+from safe_llava.checkpoints.tokenizer import EOS, IMAGE_TOKEN
 from safe_llava.core.errors import TrainError
-from safe_llava.train.chat_templates import CHATML_CHAT_TEMPLATE, PLAIN_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
-from safe_llava.train.tokenizer import EOS, IMAGE_TOKEN
 
 IGNORE_INDEX = -100  # label of a position that is not taught
 IMAGE_TOKEN_INDEX = -200  # stands for the whole image before it is expanded

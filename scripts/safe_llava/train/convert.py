@@ -19,13 +19,13 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 
+from safe_llava.checkpoints import llava as original
+from safe_llava.checkpoints.export import whole_folder, write_checkpoint
+from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer, without_image_token
 from safe_llava.core import cli
 from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
 from safe_llava.core.files import atomic_path, read_json, write_json
 from safe_llava.core.imports import light_transformers
-from safe_llava.train import original
-from safe_llava.train.export import whole_folder, write_checkpoint
-from safe_llava.train.tokenizer import add_image_token, load_tokenizer, without_image_token
 
 LOG = logging.getLogger(__name__)
 MAX_LENGTH = 2048

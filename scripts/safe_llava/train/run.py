@@ -188,9 +188,9 @@ def lay_out(
 
 def load_samples(arguments: argparse.Namespace, row: TrainedModel, stage: Stage) -> tuple[Any, Any, Any]:
     """Return the stage's data set, its vision tower's description, and the tokenizer of the model that is made."""
+    from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
     from safe_llava.train.model import read_tower
     from safe_llava.train.samples import SampleDataset, load_annotations
-    from safe_llava.train.tokenizer import add_image_token, load_tokenizer
 
     samples = load_annotations(arguments.annotations)
     tokenizer = load_tokenizer(arguments.language_model, row.max_length)
@@ -248,7 +248,7 @@ def finish(
     arguments: argparse.Namespace, job: Job, steps: list[StepMetrics], processes: Processes, made: dict[str, Any]
 ) -> Path:
     """Keep model, metrics and summary in the folder of the checkpoints; return where."""
-    from safe_llava.train.export import save_checkpoint, save_projector
+    from safe_llava.checkpoints.export import save_checkpoint, save_projector
     from safe_llava.train.model import PROJECTOR
 
     pretrain = arguments.stage == "pretrain"

@@ -29,7 +29,7 @@ def load_processor(model_dir: Path, **options: Any) -> Any:
     # By its module: the package itself offers it only where torchvision is.
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-    from safe_llava.engine.families import model_type
+    from safe_llava.checkpoints.families import model_type
 
     if options.get("trust_remote_code"):
         return AutoProcessor.from_pretrained(model_dir, **options)

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
+from safe_llava.checkpoints.llava_qwen import TURN_END, read_qwen_tokenizer
+from safe_llava.checkpoints.processors import processor_class_of, write_video_settings
+from safe_llava.checkpoints.sentencepieces import read_internlm2_tokenizer
+from safe_llava.checkpoints.templates import KNOWN
+from safe_llava.checkpoints.weights import ShardWriter, check_fit, read_tensors
 from safe_llava.core.errors import CHECKPOINT_AGAIN, EngineError
 from safe_llava.core.files import read_json
-from safe_llava.engine.processors import processor_class_of, write_video_settings
-from safe_llava.engine.released.llava_qwen import TURN_END, read_qwen_tokenizer
-from safe_llava.engine.released.sentencepieces import read_internlm2_tokenizer
-from safe_llava.engine.released.weights import ShardWriter, check_fit, read_tensors
-from safe_llava.engine.templates import KNOWN
 
 SPECIAL = {
     "start_image_token": "<img>",

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
+from safe_llava.checkpoints.processors import processor_class_of, write_video_settings
+from safe_llava.checkpoints.templates import KNOWN
+from safe_llava.checkpoints.weights import ShardWriter, check_fit, grown, read_tensors
 from safe_llava.core.errors import CHECKPOINT_AGAIN, EngineError
 from safe_llava.core.files import read_json
-from safe_llava.engine.processors import processor_class_of, write_video_settings
-from safe_llava.engine.released.weights import ShardWriter, check_fit, grown, read_tensors
-from safe_llava.engine.templates import KNOWN
 
 IMAGE, VIDEO, TURN_END = "<image>", "<video>", "<|im_end|>"
 TOWER = "model.vision_tower.vision_tower."

@@ -9,9 +9,9 @@ from typing import Any
 import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
+from safe_llava.checkpoints.tokenizer import SPACE, _merges
 from safe_llava.core.errors import CHECKPOINT_AGAIN, EngineError
 from safe_llava.core.files import read_json
-from safe_llava.train.tokenizer import SPACE, _merges
 
 BOS, EOS, UNK = "<s>", "</s>", "<unk>"
 # What a conversion gets wrong when the model normalises text in another way: spaces, bytes, compositions.

@@ -8,7 +8,7 @@ models, and a checkpoint's own template is compared with them.
 
 from __future__ import annotations
 
-from safe_llava.train.chat_templates import CHATML_CHAT_TEMPLATE
+from safe_llava.checkpoints.chat_templates import CHATML_CHAT_TEMPLATE
 
 # The system message that InternVL2.5's own `conversation.py` carries, and InternVL3's.
 INTERNVL_SYSTEM = (
