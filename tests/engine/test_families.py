@@ -21,7 +21,7 @@ from safe_llava.config.schema import Config
 from safe_llava.core.errors import EngineError
 from safe_llava.engine.base import Request
 from safe_llava.engine.prompts import EXAMPLES, template_facts
-from safe_llava.engine.transformers_engine import TransformersEngine
+from safe_llava.engine.transformers.engine import TransformersEngine
 from safe_llava.train import convert
 
 ROOT = Path(__file__).resolve().parents[2]

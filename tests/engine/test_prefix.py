@@ -14,11 +14,11 @@ import yaml
 
 from engine import tiny
 from safe_llava.config.models import EvaluatedModel
-from safe_llava.engine import prefix, prefix_attention
-from safe_llava.engine.asked import Asked, NotSharedError, by_picture, prepared, read_picture
 from safe_llava.engine.base import Reply, Request
-from safe_llava.engine.blocks import PictureBlocks
-from safe_llava.engine.transformers_engine import TransformersEngine
+from safe_llava.engine.transformers import prefix, prefix_attention
+from safe_llava.engine.transformers.asked import Asked, NotSharedError, by_picture, prepared, read_picture
+from safe_llava.engine.transformers.blocks import PictureBlocks
+from safe_llava.engine.transformers.engine import TransformersEngine
 
 FAMILIES = {
     "llava": "LLaVA",

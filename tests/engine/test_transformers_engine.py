@@ -12,7 +12,7 @@ import torch
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import EngineError
 from safe_llava.engine.base import ENGINE_VERSION, Reply, Request, device_type, precision
-from safe_llava.engine.transformers_engine import TransformersEngine, choose_device
+from safe_llava.engine.transformers.engine import TransformersEngine, choose_device
 
 QUESTIONS = [
     "what is the age of the person in the picture ?",

@@ -18,10 +18,10 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 from engine.fake_vllm import Completion, fake_modules
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import EngineError
-from safe_llava.engine import vllm_engine
+from safe_llava.engine import vllm as vllm_engine
 from safe_llava.engine.base import ENGINE_VERSION, Reply, Request
-from safe_llava.engine.transformers_engine import TransformersEngine
-from safe_llava.engine.vllm_engine import VllmEngine
+from safe_llava.engine.transformers.engine import TransformersEngine
+from safe_llava.engine.vllm import VllmEngine
 
 QUESTIONS = ["what is the age ?", "is a ball in the picture ?", "describe the scene please"]
 GOLDEN_PROMPT = (

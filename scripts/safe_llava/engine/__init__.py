@@ -37,9 +37,9 @@ def open_engine(model_dir: Path | str, row: EvaluatedModel, device: str = "auto"
                 "the model's row says `backend: vllm`, and vLLM is not installed",
                 "install vllm, or set `backend: auto` or `transformers`",
             )
-        from safe_llava.engine.vllm_engine import VllmEngine
+        from safe_llava.engine.vllm import VllmEngine
 
         return VllmEngine(model_dir, row, device=device)
-    from safe_llava.engine.transformers_engine import TransformersEngine
+    from safe_llava.engine.transformers.engine import TransformersEngine
 
     return TransformersEngine(model_dir, row, device=device, threads=threads)

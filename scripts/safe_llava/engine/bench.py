@@ -30,7 +30,7 @@ from safe_llava.core.imports import light_transformers
 from safe_llava.engine import bench_set
 from safe_llava.engine.base import Request
 from safe_llava.engine.bench_set import QUESTIONS, Edition
-from safe_llava.engine.transformers_engine import TransformersEngine
+from safe_llava.engine.transformers.engine import TransformersEngine
 
 PICTURES = 2200
 

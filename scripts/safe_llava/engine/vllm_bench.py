@@ -27,7 +27,7 @@ from safe_llava.core.progress import Progress
 from safe_llava.engine import bench_set
 from safe_llava.engine.base import Reply, Request
 from safe_llava.engine.bench_set import Edition
-from safe_llava.engine.vllm_engine import VllmEngine
+from safe_llava.engine.vllm import VllmEngine
 
 PICTURES = 2200
 WARM_UP = 8  # pictures that are asked before the clock starts

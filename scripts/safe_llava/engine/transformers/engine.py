@@ -28,12 +28,12 @@ from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import EngineError, SafeLlavaError
 from safe_llava.engine.adapters import ChatTemplateAdapter, adapter_for
 from safe_llava.engine.ahead import ahead
-from safe_llava.engine.asked import Pair
 from safe_llava.engine.base import DECODING, ENGINE_VERSION, Reply, Request, check_keys, device_type, failed, precision
-from safe_llava.engine.blocks import PictureBlocks
 from safe_llava.engine.cleaning import clean_reply, end_tokens
-from safe_llava.engine.prefix import PrefixDecoder, can_share
 from safe_llava.engine.prompts import check_template
+from safe_llava.engine.transformers.asked import Pair
+from safe_llava.engine.transformers.blocks import PictureBlocks
+from safe_llava.engine.transformers.prefix import PrefixDecoder, can_share
 
 logger = logging.getLogger(__name__)
 

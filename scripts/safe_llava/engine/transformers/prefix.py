@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from safe_llava.engine import prefix_attention
-from safe_llava.engine.asked import Asked, Pair
 from safe_llava.engine.base import Request
-from safe_llava.engine.prefix_attention import RowCache, SharedPrefix
+from safe_llava.engine.transformers import prefix_attention
+from safe_llava.engine.transformers.asked import Asked, Pair
+from safe_llava.engine.transformers.prefix_attention import RowCache, SharedPrefix
 
 # Models whose answers were compared, with and without: nothing but the text decides how a token is read, all positions
 # count from the beginning, and every layer reads all of them.

@@ -14,9 +14,9 @@ from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import EngineError
 from safe_llava.engine.adapters import ChatTemplateAdapter
 from safe_llava.engine.ahead import ahead
-from safe_llava.engine.asked import Asked, Pair, by_picture, prepared, read_picture
 from safe_llava.engine.base import Reply, Request, failed
-from safe_llava.engine.prefix import PrefixDecoder
+from safe_llava.engine.transformers.asked import Asked, Pair, by_picture, prepared, read_picture
+from safe_llava.engine.transformers.prefix import PrefixDecoder
 
 logger = logging.getLogger(__name__)
 
