@@ -51,7 +51,7 @@ def test_phases_are_those_of_the_log(root: Path, measured: Measured) -> None:
 
 
 def test_answers_are_as_long_as_the_released_ones(root: Path, measured: Measured) -> None:
-    released = json.loads((root / "scripts/safe_llava/engine/bench_lengths.json").read_text())["tokens"]
+    released = json.loads((root / "scripts/safe_llava/speed/prism_lengths.json").read_text())["tokens"]
     for task in TASKS:
         counts = {int(length): count for length, count in released[task].items()}
         mean = sum(length * count for length, count in counts.items()) / sum(counts.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safe_llava.data import bench
+from safe_llava.speed import data as bench
 
 
 def test_both_benchmarks_run_in_small(tmp_path: Path) -> None:

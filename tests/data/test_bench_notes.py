@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from safe_llava.data.bench import decode_medians, layout_medians
+from safe_llava.speed.data import decode_medians, layout_medians
 
 NOTES = Path(__file__).parents[2] / "docs" / "benchmarks-data.md"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from safe_llava.core.errors import EngineError
-from safe_llava.engine import bench, bench_set
+from safe_llava.speed import prism as bench
+from safe_llava.speed import prism_set as bench_set
 
 
 def test_lengths_are_the_published_ones() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from safe_llava.engine.bench import ratio
+from safe_llava.speed.prism import ratio
 
 NOTES = Path(__file__).parents[2] / "docs" / "benchmarks-prism.md"
 LOGS = sorted((NOTES.parent / "benchmarks").glob("prism-transformers-*.jsonl"))

@@ -12,7 +12,8 @@ import pytest
 
 from engine.fake_vllm import fake_modules
 from safe_llava.core.errors import EngineError
-from safe_llava.engine import bench_set, vllm_bench
+from safe_llava.speed import prism_set as bench_set
+from safe_llava.speed import prism_vllm as vllm_bench
 
 NOTES = Path(__file__).parents[2] / "docs" / "benchmarks-prism.md"
 SPEED = NOTES.parent / "benchmarks" / "prism-vllm-h200.jsonl"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from safe_llava.train.bench import means
+from safe_llava.speed.training import means
 
 NOTES = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 LOGS = sorted(file for file in (NOTES.parent / "benchmarks").glob("*.jsonl") if not file.name.startswith("prism-"))

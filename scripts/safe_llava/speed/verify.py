@@ -1,6 +1,6 @@
 """Compare every fast path that this device has with the plain path: loss and gradients of one tiny model.
 
-``python -m safe_llava.train.verify``: a line for each attention back end, compiled and not. It ends with an error
+``python -m safe_llava.speed.verify``: a line for each attention back end, compiled and not. It ends with an error
 where one differs by more than bf16 explains. The same holds on a CPU in fp32, which the tests assert.
 """
 
@@ -15,10 +15,10 @@ import torch
 
 from safe_llava.core import cli
 from safe_llava.core.errors import TrainError
+from safe_llava.speed.training import make_model, make_row
+from safe_llava.speed.training import parser as bench_parser
 from safe_llava.train import attention
 from safe_llava.train.batches import MicroBatch, Packing, make_micro_batch
-from safe_llava.train.bench import make_model, make_row
-from safe_llava.train.bench import parser as bench_parser
 from safe_llava.train.conversation import IGNORE_INDEX
 from safe_llava.train.loss import LossModel
 from safe_llava.train.packed import PackedLossModel
@@ -30,7 +30,7 @@ LARGEST_ERROR = {torch.bfloat16: 0.05, torch.float32: 1e-4}  # of a gradient, re
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line of this step."""
-    return argparse.ArgumentParser(prog="python -m safe_llava.train.verify", description=__doc__.split("\n")[0])
+    return argparse.ArgumentParser(prog="python -m safe_llava.speed.verify", description=__doc__.split("\n")[0])
 
 
 def make_features(edge: int, image_tokens: int) -> list[Features]:

@@ -1,6 +1,6 @@
 """Measure the trainer: the real loop, loader, optimizer and metrics on a synthetic set and random weights.
 
-On as many GPUs as there are: ``python -m safe_llava.train.launch --processes 8 --module safe_llava.train.bench --
+On as many GPUs as there are: ``python -m safe_llava.train.launch --processes 8 --module safe_llava.speed.training --
 --stage finetune --work /tmp/bench --out finetune.jsonl``; ``--size tiny`` runs the same on a CPU. The log has a line
 with the conditions, one for each step and one with the means behind the warm-up.
 """
@@ -71,7 +71,7 @@ TOWER = {
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line of this step."""
-    parser = argparse.ArgumentParser(prog="python -m safe_llava.train.bench", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m safe_llava.speed.training", description=__doc__.split("\n")[0])
     parser.add_argument("--stage", choices=("pretrain", "finetune"), required=True)
     parser.add_argument("--size", choices=sorted(LANGUAGE), default="7b", help="of the model with random weights")
     parser.add_argument("--work", type=Path, required=True, help="folder for the synthetic set, kept between runs")
@@ -182,7 +182,7 @@ def word_tokenizer() -> Any:
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    from safe_llava.train.synthetic import WORDS
+    from safe_llava.speed.synthetic import WORDS
 
     special = ["<unk>", "<s>", "</s>"]
     prompt = "USER ASSISTANT : . A chat between curious user and an artificial intelligence assistant The gives"
@@ -201,12 +201,12 @@ def word_tokenizer() -> Any:
 def run_steps(arguments: argparse.Namespace, row: TrainedModel, processes: Processes) -> list[StepMetrics]:
     """Train the steps; return them in the first process, an empty list in the others."""
     from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
+    from safe_llava.speed.synthetic import write_set
     from safe_llava.train.assemble import Paths, assemble, token_budget
     from safe_llava.train.checkpoint import CheckpointFolder
     from safe_llava.train.images import ImageGeometry
     from safe_llava.train.samples import ImageFormat, SampleDataset, load_annotations
     from safe_llava.train.schedule import Plan
-    from safe_llava.train.synthetic import write_set
 
     stage: Stage = getattr(row, arguments.stage)
     file = arguments.work / f"{arguments.stage}.json"

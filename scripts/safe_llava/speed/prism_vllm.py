@@ -1,6 +1,6 @@
-"""Measure the vLLM back end over an edition of PRISM: the set, lengths and model of ``safe_llava.engine.bench``.
+"""Measure the vLLM back end over an edition of PRISM: the set, lengths and model of ``safe_llava.speed.prism``.
 
-On a GPU with vLLM: ``python -m safe_llava.engine.vllm_bench --work /tmp/bench --out prism-vllm.jsonl --tokenizer
+On a GPU with vLLM: ``python -m safe_llava.speed.prism_vllm --work /tmp/bench --out prism-vllm.jsonl --tokenizer
 tokenizer.model``. The log has a line with the conditions, one for the start and one for the edition.
 """
 
@@ -24,10 +24,10 @@ from safe_llava.core.errors import EngineError
 from safe_llava.core.files import write_text
 from safe_llava.core.imports import light_transformers
 from safe_llava.core.progress import Progress
-from safe_llava.engine import bench_set
 from safe_llava.engine.base import Reply, Request
-from safe_llava.engine.bench_set import Edition
 from safe_llava.engine.vllm import VllmEngine
+from safe_llava.speed import prism_set as bench_set
+from safe_llava.speed.prism_set import Edition
 
 PICTURES = 2200
 WARM_UP = 8  # pictures that are asked before the clock starts
@@ -136,7 +136,7 @@ def conditions(arguments: argparse.Namespace, described: Mapping[str, Any]) -> d
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line of this step."""
-    parser = argparse.ArgumentParser(prog="python -m safe_llava.engine.vllm_bench", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m safe_llava.speed.prism_vllm", description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures and processor, kept between runs")
     parser.add_argument("--out", type=Path, required=True, help="log, JSON lines")
     parser.add_argument("--size", choices=("7b", "tiny"), default="7b", help="of the model with random weights")

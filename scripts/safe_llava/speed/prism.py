@@ -1,6 +1,6 @@
 """Measure the transformers back end over an edition of PRISM, and the released loop beside it.
 
-On a GPU: ``python -m safe_llava.engine.bench --work /tmp/bench --out LOG --tokenizer tokenizer.model --loop 5``;
+On a GPU: ``python -m safe_llava.speed.prism --work /tmp/bench --out LOG --tokenizer tokenizer.model --loop 5``;
 ``--size tiny --pictures 6`` runs the same on a CPU. The log has a line with the conditions, one for the edition and,
 with ``--loop``, one for each task of the loop and one with the ratio.
 
@@ -27,10 +27,10 @@ from safe_llava.core import cli
 from safe_llava.core.errors import EngineError
 from safe_llava.core.files import write_text
 from safe_llava.core.imports import light_transformers
-from safe_llava.engine import bench_set
 from safe_llava.engine.base import Request
-from safe_llava.engine.bench_set import QUESTIONS, Edition
 from safe_llava.engine.transformers.engine import TransformersEngine
+from safe_llava.speed import prism_set as bench_set
+from safe_llava.speed.prism_set import QUESTIONS, Edition
 
 PICTURES = 2200
 
@@ -172,7 +172,7 @@ def conditions(arguments: argparse.Namespace, device: torch.device) -> dict[str,
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line of this step."""
-    parser = argparse.ArgumentParser(prog="python -m safe_llava.engine.bench", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m safe_llava.speed.prism", description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures and processor, kept between runs")
     parser.add_argument("--out", type=Path, required=True, help="log, JSON lines")
     parser.add_argument("--size", choices=("7b", "tiny"), default="7b", help="of the model with random weights")

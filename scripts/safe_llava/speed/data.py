@@ -1,6 +1,6 @@
 """Measure the layout check and the reading of images, in both ways to store them.
 
-``python -m safe_llava.data.bench layout --work /tmp/bench --out layout.json`` checks 1.2 million synthetic entries
+``python -m safe_llava.speed.data layout --work /tmp/bench --out layout.json`` checks 1.2 million synthetic entries
 against as many files and against archives; ``… decode …`` decodes the same photographs from files, from stored and from
 deflated members. Rounds alternate, so that whatever else a machine does falls on all alike.
 """
@@ -31,7 +31,7 @@ from safe_llava.core import cli
 from safe_llava.core.files import write_json, write_text
 from safe_llava.data import index
 from safe_llava.images import store as imagefiles
-from safe_llava.train.synthetic import MIXTURE, make_samples
+from safe_llava.speed.synthetic import MIXTURE, make_samples
 
 # Where the samples of each source of the mixture have their images; Visual Genome's are in two folders.
 FOLDERS = {"gqa": ["gqa/images"], "ocrvqa": ["ocr_vqa/images"], "textcaps": ["textvqa/train_images"]}

@@ -21,8 +21,8 @@ from safe_llava.checkpoints.templates import KNOWN
 from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.engine.base import Request
-from safe_llava.train.bench import TOWER, llava_config, word_tokenizer
-from safe_llava.train.synthetic import WORDS
+from safe_llava.speed.synthetic import WORDS
+from safe_llava.speed.training import TOWER, llava_config, word_tokenizer
 
 LENGTHS = Path(__file__).with_name("bench_lengths.json")
 # Questions about a picture, and words of one: with "\nAnswer" they come to the tokens of the published questions.

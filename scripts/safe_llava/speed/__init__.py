@@ -1,0 +1,1 @@
+"""Every benchmark program, and the synthetic data that it measures with."""
