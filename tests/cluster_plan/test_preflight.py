@@ -27,8 +27,8 @@ from safe_llava.cluster.login import (
 from safe_llava.cluster.measured import Measured
 from safe_llava.cluster.node_checks import Expected
 from safe_llava.config.schema import Config
+from safe_llava.data.download.room import Room
 from safe_llava.data.plan import Line
-from safe_llava.data.room import Room
 
 SECRET = "sk-not-to-be-said"
 

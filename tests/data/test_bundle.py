@@ -13,8 +13,8 @@ from data.conftest import FaultyServer, Pauses
 from safe_llava.config.data import ResolvedFile, ResolvedSet, ResolvedSnapshot
 from safe_llava.core.errors import DataError
 from safe_llava.data import bundle, fetch, snapshot
-from safe_llava.data.sources import Mirror
-from safe_llava.data.transfer import Patience
+from safe_llava.data.download.sources import Mirror
+from safe_llava.data.download.transfer import Patience
 from safe_llava.demo.server import Fault
 from safe_llava.demo.upstream import snapshot_files, zip_bytes
 

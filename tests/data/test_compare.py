@@ -13,8 +13,8 @@ import pytest
 
 from safe_llava.core.errors import DataError
 from safe_llava.data import compare as step
-from safe_llava.data.compare_page import marked
-from safe_llava.data.pairing import moved, pairs
+from safe_llava.data.pages.compare import marked
+from safe_llava.data.samples.pairing import moved, pairs
 from safe_llava.formats.annotations import Sample, Turn
 
 

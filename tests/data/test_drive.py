@@ -14,9 +14,10 @@ import pytest
 from data.conftest import PAYLOAD, Pauses
 from safe_llava.config.data import ResolvedFile
 from safe_llava.core.errors import DataError
-from safe_llava.data import drive, fetch, segments
-from safe_llava.data.sources import Mirror
-from safe_llava.data.transfer import Patience
+from safe_llava.data import fetch
+from safe_llava.data.download import drive, segments
+from safe_llava.data.download.sources import Mirror
+from safe_llava.data.download.transfer import Patience
 
 FOLDER, FILE = "1_Folder-x", "1File_y"
 IN_FOLDER = f"https://drive.google.com/drive/folders/{FOLDER}/dataset.json"

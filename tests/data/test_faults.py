@@ -19,9 +19,10 @@ from data.conftest import PAYLOAD, FaultyServer, Pauses, Upstream
 from safe_llava.config.data import ResolvedFile, ResolvedSnapshot
 from safe_llava.core.errors import DataError
 from safe_llava.data import fetch as step
-from safe_llava.data import receipts, segments, snapshot, transfer
-from safe_llava.data.sources import Mirror
-from safe_llava.data.transfer import Patience
+from safe_llava.data import snapshot
+from safe_llava.data.download import receipts, segments, transfer
+from safe_llava.data.download.sources import Mirror
+from safe_llava.data.download.transfer import Patience
 from safe_llava.demo.server import Fault
 from safe_llava.demo.upstream import git_id, snapshot_files, zip_bytes
 

@@ -23,9 +23,9 @@ from data.conftest import PAYLOAD, Pauses, Upstream
 from safe_llava.config.data import ResolvedFile
 from safe_llava.core.errors import DataError
 from safe_llava.data import fetch as step
-from safe_llava.data import receipts, sources, transfer
-from safe_llava.data.sources import Mirror
-from safe_llava.data.transfer import Patience
+from safe_llava.data.download import receipts, sources, transfer
+from safe_llava.data.download.sources import Mirror
+from safe_llava.data.download.transfer import Patience
 from safe_llava.demo.server import Fault
 
 SHA256 = hashlib.sha256(PAYLOAD).hexdigest()

@@ -27,8 +27,9 @@ from PIL import Image
 from safe_llava.config.data import ResolvedFile, Unpack
 from safe_llava.core.errors import DataError
 from safe_llava.data import index as step
-from safe_llava.data import receipts, unpack
-from safe_llava.data.receipts import Receipt
+from safe_llava.data import unpack
+from safe_llava.data.download import receipts
+from safe_llava.data.download.receipts import Receipt
 from safe_llava.images import store as imagefiles
 
 Bytes = dict[str, bytes]

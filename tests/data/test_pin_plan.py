@@ -14,11 +14,12 @@ import yaml
 from data.conftest import PAYLOAD, FaultyServer, Upstream
 from safe_llava.config.data import DataSet, Pin, ResolvedFile, ResolvedSet, ResolvedSnapshot, pin_key, resolve_set
 from safe_llava.core.errors import DataError
-from safe_llava.data import fetch, pin, plan, remote
+from safe_llava.data import fetch, pin, plan
+from safe_llava.data.download import remote
+from safe_llava.data.download.remote import Seen
+from safe_llava.data.download.sources import Mirror
+from safe_llava.data.download.transfer import Patience
 from safe_llava.data.pin import Lock
-from safe_llava.data.remote import Seen
-from safe_llava.data.sources import Mirror
-from safe_llava.data.transfer import Patience
 from safe_llava.demo.server import Fault
 from safe_llava.demo.upstream import snapshot_files
 

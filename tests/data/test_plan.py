@@ -16,9 +16,9 @@ from safe_llava.config.load import load
 from safe_llava.config.selection import config_files, needed, needed_sets
 from safe_llava.core.errors import DataError
 from safe_llava.data import fetch, plan
-from safe_llava.data import room as rooms
-from safe_llava.data.room import Room
-from safe_llava.data.transfer import Patience
+from safe_llava.data.download import room as rooms
+from safe_llava.data.download.room import Room
+from safe_llava.data.download.transfer import Patience
 
 GB = 1_000_000_000
 

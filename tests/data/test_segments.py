@@ -16,8 +16,8 @@ from data.conftest import PAYLOAD, FaultyServer, Pauses, Upstream
 from safe_llava.config.data import ResolvedFile
 from safe_llava.core.errors import DataError
 from safe_llava.data import fetch as step
-from safe_llava.data import segments
-from safe_llava.data.transfer import Patience
+from safe_llava.data.download import segments
+from safe_llava.data.download.transfer import Patience
 from safe_llava.demo.server import Fault
 
 SEGMENT = 50_000

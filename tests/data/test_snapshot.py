@@ -17,8 +17,8 @@ from safe_llava.config.data import Pin, ResolvedSnapshot
 from safe_llava.core.errors import DataError
 from safe_llava.data import pin
 from safe_llava.data import snapshot as step
-from safe_llava.data.sources import Mirror
-from safe_llava.data.transfer import Patience
+from safe_llava.data.download.sources import Mirror
+from safe_llava.data.download.transfer import Patience
 from safe_llava.demo.server import Fault
 from safe_llava.demo.upstream import git_id
 

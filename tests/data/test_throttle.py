@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from data.conftest import PAYLOAD, Upstream
-from safe_llava.data import fetch, throttle
-from safe_llava.data.throttle import Limiter
-from safe_llava.data.transfer import Patience
+from safe_llava.data import fetch
+from safe_llava.data.download import throttle
+from safe_llava.data.download.throttle import Limiter
+from safe_llava.data.download.transfer import Patience
 
 
 @pytest.fixture

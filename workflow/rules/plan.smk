@@ -51,7 +51,7 @@ def check_room(jobs):
     if cfg.data.ignore_space or not (paths or names):
         return
     from safe_llava.data.plan import lines_of, require_room
-    from safe_llava.data.room import room
+    from safe_llava.data.download.room import room
 
     parts = [
         one.model_copy(update={"files": [file for file in one.files if file.path in paths]})

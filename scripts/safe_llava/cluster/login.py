@@ -28,8 +28,8 @@ from safe_llava.core import cli
 from safe_llava.core.errors import ConfigError, DataError, SafeLlavaError
 from safe_llava.core.files import write_json
 from safe_llava.core.rows import read_row
+from safe_llava.data.download.room import Room, room
 from safe_llava.data.plan import Line, known, lacking, lines_of, shown, verdict
-from safe_llava.data.room import Room, room
 
 WHERE = "login node"
 GB = 1e9

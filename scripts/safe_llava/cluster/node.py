@@ -23,7 +23,7 @@ from typing import Any
 
 from safe_llava.core import cli
 from safe_llava.core.files import write_json
-from safe_llava.data.room import of_file_system
+from safe_llava.data.download.room import of_file_system
 
 LABELS = Path("/.singularity.d/labels.json")
 PACKAGES = ("torch", "transformers", "deepspeed", "flash-attn", "vllm", "lmms-eval", "pydantic", "matplotlib")

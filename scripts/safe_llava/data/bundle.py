@@ -26,10 +26,11 @@ from safe_llava.config.selection import config_files, needed
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import read_json, write_json
-from safe_llava.data import fetch, plan, receipts, snapshot, sources
-from safe_llava.data.room import room
-from safe_llava.data.sources import Mirror, SourceError
-from safe_llava.data.transfer import Patience
+from safe_llava.data import fetch, plan, snapshot
+from safe_llava.data.download import receipts, sources
+from safe_llava.data.download.room import room
+from safe_llava.data.download.sources import Mirror, SourceError
+from safe_llava.data.download.transfer import Patience
 
 logger = logging.getLogger(__name__)
 MANIFEST = "bundle.json"

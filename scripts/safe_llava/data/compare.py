@@ -26,8 +26,8 @@ from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import atomic_path, file_digest, write_json, write_text
 from safe_llava.core.progress import track
-from safe_llava.data.compare_page import page
-from safe_llava.data.pairing import moved, pairs
+from safe_llava.data.pages.compare import page
+from safe_llava.data.samples.pairing import moved, pairs
 from safe_llava.formats.annotations import Facts, Sample, Turn, read_all
 
 logger = logging.getLogger(__name__)

@@ -22,10 +22,10 @@ from safe_llava.config.data import DataConfig, ResolvedFile
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import read_json, write_json
-from safe_llava.data import drive, receipts, sources, throttle, transfer
-from safe_llava.data.receipts import Receipt
-from safe_llava.data.sources import Mirror, SourceError
-from safe_llava.data.transfer import Patience
+from safe_llava.data.download import drive, receipts, sources, throttle, transfer
+from safe_llava.data.download.receipts import Receipt
+from safe_llava.data.download.sources import Mirror, SourceError
+from safe_llava.data.download.transfer import Patience
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from safe_llava.config.data import ResolvedFile, Unpack
 from safe_llava.core import cli
 from safe_llava.core.errors import FETCH_AGAIN, DataError
 from safe_llava.core.files import atomic_path, write_json
-from safe_llava.data.archive import NAMED_LEFT_OUT, Contents, check_count, contents, identity, opened
+from safe_llava.data.archives.members import NAMED_LEFT_OUT, Contents, check_count, contents, identity, opened
 from safe_llava.data.fetch import read_row
 from safe_llava.images import store as imagefiles
 

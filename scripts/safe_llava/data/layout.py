@@ -22,8 +22,8 @@ from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import atomic_path, file_digest, read_json, write_json, write_text
 from safe_llava.core.progress import track
-from safe_llava.data.layout_page import page
-from safe_llava.data.named import ATTRIBUTES, Named, read_prism, read_train, sample_ids
+from safe_llava.data.pages.layout import page
+from safe_llava.data.samples.named import ATTRIBUTES, Named, read_prism, read_train, sample_ids
 from safe_llava.images import store as imagefiles
 from safe_llava.images.check import fault_of
 

@@ -28,11 +28,11 @@ from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import atomic_path, file_digest, read_json, write_json
 from safe_llava.core.progress import Progress
-from safe_llava.data import sources, transfer
+from safe_llava.data.download import sources, transfer
+from safe_llava.data.download.sources import Mirror, SourceError
+from safe_llava.data.download.transfer import Patience
+from safe_llava.data.download.web import check_body, explain, headers_for
 from safe_llava.data.fetch import add_source_flags, only_one, patience_of
-from safe_llava.data.sources import Mirror, SourceError
-from safe_llava.data.transfer import Patience
-from safe_llava.data.web import check_body, explain, headers_for
 from safe_llava.images.jpeg import FAULTS, as_jpeg, needs_jpeg
 
 logger = logging.getLogger(__name__)

@@ -26,8 +26,9 @@ from safe_llava.config.selection import config_files, needed
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import read_json, write_text
-from safe_llava.data import fetch, receipts, remote, snapshot, sources, unpack
-from safe_llava.data.remote import Seen
+from safe_llava.data import fetch, snapshot, unpack
+from safe_llava.data.download import receipts, remote, sources
+from safe_llava.data.download.remote import Seen
 
 logger = logging.getLogger(__name__)
 HEADER = """\

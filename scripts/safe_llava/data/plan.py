@@ -17,8 +17,9 @@ from safe_llava.config.load import load
 from safe_llava.config.selection import config_files, needed
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
-from safe_llava.data import receipts, segments, snapshot, transfer, unpack
-from safe_llava.data.room import Room, room
+from safe_llava.data import snapshot, unpack
+from safe_llava.data.download import receipts, segments, transfer
+from safe_llava.data.download.room import Room, room
 
 HEADINGS = ("set", "kind", "size", "to fetch", "becomes", "licence")
 # A folder and a file that say what was fetched, and the locks.

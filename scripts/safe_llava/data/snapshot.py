@@ -30,11 +30,11 @@ from safe_llava.config.data import ResolvedSnapshot
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import read_json, write_json, write_text
-from safe_llava.data import hub, receipts, sources, transfer
+from safe_llava.data.download import hub, receipts, sources, transfer
+from safe_llava.data.download.sources import Mirror, SourceError
+from safe_llava.data.download.transfer import Patience
+from safe_llava.data.download.web import PASSING_STATUSES
 from safe_llava.data.fetch import add_source_flags, only_one, patience_of
-from safe_llava.data.sources import Mirror, SourceError
-from safe_llava.data.transfer import Patience
-from safe_llava.data.web import PASSING_STATUSES
 
 logger = logging.getLogger(__name__)
 SUFFIX = ".snapshot.json"

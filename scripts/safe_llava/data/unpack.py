@@ -20,10 +20,10 @@ from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import CHUNK_BYTES, read_json, write_json
 from safe_llava.core.progress import Progress
-from safe_llava.data.archive import NAMED_LEFT_OUT, Contents, check_count, contents, opened
-from safe_llava.data.archive import identity as identity_of
+from safe_llava.data.archives.members import NAMED_LEFT_OUT, Contents, check_count, contents, opened
+from safe_llava.data.archives.members import identity as identity_of
+from safe_llava.data.download.transfer import explain_disk, require_space
 from safe_llava.data.fetch import only_one, read_row
-from safe_llava.data.transfer import explain_disk, require_space
 from safe_llava.images import check as images
 
 logger = logging.getLogger(__name__)

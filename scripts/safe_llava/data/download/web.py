@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 from huggingface_hub import get_token
 
-from safe_llava.data.hub import HUB_HOST
-from safe_llava.data.sources import SourceError
+from safe_llava.data.download.hub import HUB_HOST
+from safe_llava.data.download.sources import SourceError
 
 # Its lines name every address that a redirect leads to, and some of those carry signatures.
 logging.getLogger("httpx").setLevel(logging.WARNING)

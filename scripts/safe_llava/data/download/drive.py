@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlencode, urljoin, urlsplit
 
 import httpx
 
-from safe_llava.data.sources import SourceError
-from safe_llava.data.web import headers_for, refusal
+from safe_llava.data.download.sources import SourceError
+from safe_llava.data.download.web import headers_for, refusal
 
 HOST = "drive.google.com"
 DOWNLOAD = "https://drive.usercontent.google.com/download"

@@ -12,9 +12,9 @@ from safe_llava.config.base import Row
 from safe_llava.config.data import Pin, ResolvedFile
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import CHUNK_BYTES, read_json, write_json
-from safe_llava.data.hub import Promise, git_id
-from safe_llava.data.meter import metered
-from safe_llava.data.sources import SourceError
+from safe_llava.data.download.hub import Promise, git_id
+from safe_llava.data.download.meter import metered
+from safe_llava.data.download.sources import SourceError
 
 SUFFIX = ".receipt.json"
 # What is not the same each time that the same bytes arrive.

@@ -19,7 +19,7 @@ from typing import Any
 from safe_llava.config.data import ResolvedFile, Unpack
 from safe_llava.core.errors import FETCH_AGAIN, DataError
 from safe_llava.core.files import file_digest
-from safe_llava.data import receipts
+from safe_llava.data.download import receipts
 
 logger = logging.getLogger(__name__)
 

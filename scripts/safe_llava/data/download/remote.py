@@ -20,11 +20,12 @@ from safe_llava.config.data import (
     hub_repository,
     pin_key,
 )
-from safe_llava.data import drive, snapshot, sources, transfer
+from safe_llava.data import snapshot
+from safe_llava.data.download import drive, sources, transfer
+from safe_llava.data.download.sources import Mirror, SourceError
+from safe_llava.data.download.transfer import Patience
+from safe_llava.data.download.web import check_body, explain, headers_for
 from safe_llava.data.snapshot import Listed
-from safe_llava.data.sources import Mirror, SourceError
-from safe_llava.data.transfer import Patience
-from safe_llava.data.web import check_body, explain, headers_for
 
 logger = logging.getLogger(__name__)
 COMMIT = re.compile(r"[0-9a-f]{40}")

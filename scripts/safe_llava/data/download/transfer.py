@@ -20,13 +20,13 @@ import httpx
 
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import CHUNK_BYTES, read_json, write_json
-from safe_llava.data import segments
-from safe_llava.data.hub import Promise, promise
-from safe_llava.data.meter import metered
-from safe_llava.data.segments import Span
-from safe_llava.data.sources import SourceError
-from safe_llava.data.throttle import Limiter
-from safe_llava.data.web import check_body, content_range, explain, headers_for, validator
+from safe_llava.data.download import segments
+from safe_llava.data.download.hub import Promise, promise
+from safe_llava.data.download.meter import metered
+from safe_llava.data.download.segments import Span
+from safe_llava.data.download.sources import SourceError
+from safe_llava.data.download.throttle import Limiter
+from safe_llava.data.download.web import check_body, content_range, explain, headers_for, validator
 
 logger = logging.getLogger(__name__)
 UNREACHABLE_RETRIES = 1

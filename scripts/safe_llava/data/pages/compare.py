@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from html import escape
 from typing import Any, Protocol
 
-from safe_llava.data.layout_page import STYLE
+from safe_llava.data.pages.layout import STYLE
 
 LONGEST = 1200  # characters of a text that are shown
 MARKS = "del { background: #fbdcd4 } ins { background: #d8efe2; text-decoration: none } td { white-space: pre-wrap }"

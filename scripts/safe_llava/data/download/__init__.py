@@ -1,0 +1,1 @@
+"""How bytes come: servers, mirrors, connections, and what goes on after a kill."""

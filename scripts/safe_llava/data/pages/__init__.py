@@ -1,0 +1,1 @@
+"""What the data stage found, as pages for people."""

@@ -1,0 +1,1 @@
+"""Samples of annotation files as the data stage reads them."""
