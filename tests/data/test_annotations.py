@@ -55,7 +55,7 @@ def test_a_bad_sample_is_named_with_file_number_id_and_key(bad: Any, words: str,
 
 
 def test_training_refuses_the_same(tmp_path: Path) -> None:
-    from safe_llava.train.samples import load_annotations
+    from safe_llava.train.samples.annotated import load_annotations
 
     good = [row(1), row(2, id=7), row(3, SAY), row(4, ASK), row(5, image=None), row(6, model="gpt-4")]
     assert [find_fault(one) for one in good] == [None] * len(good)

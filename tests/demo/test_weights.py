@@ -13,7 +13,7 @@ from safe_llava.demo import training, upstream, weights
 from safe_llava.demo.drawing import draw
 from safe_llava.demo.scenes import somebody
 from safe_llava.demo.training import Sizes
-from safe_llava.train.images import ImageGeometry, preprocess
+from safe_llava.train.samples.images import ImageGeometry, preprocess
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from safe_llava.core.errors import TrainError
-from safe_llava.train.checkpoint import MANIFEST, CheckpointFolder, differences
-from safe_llava.train.engine import Processes
+from safe_llava.train.loop.checkpoint import MANIFEST, CheckpointFolder, differences
+from safe_llava.train.loop.deepspeed import Processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 PRINT = {"stage": "finetune", "config": {"seed": 7}, "world_size": 1}
@@ -94,7 +94,7 @@ def test_another_run_is_refused_and_told_what_differs(tmp_path: Path) -> None:
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("safe_llava.train.checkpoint.LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("safe_llava.train.loop.checkpoint.LOCK_SECONDS", 0.05)
     first = folder_of(tmp_path)
     with pytest.raises(TrainError, match="another process trains here"):
         folder_of(tmp_path)

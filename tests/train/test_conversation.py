@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
 from safe_llava.core.errors import TrainError
-from safe_llava.train.conversation import (
+from safe_llava.train.samples.conversation import (
     IGNORE_INDEX,
     IMAGE_TOKEN_INDEX,
     PLAIN,

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from safe_llava.checkpoints.export import EMBEDDINGS, HEAD, save_checkpoint, save_projector, with_image_row
 from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
 from safe_llava.core.errors import TrainError
-from safe_llava.train.batches import make_micro_batch
-from safe_llava.train.images import ImageGeometry, preprocess
-from safe_llava.train.loss import LossModel
-from safe_llava.train.model import PROJECTOR, build_model, read_tower
-from safe_llava.train.samples import SampleDataset, load_annotations
+from safe_llava.train.model.build import PROJECTOR, build_model, read_tower
+from safe_llava.train.model.loss import LossModel
+from safe_llava.train.samples.annotated import SampleDataset, load_annotations
+from safe_llava.train.samples.batches import make_micro_batch
+from safe_llava.train.samples.images import ImageGeometry, preprocess
 from train.tiny import Tiny, make_row
 
 

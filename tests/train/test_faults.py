@@ -17,10 +17,11 @@ from PIL import Image
 
 from safe_llava.checkpoints import export
 from safe_llava.core.errors import TrainError
-from safe_llava.train import run, samples
-from safe_llava.train.engine import Engine
-from safe_llava.train.guards import LossGuard, listed, memory_named
-from safe_llava.train.metrics import COLUMNS, MetricsLog, StepMetrics, read_metrics
+from safe_llava.train import run
+from safe_llava.train.loop.deepspeed import Engine
+from safe_llava.train.loop.guards import LossGuard, listed, memory_named
+from safe_llava.train.loop.metrics import COLUMNS, MetricsLog, StepMetrics, read_metrics
+from safe_llava.train.samples import annotated as samples
 from train.tiny import Tiny, make_row
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -229,7 +230,7 @@ def test_tensorboard_has_the_table_also_after_an_interruption(
 def test_without_the_package_tensorboard_is_refused_at_once(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("safe_llava.train.metrics.find_spec", lambda name: None)
+    monkeypatch.setattr("safe_llava.train.loop.metrics.find_spec", lambda name: None)
     with pytest.raises(TrainError, match="tensorboard is not installed"):
         train(tiny, tmp_path, SIX, "--tensorboard", str(tmp_path / "events"))
     assert not (tmp_path / "checkpoints").exists()

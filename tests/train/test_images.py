@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from safe_llava.core.errors import TrainError
-from safe_llava.train.images import (
+from safe_llava.train.samples.images import (
     CLIP_MEAN,
     CLIP_STD,
     SIGLIP_MEAN,

@@ -13,7 +13,7 @@ from data.storing import archive_folder
 from safe_llava.core.errors import TrainError
 from safe_llava.images import store as imagefiles
 from safe_llava.train import run
-from safe_llava.train.images import load_image
+from safe_llava.train.samples.images import load_image
 from train.tiny import Tiny, make_row
 
 

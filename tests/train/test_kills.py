@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from safe_llava.core.cli import EXIT_RUN_AGAIN
-from safe_llava.train.metrics import read_metrics
+from safe_llava.train.loop.metrics import read_metrics
 from train.tiny import Tiny, environment, make_row
 
 KINDS = {"all ranks killed": 8, "one rank killed": 6, "SIGTERM": 5, "SIGUSR1": 5}

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from safe_llava.core.errors import TrainError
-from safe_llava.train.model import build_model, merge_lora, parameter_groups, read_tower, set_trainable
+from safe_llava.train.model.build import build_model, merge_lora, parameter_groups, read_tower, set_trainable
 from train.tiny import Tiny, make_row
 
 LORA = {"rank": 2, "alpha": 6, "dropout": 0.0, "projector_learning_rate": 2e-5}

@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from safe_llava.core.errors import TrainError
-from safe_llava.train import attention, packed, run
-from safe_llava.train.batches import MicroBatch, Packing
-from safe_llava.train.loss import LossModel
-from safe_llava.train.metrics import read_metrics
-from safe_llava.train.model import set_trainable
-from safe_llava.train.packed import PackedLossModel
-from safe_llava.train.samples import Features, Sample, SampleDataset
-from safe_llava.train.schedule import Plan, TokenBudget
+from safe_llava.train import run
+from safe_llava.train.loop.metrics import read_metrics
+from safe_llava.train.model import attention
+from safe_llava.train.model import packed_loss as packed
+from safe_llava.train.model.build import set_trainable
+from safe_llava.train.model.loss import LossModel
+from safe_llava.train.model.packed_loss import PackedLossModel
+from safe_llava.train.samples.annotated import Features, Sample, SampleDataset
+from safe_llava.train.samples.batches import MicroBatch, Packing
+from safe_llava.train.samples.schedule import Plan, TokenBudget
 from train.test_loss import CUTS, gradients, load, micro, weighted_loss
 from train.tiny import Tiny, make_row
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from safe_llava.core.errors import TrainError
-from safe_llava.train.planner import GIB, Choice, Machine, Size, choose, static_bytes, token_bytes
+from safe_llava.train.loop.planner import GIB, Choice, Machine, Size, choose, static_bytes, token_bytes
 from train.tiny import make_row
 
 LANGUAGE = {"7b": (6_738_000_000, 32, 4096), "13b": (13_016_000_000, 40, 5120)}

@@ -12,9 +12,10 @@ import pytest
 
 from safe_llava.checkpoints import export
 from safe_llava.core.cli import EXIT_RUN_AGAIN
-from safe_llava.train import results, run
-from safe_llava.train.engine import Engine
-from safe_llava.train.metrics import MetricsLog, StepMetrics, read_metrics
+from safe_llava.train import run
+from safe_llava.train.loop import results
+from safe_llava.train.loop.deepspeed import Engine
+from safe_llava.train.loop.metrics import MetricsLog, StepMetrics, read_metrics
 from train.tiny import Tiny, make_row
 
 pytestmark = pytest.mark.usefixtures("one_process")

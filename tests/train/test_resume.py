@@ -13,7 +13,7 @@ import pytest
 
 from safe_llava.core.cli import EXIT_RUN_AGAIN
 from safe_llava.train import run
-from safe_llava.train.metrics import MetricsLog, StepMetrics, read_metrics
+from safe_llava.train.loop.metrics import MetricsLog, StepMetrics, read_metrics
 from train.tiny import LONG, Tiny, environment, launch_command, make_row
 
 MODULE = "safe_llava.train.run"

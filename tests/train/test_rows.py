@@ -16,11 +16,11 @@ from safe_llava.checkpoints import export
 from safe_llava.config.load import read_yaml, resolve_inheritance
 from safe_llava.config.train import TrainedModel
 from safe_llava.train import run
-from safe_llava.train.conversation import IGNORE_INDEX
-from safe_llava.train.loss import LossModel
-from safe_llava.train.metrics import read_metrics
-from safe_llava.train.model import read_tower
-from safe_llava.train.samples import SampleDataset, load_annotations
+from safe_llava.train.loop.metrics import read_metrics
+from safe_llava.train.model.build import read_tower
+from safe_llava.train.model.loss import LossModel
+from safe_llava.train.samples.annotated import SampleDataset, load_annotations
+from safe_llava.train.samples.conversation import IGNORE_INDEX
 from train.tiny import Tiny
 
 ROOT = Path(__file__).parents[2]

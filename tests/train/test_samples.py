@@ -16,9 +16,9 @@ from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
 from safe_llava.core.errors import DataError, TrainError
 from safe_llava.core.files import read_jsonl
 from safe_llava.train import inspect
-from safe_llava.train.conversation import IGNORE_INDEX
-from safe_llava.train.images import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, ImageGeometry, preprocess
-from safe_llava.train.samples import Features, ImageFormat, Sample, SampleDataset, collate, load_annotations
+from safe_llava.train.samples.annotated import Features, ImageFormat, Sample, SampleDataset, collate, load_annotations
+from safe_llava.train.samples.conversation import IGNORE_INDEX
+from safe_llava.train.samples.images import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, ImageGeometry, preprocess
 
 MODEL = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
 IMAGE_ID = 32000

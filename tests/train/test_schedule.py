@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from safe_llava.core.errors import TrainError
-from safe_llava.train.samples import Sample
-from safe_llava.train.schedule import Plan, fill_last_step, learning_rate_factor
+from safe_llava.train.samples.annotated import Sample
+from safe_llava.train.samples.schedule import Plan, fill_last_step, learning_rate_factor
 from train.tiny import make_row
 
 

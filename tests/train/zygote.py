@@ -27,7 +27,11 @@ import transformers  # noqa: E402
 from transformers.models.llava import image_processing_pil_llava  # noqa: E402
 
 from safe_llava.checkpoints import export
-from safe_llava.train import batches, launch, loss, model, run, samples
+from safe_llava.train import launch, run
+from safe_llava.train.model import build as model
+from safe_llava.train.model import loss
+from safe_llava.train.samples import annotated as samples
+from safe_llava.train.samples import batches
 
 # Imported here, where it is done once; transformers imports a class when it is asked for.
 IMPORTED = (deepspeed, image_processing_pil_llava, batches, export, loss, model, samples)

@@ -20,8 +20,8 @@ from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, without_beginning
 from safe_llava.config.train import TrainedModel
 from safe_llava.core.errors import TrainError
 from safe_llava.core.files import atomic_path, read_json
-from safe_llava.train.conversation import TEMPLATES
-from safe_llava.train.model import PROJECTOR, Tower, merge_lora
+from safe_llava.train.model.build import PROJECTOR, Tower, merge_lora
+from safe_llava.train.samples.conversation import TEMPLATES
 
 PUBLIC_NAMES = {
     "model.language_model.": "language_model.model.",

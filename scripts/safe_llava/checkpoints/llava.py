@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from safe_llava.checkpoints.export import EMBEDDINGS, HEAD, PUBLIC_NAMES, Form
 from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
 from safe_llava.core.files import atomic_path, read_json
-from safe_llava.train.model import PROJECTOR, Tower, load_pretrained, read_tower_as
+from safe_llava.train.model.build import PROJECTOR, Tower, load_pretrained, read_tower_as
 
 LOG = logging.getLogger(__name__)
 TEXT_TYPES = {"llava": "llama", "llava_llama": "llama", "llava_qwen": "qwen2"}

@@ -13,7 +13,7 @@ from typing import Literal
 from safe_llava.cluster.measured import ByTask, Measured
 from safe_llava.config.schema import Config
 from safe_llava.config.train import Stage, TrainedModel
-from safe_llava.train.planner import Size
+from safe_llava.train.loop.planner import Size
 
 StageName = Literal["pretrain", "finetune"]
 Basis = Literal["nothing", "measured", "estimated", "unknown"]

@@ -13,7 +13,7 @@ from safe_llava.config.schema import Config
 from safe_llava.containers.tag import tag_in
 from safe_llava.core.errors import TrainError
 from safe_llava.data.plan import shown
-from safe_llava.train.planner import GIB, Machine, choose
+from safe_llava.train.loop.planner import GIB, Machine, choose
 
 Kind = Literal["train", "eval", "paper"]
 REQUIRED: dict[str, tuple[str, ...]] = {

@@ -25,9 +25,9 @@ from safe_llava.config.train import Stage, TrainedModel
 from safe_llava.core import cli
 from safe_llava.core.files import write_text
 from safe_llava.core.imports import light_transformers
-from safe_llava.train import attention
-from safe_llava.train.engine import Processes, join_processes
-from safe_llava.train.metrics import StepMetrics
+from safe_llava.train.loop.deepspeed import Processes, join_processes
+from safe_llava.train.loop.metrics import StepMetrics
+from safe_llava.train.model import attention
 
 COMMON: dict[str, Any] = {
     "annotations": "synthetic",
@@ -202,11 +202,11 @@ def run_steps(arguments: argparse.Namespace, row: TrainedModel, processes: Proce
     """Train the steps; return them in the first process, an empty list in the others."""
     from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
     from safe_llava.speed.synthetic import write_set
-    from safe_llava.train.assemble import Paths, assemble, token_budget
-    from safe_llava.train.checkpoint import CheckpointFolder
-    from safe_llava.train.images import ImageGeometry
-    from safe_llava.train.samples import ImageFormat, SampleDataset, load_annotations
-    from safe_llava.train.schedule import Plan
+    from safe_llava.train.loop.assemble import Paths, assemble, token_budget
+    from safe_llava.train.loop.checkpoint import CheckpointFolder
+    from safe_llava.train.samples.annotated import ImageFormat, SampleDataset, load_annotations
+    from safe_llava.train.samples.images import ImageGeometry
+    from safe_llava.train.samples.schedule import Plan
 
     stage: Stage = getattr(row, arguments.stage)
     file = arguments.work / f"{arguments.stage}.json"
@@ -263,10 +263,10 @@ def _passes(
     paths: Any,
 ) -> list[StepMetrics]:
     """Run forward and backward passes alone, as the facts' prototype was measured; the loss and norm are left out."""
-    from safe_llava.train.assemble import loss_model, packing_for
-    from safe_llava.train.batches import StepDataset, steps_from
-    from safe_llava.train.flops import arithmetic_of, peak_flops
-    from safe_llava.train.model import set_trainable
+    from safe_llava.train.loop.assemble import loss_model, packing_for
+    from safe_llava.train.loop.flops import arithmetic_of, peak_flops
+    from safe_llava.train.model.build import set_trainable
+    from safe_llava.train.samples.batches import StepDataset, steps_from
 
     set_trainable(llava, row, stage)
     arithmetic = arithmetic_of(llava, llava.config.vision_config, dataset.image.tokens, stage is row.finetune)

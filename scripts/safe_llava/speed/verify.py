@@ -17,12 +17,12 @@ from safe_llava.core import cli
 from safe_llava.core.errors import TrainError
 from safe_llava.speed.training import make_model, make_row
 from safe_llava.speed.training import parser as bench_parser
-from safe_llava.train import attention
-from safe_llava.train.batches import MicroBatch, Packing, make_micro_batch
-from safe_llava.train.conversation import IGNORE_INDEX
-from safe_llava.train.loss import LossModel
-from safe_llava.train.packed import PackedLossModel
-from safe_llava.train.samples import Features
+from safe_llava.train.model import attention
+from safe_llava.train.model.loss import LossModel
+from safe_llava.train.model.packed_loss import PackedLossModel
+from safe_llava.train.samples.annotated import Features
+from safe_llava.train.samples.batches import MicroBatch, Packing, make_micro_batch
+from safe_llava.train.samples.conversation import IGNORE_INDEX
 
 VOCABULARY = 32_000
 LARGEST_ERROR = {torch.bfloat16: 0.05, torch.float32: 1e-4}  # of a gradient, relative to its norm

@@ -23,10 +23,10 @@ from safe_llava.core import cli
 from safe_llava.core.errors import TrainError
 from safe_llava.core.files import read_json, write_jsonl
 from safe_llava.core.progress import track
-from safe_llava.train.conversation import IGNORE_INDEX, TEMPLATES
-from safe_llava.train.images import CLIP_MEAN, CLIP_STD
-from safe_llava.train.sample_loss import SampleLoss, load_loss
-from safe_llava.train.samples import Features, ImageFormat, SampleDataset, Stage, load_annotations
+from safe_llava.train.model.sample_loss import SampleLoss, load_loss
+from safe_llava.train.samples.annotated import Features, ImageFormat, SampleDataset, Stage, load_annotations
+from safe_llava.train.samples.conversation import IGNORE_INDEX, TEMPLATES
+from safe_llava.train.samples.images import CLIP_MEAN, CLIP_STD
 
 LOG = logging.getLogger(__name__)
 TAUGHT, PLAIN = "\033[1;32m", "\033[0m"

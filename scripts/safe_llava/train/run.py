@@ -29,11 +29,11 @@ from safe_llava.core.errors import SafeLlavaError, TrainError
 from safe_llava.core.files import file_digest, write_json
 from safe_llava.core.provenance import record
 from safe_llava.images import store as imagefiles
-from safe_llava.train import results
-from safe_llava.train.checkpoint import FINISHED, CheckpointFolder, computed_before
-from safe_llava.train.engine import Processes, join_processes
-from safe_llava.train.loop import Loop, StopRequest
-from safe_llava.train.metrics import StepMetrics, check_tensorboard, write_metrics
+from safe_llava.train.loop import results
+from safe_llava.train.loop.checkpoint import FINISHED, CheckpointFolder, computed_before
+from safe_llava.train.loop.deepspeed import Processes, join_processes
+from safe_llava.train.loop.metrics import StepMetrics, check_tensorboard, write_metrics
+from safe_llava.train.loop.steps import Loop, StopRequest
 
 LOG = logging.getLogger(__name__)
 CPU_MICRO_BATCH = 8
@@ -147,8 +147,8 @@ class Job:
 
 def choose_paths(arguments: argparse.Namespace, processes: Processes, stage: Stage, before: dict[str, Any]) -> Any:
     """Return the attention back end, whether layers are compiled, and how samples are loaded."""
-    from safe_llava.train import attention
-    from safe_llava.train.assemble import Paths
+    from safe_llava.train.loop.assemble import Paths
+    from safe_llava.train.model import attention
 
     gpu = processes.device.type == "cuda"
     asked = before.get("attention", "auto") if arguments.attention == "auto" else arguments.attention
@@ -173,7 +173,7 @@ def lay_out(
     Returns:
         The stage without ``auto``, its paths, and the tokens of a micro-batch where they are cut by tokens.
     """
-    from safe_llava.train import assemble
+    from safe_llava.train.loop import assemble
 
     stage = stage.model_copy(update={key: before[key] for key in ("zero_stage", "offload_optimizer") if key in before})
     tokens_before = None if arguments.micro_tokens else before.get("micro_tokens")
@@ -189,8 +189,8 @@ def lay_out(
 def load_samples(arguments: argparse.Namespace, row: TrainedModel, stage: Stage) -> tuple[Any, Any, Any]:
     """Return the stage's data set, its vision tower's description, and the tokenizer of the model that is made."""
     from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
-    from safe_llava.train.model import read_tower
-    from safe_llava.train.samples import SampleDataset, load_annotations
+    from safe_llava.train.model.build import read_tower
+    from safe_llava.train.samples.annotated import SampleDataset, load_annotations
 
     samples = load_annotations(arguments.annotations)
     tokenizer = load_tokenizer(arguments.language_model, row.max_length)
@@ -213,9 +213,9 @@ def prepare(arguments: argparse.Namespace, row: TrainedModel, processes: Process
     from safe_llava.core.imports import light_transformers
 
     light_transformers()
-    from safe_llava.train import assemble
-    from safe_llava.train.model import build_model
-    from safe_llava.train.schedule import Plan
+    from safe_llava.train.loop import assemble
+    from safe_llava.train.model.build import build_model
+    from safe_llava.train.samples.schedule import Plan
 
     asked: Stage = getattr(row, arguments.stage)
     dataset, tower, tokenizer = load_samples(arguments, row, asked)
@@ -249,7 +249,7 @@ def finish(
 ) -> Path:
     """Keep model, metrics and summary in the folder of the checkpoints; return where."""
     from safe_llava.checkpoints.export import save_checkpoint, save_projector
-    from safe_llava.train.model import PROJECTOR
+    from safe_llava.train.model.build import PROJECTOR
 
     pretrain = arguments.stage == "pretrain"
     state = job.loop.engine.gather((PROJECTOR,) if pretrain else ("",))

@@ -8,17 +8,18 @@ from typing import Any
 import torch
 
 from safe_llava.config.train import Stage, TrainedModel
-from safe_llava.train import attention, planner
-from safe_llava.train.batches import Packing, StepDataset
-from safe_llava.train.checkpoint import CheckpointFolder
-from safe_llava.train.engine import Engine, Processes
-from safe_llava.train.flops import arithmetic_of
-from safe_llava.train.loop import Loop
-from safe_llava.train.loss import LossModel
-from safe_llava.train.model import set_trainable
-from safe_llava.train.packed import HEAD_ROWS, PackedLossModel
-from safe_llava.train.samples import SampleDataset
-from safe_llava.train.schedule import Plan, TokenBudget
+from safe_llava.train.loop import planner
+from safe_llava.train.loop.checkpoint import CheckpointFolder
+from safe_llava.train.loop.deepspeed import Engine, Processes
+from safe_llava.train.loop.flops import arithmetic_of
+from safe_llava.train.loop.steps import Loop
+from safe_llava.train.model import attention
+from safe_llava.train.model.build import set_trainable
+from safe_llava.train.model.loss import LossModel
+from safe_llava.train.model.packed_loss import HEAD_ROWS, PackedLossModel
+from safe_llava.train.samples.annotated import SampleDataset
+from safe_llava.train.samples.batches import Packing, StepDataset
+from safe_llava.train.samples.schedule import Plan, TokenBudget
 
 CACHE_BYTES = 1 << 30  # decoded samples that a process without loader processes keeps in memory
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from safe_llava.train.conversation import IGNORE_INDEX
-from safe_llava.train.samples import Features
+from safe_llava.train.samples.annotated import Features
+from safe_llava.train.samples.conversation import IGNORE_INDEX
 
 
 def pack(

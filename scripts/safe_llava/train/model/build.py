@@ -15,8 +15,8 @@ from torch import nn
 from safe_llava.config.train import Stage, TrainedModel
 from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
 from safe_llava.core.imports import light_transformers
-from safe_llava.train.images import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, ImageGeometry
-from safe_llava.train.samples import ImageFormat
+from safe_llava.train.samples.annotated import ImageFormat
+from safe_llava.train.samples.images import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, ImageGeometry
 
 LOG = logging.getLogger(__name__)
 PROJECTOR = "model.multi_modal_projector."

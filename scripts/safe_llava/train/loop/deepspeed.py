@@ -14,8 +14,8 @@ from torch import nn
 
 from safe_llava.config.train import Stage, TrainedModel
 from safe_llava.core.errors import TrainError
-from safe_llava.train.loss import LossModel
-from safe_llava.train.model import parameter_groups
+from safe_llava.train.model.build import parameter_groups
+from safe_llava.train.model.loss import LossModel
 
 RENDEZVOUS = "SAFE_LLAVA_RENDEZVOUS"  # a file the processes meet at, set by the launcher
 ENVIRONMENT = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}

@@ -10,7 +10,7 @@ import torch
 from safe_llava.core.errors import TrainError
 
 if TYPE_CHECKING:
-    from safe_llava.train.samples import Sample
+    from safe_llava.train.samples.annotated import Sample
 
 
 def signed_length(sample: Sample) -> int:

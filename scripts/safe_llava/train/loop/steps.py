@@ -17,14 +17,14 @@ import torch
 from safe_llava.config.train import Checkpoints, Stage
 from safe_llava.core.errors import TrainError
 from safe_llava.core.progress import Progress
-from safe_llava.train.batches import MicroBatch, StepDataset, steps_from
-from safe_llava.train.checkpoint import CheckpointFolder
-from safe_llava.train.engine import Engine, Processes
-from safe_llava.train.flops import Arithmetic, peak_flops
-from safe_llava.train.guards import LossGuard, dead_worker_named, memory_named
-from safe_llava.train.loss import sample_weights
-from safe_llava.train.metrics import MetricsLog, StepMetrics
-from safe_llava.train.schedule import Plan, learning_rate_factor
+from safe_llava.train.loop.checkpoint import CheckpointFolder
+from safe_llava.train.loop.deepspeed import Engine, Processes
+from safe_llava.train.loop.flops import Arithmetic, peak_flops
+from safe_llava.train.loop.guards import LossGuard, dead_worker_named, memory_named
+from safe_llava.train.loop.metrics import MetricsLog, StepMetrics
+from safe_llava.train.model.loss import sample_weights
+from safe_llava.train.samples.batches import MicroBatch, StepDataset, steps_from
+from safe_llava.train.samples.schedule import Plan, learning_rate_factor
 
 LOG = logging.getLogger(__name__)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)

@@ -21,7 +21,7 @@ import torch
 
 from safe_llava.core.errors import TrainError
 from safe_llava.core.files import file_digest, write_json
-from safe_llava.train.engine import Processes
+from safe_llava.train.loop.deepspeed import Processes
 
 LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"

@@ -9,11 +9,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from safe_llava.core.errors import SafeLlavaError
-from safe_llava.train.conversation import IGNORE_INDEX
-from safe_llava.train.loss import count_labelled
-from safe_llava.train.packing import pack
-from safe_llava.train.samples import Features, SampleDataset, collate
-from safe_llava.train.schedule import Plan, Slot
+from safe_llava.train.model.loss import count_labelled
+from safe_llava.train.samples.annotated import Features, SampleDataset, collate
+from safe_llava.train.samples.conversation import IGNORE_INDEX
+from safe_llava.train.samples.packing import pack
+from safe_llava.train.samples.schedule import Plan, Slot
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, without_image_token
 from safe_llava.core.errors import FETCH_AGAIN, DataError, TrainError
 from safe_llava.core.files import read_json, read_jsonl
-from safe_llava.train import conversation as chat
-from safe_llava.train.images import CLIP_MEAN, CLIP_STD, ImageGeometry, load_image, preprocess
-from safe_llava.train.sampler import signed_length
+from safe_llava.train.samples import conversation as chat
+from safe_llava.train.samples.images import CLIP_MEAN, CLIP_STD, ImageGeometry, load_image, preprocess
+from safe_llava.train.samples.order import signed_length
 
 Stage = Literal["pretrain", "finetune"]
 STAGE_GEOMETRY: dict[Stage, ImageGeometry] = {"pretrain": ImageGeometry.CROP, "finetune": ImageGeometry.PAD}

@@ -9,8 +9,8 @@ import torch
 
 from safe_llava.config.train import Stage
 from safe_llava.core.errors import TrainError
-from safe_llava.train import sampler
-from safe_llava.train.samples import Sample
+from safe_llava.train.samples import order as sampler
+from safe_llava.train.samples.annotated import Sample
 
 
 def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:

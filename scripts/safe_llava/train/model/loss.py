@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from safe_llava.train.conversation import IGNORE_INDEX
+from safe_llava.train.samples.conversation import IGNORE_INDEX
 
 
 def count_labelled(labels: torch.Tensor) -> torch.Tensor:

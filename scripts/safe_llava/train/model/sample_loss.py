@@ -13,9 +13,9 @@ from safe_llava.checkpoints import llava as original
 from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
 from safe_llava.core.files import read_json
 from safe_llava.core.imports import light_transformers
-from safe_llava.train.conversation import IGNORE_INDEX
-from safe_llava.train.loss import LossModel
-from safe_llava.train.samples import Features
+from safe_llava.train.model.loss import LossModel
+from safe_llava.train.samples.annotated import Features
+from safe_llava.train.samples.conversation import IGNORE_INDEX
 
 
 class SampleLoss:

@@ -14,9 +14,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from safe_llava.core.errors import TrainError
-from safe_llava.train import attention
-from safe_llava.train.conversation import IGNORE_INDEX
-from safe_llava.train.loss import LossModel
+from safe_llava.train.model import attention
+from safe_llava.train.model.loss import LossModel
+from safe_llava.train.samples.conversation import IGNORE_INDEX
 
 HEAD_ROWS = 4096  # positions at once: 0.5 GB of fp32 logits for 32,000 words
 
