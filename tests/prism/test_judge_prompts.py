@@ -19,7 +19,7 @@ from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Answer
 from safe_llava.prism import judge_prompts
 from safe_llava.prism.judge_prompts import SCRIPTS, load_prompts
-from safe_llava.prism.prompt_source import find_prompt
+from safe_llava.prism.prompts.source import find_prompt
 
 # The shape of a released script: arguments, a client and files at the top, then the prompt, the call and a loop.
 SCRIPT = """import argparse

@@ -54,8 +54,8 @@ from safe_llava.formats.cells import (
     strata_of,
 )
 from safe_llava.formats.prism import Task, Verdict, read_verdicts
-from safe_llava.prism.completeness import ALLOWED_HELP, Allowed, refuse_incomplete
 from safe_llava.prism.score import BOOTSTRAP, Ends, digits_of, percent, score_group
+from safe_llava.prism.scoring.completeness import ALLOWED_HELP, Allowed, refuse_incomplete
 
 NEWCOMBE, NEWCOMBE_IMAGES = "newcombe", "newcombe_images"
 MCNEMAR, SIGN_FLIP, SIGN_FLIP_DRAWN = "mcnemar_exact", "sign_flip", "sign_flip_drawn"

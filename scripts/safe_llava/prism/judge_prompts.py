@@ -23,8 +23,8 @@ from safe_llava.core.errors import PrismError
 from safe_llava.core.files import file_digest
 from safe_llava.data.download import receipts
 from safe_llava.formats.prism import Answer, Attribute, Task, read_answers
-from safe_llava.prism.prompt_source import ANSWER, QUESTION, find_prompt
-from safe_llava.prism.prompt_template import Field, Node, from_format
+from safe_llava.prism.prompts.source import ANSWER, QUESTION, find_prompt
+from safe_llava.prism.prompts.template import Field, Node, from_format
 
 Choice = Literal["ours", "published"]
 Family = Literal["gpt", "gemini"]

@@ -20,8 +20,8 @@ from safe_llava.core.errors import PrismError
 from safe_llava.core.tables import write_rows
 from safe_llava.formats.cells import ROW_ORDER
 from safe_llava.formats.prism import Attribute, Task
-from safe_llava.prism.completeness import ALLOWED_HELP, Allowed, refuse_incomplete
 from safe_llava.prism.score import Score, read_scores, write_scores
+from safe_llava.prism.scoring.completeness import ALLOWED_HELP, Allowed, refuse_incomplete
 
 FEWEST_ANSWERS = 10  # a cell of fewer says nothing of a judge, and is left out of the mean distances
 log = logging.getLogger(__name__)

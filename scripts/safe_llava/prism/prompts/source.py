@@ -13,8 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from safe_llava.core.errors import PrismError
-from safe_llava.prism.prompt_template import CONVERSIONS, METHODS, Called, Field, Formatted, Joined, Node, Percent, Text
-from safe_llava.prism.prompt_template import from_format as formatted_text
+from safe_llava.prism.prompts.template import (
+    CONVERSIONS,
+    METHODS,
+    Called,
+    Field,
+    Formatted,
+    Joined,
+    Node,
+    Percent,
+    Text,
+)
+from safe_llava.prism.prompts.template import from_format as formatted_text
 
 QUESTION, ANSWER = "question", "answer"
 # Words of a parameter's name that tell what it stands for.

@@ -1,0 +1,1 @@
+"""Judge prompts as data: read out of upstream's scripts without running them."""

@@ -1,0 +1,1 @@
+"""What counts in a PRISM table, and when a table is complete."""
