@@ -27,7 +27,7 @@ from safe_llava.config.schema import Config
 from safe_llava.core.errors import PaperError
 from safe_llava.core.tables import write_rows
 from safe_llava.formats.grid import to_latex, to_markdown
-from safe_llava.paper.tables_costs import costs_table
+from safe_llava.paper.tables.costs import costs_table
 
 FIRST, SECOND = "train_finetune.0123456789.1", "train_finetune.0123456789.2"
 # Two hours and one on 8 GPUs, of which the first ended by preemption; ten minutes without a GPU.

@@ -12,7 +12,7 @@ import pytest
 
 from data.storing import archive_folder
 from safe_llava.config.models import EvaluatedModel
-from safe_llava.paper.examples import find_image
+from safe_llava.paper.figures.examples import find_image
 from safe_llava.prism import answers
 
 TASKS = ("refusal_soft", "refusal_hard", "implicit_leakage")

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import pytest
 from PIL import Image
 
-from safe_llava.paper.style import STYLE
+from safe_llava.paper.figures.style import STYLE
 
 ATTRIBUTES = ("Age", "Gender", "Race", "Eye_Color", "Weight")
 PROMPTS = {

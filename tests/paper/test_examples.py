@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from safe_llava.core.errors import PaperError
-from safe_llava.paper.examples import choose, find_image
-from safe_llava.paper.figure_examples import examples_figure, shorten, wrap
+from safe_llava.paper.figures.contact_sheet import examples_figure, shorten, wrap
+from safe_llava.paper.figures.examples import choose, find_image
 
 
 def test_the_draw_repeats_and_goes_through_the_attributes(answers: list[Path], images: Path) -> None:

@@ -19,12 +19,12 @@ from PIL import Image
 import safe_llava
 from safe_llava.config.paper import FigureKind
 from safe_llava.core.errors import PaperError
-from safe_llava.paper.benchmark_pairs import benchmark_pairs_figure
 from safe_llava.paper.figure import main
-from safe_llava.paper.figures_judging import judges_figure, paired_figure
-from safe_llava.paper.figures_prism import differences_figure, prism_figure, released_figure
-from safe_llava.paper.figures_runs import benchmarks_figure, running_mean, training_figure
-from safe_llava.paper.style import COLOURS, MARKERS, colour, marker, positions
+from safe_llava.paper.figures.benchmark_pairs import benchmark_pairs_figure
+from safe_llava.paper.figures.judging import judges_figure, paired_figure
+from safe_llava.paper.figures.prism import differences_figure, prism_figure, released_figure
+from safe_llava.paper.figures.runs import benchmarks_figure, running_mean, training_figure
+from safe_llava.paper.figures.style import COLOURS, MARKERS, colour, marker, positions
 
 
 @pytest.fixture

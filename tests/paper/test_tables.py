@@ -23,7 +23,7 @@ from safe_llava.formats.grid import (
     to_markdown,
 )
 from safe_llava.paper.table import main
-from safe_llava.paper.tables import TABLES
+from safe_llava.paper.tables.scores import TABLES
 
 
 def test_every_kind_has_a_builder() -> None:

@@ -11,7 +11,7 @@ from safe_llava.config.paper import TableKind
 from safe_llava.core import cli
 from safe_llava.core.files import write_text
 from safe_llava.formats.grid import to_latex, to_markdown
-from safe_llava.paper.tables import TABLES
+from safe_llava.paper.tables.scores import TABLES
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from safe_llava.core.errors import PaperError
 from safe_llava.formats.tidy import BenchmarkScore, TrainingStep, asked_in_part, keyed, metric_title, read_tidy, unique
-from safe_llava.paper.style import COLUMN_INCHES, MUTED, TEXT_INCHES, colour, positions
+from safe_llava.paper.figures.style import COLUMN_INCHES, MUTED, TEXT_INCHES, colour, positions
 
 STAGES = ("pretrain", "finetune")
 PERCENT_LIMIT = 100.0

@@ -28,10 +28,10 @@ from safe_llava.formats.tidy import (
     read_tidy,
     unique,
 )
-from safe_llava.paper.benchmark_pairs import benchmark_pairs_table
-from safe_llava.paper.tables_audit import audit_table
-from safe_llava.paper.tables_costs import costs_table
-from safe_llava.paper.tables_judging import judges_table, paired_table
+from safe_llava.paper.figures.benchmark_pairs import benchmark_pairs_table
+from safe_llava.paper.tables.audit import audit_table
+from safe_llava.paper.tables.costs import costs_table
+from safe_llava.paper.tables.judging import judges_table, paired_table
 from safe_llava.prism.score import WILSON_IMAGES
 from safe_llava.prism.table import FEWEST_ANSWERS
 

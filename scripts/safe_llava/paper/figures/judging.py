@@ -23,8 +23,8 @@ from safe_llava.formats.tidy import (
     read_tidy,
     unique,
 )
-from safe_llava.paper.style import COLUMN_INCHES, MUTED, TEXT_INCHES, colour, marker, positions
-from safe_llava.paper.tables_judging import over_all_models, what_agrees
+from safe_llava.paper.figures.style import COLUMN_INCHES, MUTED, TEXT_INCHES, colour, marker, positions
+from safe_llava.paper.tables.judging import over_all_models, what_agrees
 
 SPREAD = 0.66  # part of a row's height over which its series are spread
 REACH = 108  # of the axis of differences, in points

@@ -17,8 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from safe_llava.core.errors import PaperError
 from safe_llava.formats.tidy import TASK_TITLES
 from safe_llava.images import store as imagefiles
-from safe_llava.paper.examples import Exchange, choose
-from safe_llava.paper.style import GRID, MUTED, colour
+from safe_llava.paper.figures.examples import Exchange, choose
+from safe_llava.paper.figures.style import GRID, MUTED, colour
 
 IMAGE_INCHES, COLUMN_INCHES, GAP, MARGIN = 1.5, 2.55, 0.18, 0.08
 QUESTION_POINTS, ANSWER_POINTS = 6.5, 7.5

@@ -30,8 +30,17 @@ from safe_llava.formats.tidy import (
     read_tidy,
     unique,
 )
-from safe_llava.paper.style import BAND, COLUMN_INCHES, MUTED, TEXT_INCHES, colour, marker, percent_axis, positions
-from safe_llava.paper.tables import both_sources, judges_of
+from safe_llava.paper.figures.style import (
+    BAND,
+    COLUMN_INCHES,
+    MUTED,
+    TEXT_INCHES,
+    colour,
+    marker,
+    percent_axis,
+    positions,
+)
+from safe_llava.paper.tables.scores import both_sources, judges_of
 
 SPREAD = 0.66  # part of an attribute's height over which its series are spread
 AGGREGATE_GAP = 0.35

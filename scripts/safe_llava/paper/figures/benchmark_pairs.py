@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from safe_llava.formats.grid import MINUS, Cell, Line, Section, Table, interval, number, probability, section_name
 from safe_llava.formats.tidy import BenchmarkPair, asked_in_part, keyed, metric_title, read_tidy
-from safe_llava.paper.style import COLUMN_INCHES, MUTED, colour, positions
+from safe_llava.paper.figures.style import COLUMN_INCHES, MUTED, colour, positions
 
 NOTE = (
     "Differences on the scale of the scores, with 95 % intervals. Only first, only second: questions that one model "

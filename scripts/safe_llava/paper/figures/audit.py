@@ -11,10 +11,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from safe_llava.formats.tidy import in_order, unique
-from safe_llava.paper.examples_audit import Change, choose_changes
-from safe_llava.paper.figure_examples import LINE, text_width, wrap
-from safe_llava.paper.style import BAND, GRID, MUTED, TEXT_INCHES, colour
-from safe_llava.paper.tables_audit import ROWS, Mention, read_mentions, row_title
+from safe_llava.paper.figures.contact_sheet import LINE, text_width, wrap
+from safe_llava.paper.figures.examples_audit import Change, choose_changes
+from safe_llava.paper.figures.style import BAND, GRID, MUTED, TEXT_INCHES, colour
+from safe_llava.paper.tables.audit import ROWS, Mention, read_mentions, row_title
 
 SAFE, ORIGINAL = 0, 1  # positions of the colours
 PANEL_INCHES, MARGIN, LEFT, GAP = 1.75, 0.1, 0.85, 0.25
