@@ -14,7 +14,7 @@ import yaml
 
 from benchmarks.fixtures import MAKERS, Fixture, number_in, write
 from prism.judge_server import JudgeServer
-from safe_llava.benchmarks.evaluate import Asked, Found, evaluate
+from safe_llava.benchmarks.lmms.evaluate import Asked, Found, evaluate
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.config.load import load
 from safe_llava.config.models import EvaluatedModel
@@ -175,7 +175,7 @@ def scored(
     def score(name: str, answer: Callable[[Request], str | None]) -> tuple[Found, FakeEngine]:
         task, engine, judging = rows[name], FakeEngine(answer), None
         if task.judged:
-            from safe_llava.benchmarks.judging import Judging
+            from safe_llava.benchmarks.lmms.judging import Judging
 
             judging = Judging(judge_row(), "j", name, task.judge_reply or "", tmp_path / "judged", SECRET)
         asked = Asked(

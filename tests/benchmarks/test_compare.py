@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from safe_llava.benchmarks import compare
-from safe_llava.benchmarks.units import Units, as_units, read_units, write_units
+from safe_llava.benchmarks.scoring.units import Units, as_units, read_units, write_units
 from safe_llava.core.errors import BenchmarkError
 
 

@@ -21,9 +21,9 @@ import pytest
 
 from benchmarks.conftest import FakeEngine, shown_in
 from benchmarks.fixtures import Fixture
-from safe_llava.benchmarks.evaluate import Found
-from safe_llava.benchmarks.official import RULES, is_right, pope_answer
-from safe_llava.benchmarks.results import normalise
+from safe_llava.benchmarks.lmms.evaluate import Found
+from safe_llava.benchmarks.lmms.results import normalise
+from safe_llava.benchmarks.scoring.official import RULES, is_right, pope_answer
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core.errors import BenchmarkError
 

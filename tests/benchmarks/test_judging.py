@@ -18,8 +18,8 @@ import pytest
 
 from benchmarks.conftest import SECRET
 from prism.judge_server import JudgeServer
-from safe_llava.benchmarks.endpoint import Endpoint, stands_for_openai
-from safe_llava.benchmarks.judging import BadRequestError, Judging, read_request
+from safe_llava.benchmarks.lmms.endpoint import Endpoint, stands_for_openai
+from safe_llava.benchmarks.lmms.judging import BadRequestError, Judging, read_request
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import BenchmarkError
 from safe_llava.judges.client import RawReply

@@ -8,8 +8,8 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from safe_llava.benchmarks.plugin import MissingAnswersError, picture_digest, until
-from safe_llava.benchmarks.registration import manifest
+from safe_llava.benchmarks.lmms.plugin import MissingAnswersError, picture_digest, until
+from safe_llava.benchmarks.lmms.registration import manifest
 
 
 def test_the_registry_of_lmms_eval_takes_the_model() -> None:
@@ -25,10 +25,10 @@ def test_lmms_eval_finds_the_model_by_its_entry_point() -> None:
     points = [point for point in metadata.entry_points(group="lmms_eval.models") if point.name == "safe_llava"]
     if not points:
         pytest.skip("the package is not installed here, only on the path")
-    assert points[0].value == "safe_llava.benchmarks.registration:manifest"
+    assert points[0].value == "safe_llava.benchmarks.lmms.registration:manifest"
     from lmms_eval.models import get_model
 
-    assert get_model("safe_llava").__module__ == "safe_llava.benchmarks.plugin"
+    assert get_model("safe_llava").__module__ == "safe_llava.benchmarks.lmms.plugin"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.conftest import FakeEngine, configured_rows, shown_in
 from benchmarks.fixtures import Fixture
-from safe_llava.benchmarks.evaluate import Found
+from safe_llava.benchmarks.lmms.evaluate import Found
 from safe_llava.config.load import load
 from safe_llava.config.selection import config_files
 from safe_llava.engine.base import Engine

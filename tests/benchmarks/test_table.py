@@ -224,7 +224,7 @@ def test_the_configured_rows(root: Path) -> None:
 
 
 def test_every_configured_task_is_one_of_lmms_eval(root: Path) -> None:
-    from safe_llava.benchmarks.evaluate import task_folder
+    from safe_llava.benchmarks.lmms.evaluate import task_folder
 
     rows = yaml.safe_load((root / "config" / "benchmarks.yaml").read_text(encoding="utf-8"))["benchmarks"]["tasks"]
     for row in rows.values():

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.conftest import FakeEngine, configured_rows, right_of, shown_in
 from benchmarks.fixtures import Fixture
-from safe_llava.benchmarks.evaluate import Found
+from safe_llava.benchmarks.lmms.evaluate import Found
 from safe_llava.config.benchmarks import BenchmarkTask
 
 Score = Callable[..., tuple[Found, FakeEngine]]
@@ -110,7 +110,7 @@ def test_a_video_is_shown_by_its_middle_frame(scored: Score) -> None:
 
 def test_equal_pictures_of_a_window_are_one_object(scored: Score, fixtures: dict[str, Fixture]) -> None:
     from benchmarks.fixtures import picture
-    from safe_llava.benchmarks.plugin import shared_pictures
+    from safe_llava.benchmarks.lmms.plugin import shared_pictures
     from safe_llava.engine.base import Request
 
     window = shared_pictures([Request(f"{n}", "q", (picture(n % 2),), 1) for n in range(4)])

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.conftest import MODEL_ROW, SECRET, FakeEngine, configured_rows, right_of, says, shown_in
 from benchmarks.fixtures import Fixture
 from safe_llava.benchmarks import run
-from safe_llava.benchmarks.units import read_units
+from safe_llava.benchmarks.scoring.units import read_units
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import BenchmarkError

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from safe_llava.benchmarks.units import Units, read_units
+from safe_llava.benchmarks.scoring.units import Units, read_units
 from safe_llava.core import cli
 from safe_llava.core.errors import BenchmarkError
 from safe_llava.core.statistics import (

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from safe_llava.benchmarks.answers import Answers, NotAsked, asked_of, read_answers, scored_of
-from safe_llava.benchmarks.evaluate import Asked, Found, evaluate, go_offline
-from safe_llava.benchmarks.submission import PARTIAL
+from safe_llava.benchmarks.lmms.evaluate import Asked, Found, evaluate, go_offline
+from safe_llava.benchmarks.scoring.answers import Answers, NotAsked, asked_of, read_answers, scored_of
+from safe_llava.benchmarks.scoring.submission import PARTIAL
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.config.prism import Judge
@@ -43,7 +43,7 @@ from safe_llava.engine.store import ReplyStore, folder_digest
 from safe_llava.prism.answers import engine_facts
 
 if TYPE_CHECKING:
-    from safe_llava.benchmarks.judging import Judging
+    from safe_llava.benchmarks.lmms.judging import Judging
 
 logger = logging.getLogger(__name__)
 LEFT_OUT = "another question of its unit failed"
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one benchmark with one model."""
     args = _arguments(argv)
     go_offline()
-    from safe_llava.benchmarks.plugin import benchmark_row
+    from safe_llava.benchmarks.lmms.plugin import benchmark_row
 
     task = read_row(args.task, BenchmarkTask, BenchmarkError)
     row = benchmark_row(read_row(args.row, EvaluatedModel, BenchmarkError))
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(task: BenchmarkTask, asked: Asked, answers: Answers | None) -> Ended:
-    from safe_llava.benchmarks.plugin import MissingAnswersError
+    from safe_llava.benchmarks.lmms.plugin import MissingAnswersError
 
     try:
         found = evaluate(task, asked)
@@ -172,7 +172,7 @@ def _asked(
 def _judging(args: argparse.Namespace, task: BenchmarkTask) -> Judging:
     if not (args.judge and args.judge_row and args.judge_store):
         raise BenchmarkError(f"{task.lmms_task} is read by a judge", "give --judge, --judge-row and --judge-store")
-    from safe_llava.benchmarks.judging import Judging
+    from safe_llava.benchmarks.lmms.judging import Judging
 
     try:
         judge = Judge.model_validate_json(args.judge_row)
@@ -228,8 +228,8 @@ def _write(
     ended: Ended,
     answers: Answers | None,
 ) -> None:
-    from safe_llava.benchmarks.results import sample_rows
-    from safe_llava.benchmarks.units import write_units
+    from safe_llava.benchmarks.lmms.results import sample_rows
+    from safe_llava.benchmarks.scoring.units import write_units
 
     benchmark, failures, found = _name(args), ended.failures, ended.found
     judge_failures = found.judge_failures if found else []

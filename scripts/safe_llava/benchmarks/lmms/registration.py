@@ -1,6 +1,6 @@
 """What lmms-eval's plug-in mechanism (entry points of the group ``lmms_eval.models``) is told about our model.
 
-The entry point is ``safe_llava = "safe_llava.benchmarks.registration:manifest"``; with it installed,
+The entry point is ``safe_llava = "safe_llava.benchmarks.lmms.registration:manifest"``; with it installed,
 ``lmms-eval --model safe_llava --model_args pretrained=DIR,row=ROW.json`` asks the same engine as the workflow.
 """
 
@@ -17,4 +17,4 @@ def manifest() -> ModelManifest:
     # lmms-eval reads its plug-ins while its own package is still being imported.
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    return ModelManifest(model_id="safe_llava", simple_class_path="safe_llava.benchmarks.plugin.SafeLlava")
+    return ModelManifest(model_id="safe_llava", simple_class_path="safe_llava.benchmarks.lmms.plugin.SafeLlava")

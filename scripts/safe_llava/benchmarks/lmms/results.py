@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from safe_llava.benchmarks.official import RULES, is_right, pope_answer
-from safe_llava.benchmarks.units import Kind, Units, as_units
+from safe_llava.benchmarks.scoring.official import RULES, is_right, pope_answer
+from safe_llava.benchmarks.scoring.units import Kind, Units, as_units
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core.errors import BenchmarkError
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import ImageFile
 
-from safe_llava.benchmarks.results import check_metrics, normalise, unit_name
-from safe_llava.benchmarks.submission import keep_submission
+from safe_llava.benchmarks.lmms.results import check_metrics, normalise, unit_name
+from safe_llava.benchmarks.scoring.submission import keep_submission
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core.errors import BenchmarkError, SafeLlavaError
 from safe_llava.core.secrets import is_secret
@@ -28,9 +28,9 @@ from safe_llava.engine.store import ReplyStore
 if TYPE_CHECKING:
     from lmms_eval.api.task import Task
 
-    from safe_llava.benchmarks.judging import Judging
-    from safe_llava.benchmarks.plugin import SafeLlava
-    from safe_llava.benchmarks.units import Units
+    from safe_llava.benchmarks.lmms.judging import Judging
+    from safe_llava.benchmarks.lmms.plugin import SafeLlava
+    from safe_llava.benchmarks.scoring.units import Units
 
 HUB = Path("hub/datasets")  # under the data root: <organisation>/<name> of every hub data set
 OFFLINE = {
@@ -134,7 +134,7 @@ def _run(
 ) -> tuple[Found, argparse.Namespace]:
     from lmms_eval.evaluator import simple_evaluate
 
-    from safe_llava.benchmarks.plugin import Asking, SafeLlava
+    from safe_llava.benchmarks.lmms.plugin import Asking, SafeLlava
 
     # lmms-eval tells Pillow to fill up half a picture with grey; here that question has failed.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -175,7 +175,7 @@ def _judged(task: BenchmarkTask, asked: Asked) -> Iterator[Callable[[], list[str
     Raises:
         BenchmarkError: it is judged, and there is no judge.
     """
-    from safe_llava.benchmarks.endpoint import Endpoint, environment, stands_for_openai
+    from safe_llava.benchmarks.lmms.endpoint import Endpoint, environment, stands_for_openai
 
     judging, hidden = asked.judging, dict.fromkeys(filter(is_secret, os.environ))
     if asked.ask_only or not task.judged:
