@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from safe_llava.cluster.measured import Measured, read_measured
+from safe_llava.cluster.estimates.measured import Measured, read_measured
 from safe_llava.config.load import load
 from safe_llava.config.schema import Config
 from safe_llava.config.selection import config_files

@@ -9,13 +9,13 @@ import pytest
 
 from cluster_plan.conftest import configured
 from safe_llava.cluster.costs import Item, main, page_of, planned, sums
-from safe_llava.cluster.estimate import (
+from safe_llava.cluster.estimates.estimate import (
     answering_hours,
     benchmark_hours,
     size_of,
     training_hours,
 )
-from safe_llava.cluster.measured import Measured
+from safe_llava.cluster.estimates.measured import Measured
 from safe_llava.config.schema import Config
 from safe_llava.data.plan import Line
 

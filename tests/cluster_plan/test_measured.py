@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
-from safe_llava.cluster.estimate import TASKS
-from safe_llava.cluster.measured import Measured, read_measured
+from safe_llava.cluster.estimates.estimate import TASKS
+from safe_llava.cluster.estimates.measured import Measured, read_measured
 from safe_llava.core.errors import ConfigError
 
 

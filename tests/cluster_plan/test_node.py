@@ -13,9 +13,9 @@ import pytest
 
 from cluster_plan.conftest import H200, configured
 from safe_llava.cluster import node
-from safe_llava.cluster.findings import Finding
-from safe_llava.cluster.measured import Measured
-from safe_llava.cluster.node_checks import Expected, judge
+from safe_llava.cluster.checks.findings import Finding
+from safe_llava.cluster.checks.node import Expected, judge
+from safe_llava.cluster.estimates.measured import Measured
 from safe_llava.config.schema import Config
 
 TRAIN = Expected(image="/images/train.sif", gpus=2, log="results/logs/preflight/train.log")

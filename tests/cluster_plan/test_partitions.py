@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from safe_llava.cluster import partitions
-from safe_llava.cluster.partitions import Ask, Node, ask_sinfo, check, gpus_of, minutes_of, parse_sinfo
+from safe_llava.cluster.checks import partitions
+from safe_llava.cluster.checks.partitions import Ask, Node, ask_sinfo, check, gpus_of, minutes_of, parse_sinfo
 
 SINFO = """\
 cpu*|1-00:00:00|64|257000|(null)|up|idle

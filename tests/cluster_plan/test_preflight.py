@@ -11,7 +11,9 @@ import pytest
 
 from cluster_plan.conftest import configured
 from safe_llava.cluster import login, preflight
-from safe_llava.cluster.findings import Finding, as_page, as_text, verdict
+from safe_llava.cluster.checks.findings import Finding, as_page, as_text, verdict
+from safe_llava.cluster.checks.node import Expected
+from safe_llava.cluster.estimates.measured import Measured
 from safe_llava.cluster.login import (
     Asked,
     Plan,
@@ -24,8 +26,6 @@ from safe_llava.cluster.login import (
     check_training_room,
     with_estimate,
 )
-from safe_llava.cluster.measured import Measured
-from safe_llava.cluster.node_checks import Expected
 from safe_llava.config.schema import Config
 from safe_llava.data.download.room import Room
 from safe_llava.data.plan import Line

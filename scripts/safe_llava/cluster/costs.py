@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safe_llava.cluster.estimate import (
+from safe_llava.cluster.estimates.estimate import (
     NOTHING,
     TASKS,
     Amount,
@@ -25,7 +25,7 @@ from safe_llava.cluster.estimate import (
     training_hours,
     worst,
 )
-from safe_llava.cluster.measured import Measured, read_measured
+from safe_llava.cluster.estimates.measured import Measured, read_measured
 from safe_llava.config.prism import Judge
 from safe_llava.config.schema import Config
 from safe_llava.config.selection import needed

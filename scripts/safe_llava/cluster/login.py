@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safe_llava.cluster import partitions
+from safe_llava.cluster.checks import partitions
+from safe_llava.cluster.checks.findings import Finding, State
+from safe_llava.cluster.checks.node import Expected, Kind, labelled, made_again
 from safe_llava.cluster.costs import TrainingDisk, training_disk
-from safe_llava.cluster.estimate import StageName, answering_hours, benchmark_hours, training_hours
-from safe_llava.cluster.findings import Finding, State
-from safe_llava.cluster.measured import Measured, read_measured
-from safe_llava.cluster.node_checks import Expected, Kind, labelled, made_again
+from safe_llava.cluster.estimates.estimate import StageName, answering_hours, benchmark_hours, training_hours
+from safe_llava.cluster.estimates.measured import Measured, read_measured
 from safe_llava.config.base import Row
 from safe_llava.config.data import DataConfig
 from safe_llava.config.schema import Config

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from safe_llava.cluster.findings import as_page, as_text, red
+from safe_llava.cluster.checks.findings import as_page, as_text, red
+from safe_llava.cluster.checks.node import Kind, judge
+from safe_llava.cluster.estimates.measured import read_measured
 from safe_llava.cluster.login import Found
-from safe_llava.cluster.measured import read_measured
-from safe_llava.cluster.node_checks import Kind, judge
 from safe_llava.config.schema import Config
 from safe_llava.core import cli
 from safe_llava.core.errors import ConfigError

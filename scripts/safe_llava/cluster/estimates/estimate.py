@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from safe_llava.cluster.measured import ByTask, Measured
+from safe_llava.cluster.estimates.measured import ByTask, Measured
 from safe_llava.config.schema import Config
 from safe_llava.config.train import Stage, TrainedModel
 from safe_llava.train.loop.planner import Size

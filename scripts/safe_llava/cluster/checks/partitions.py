@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from safe_llava.cluster.findings import Finding, State
+from safe_llava.cluster.checks.findings import Finding, State
 
 # Hidden partitions, to which jobs may be submitted, are among all only.
 SINFO = ("sinfo", "--all", "--noheader", "--Node", "--format=%P|%l|%c|%m|%G|%a|%T")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from safe_llava.cluster.estimate import size_of
-from safe_llava.cluster.findings import Finding
-from safe_llava.cluster.measured import Measured
+from safe_llava.cluster.checks.findings import Finding
+from safe_llava.cluster.estimates.estimate import size_of
+from safe_llava.cluster.estimates.measured import Measured
 from safe_llava.config.base import Row
 from safe_llava.config.schema import Config
 from safe_llava.containers.tag import tag_in
