@@ -23,14 +23,14 @@ test: env ## every test, the demo end to end among them
 	@$(BIN)/python -m pytest -q -m demo
 
 test-cluster: env ## the demo, and whatever happens to jobs, on a real SLURM with images (docs/cluster.md)
-	@tests/cluster/run.sh $(abspath $(BIN))
+	@tests/slurm_cluster/run.sh $(abspath $(BIN))
 
 lint: env ## style, types, rule files
 	$(BIN)/ruff check scripts tests
 	$(BIN)/ruff format --check scripts tests
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file scripts/snakemake_executor_plugin_slurm_steady/mypy.ini
-	$(BIN)/snakefmt --check workflow tests/cluster
+	$(BIN)/snakefmt --check workflow tests/slurm_cluster
 	$(BIN)/snakemake --lint
 
 docs: env ## what is generated from the schema: docs/configuration.md and workflow/schemas

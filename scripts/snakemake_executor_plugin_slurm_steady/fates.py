@@ -1,7 +1,7 @@
 """What became of a job: from what SLURM says, what the rule's shell left behind, and the end of the job's log.
 
 Everything here is a function of text. Sources: squeue(1), sacct(1) and slurm.conf(5) of SLURM 22.05; what each event
-looks like was seen on the test cluster (tests/cluster).
+looks like was seen on the test cluster (tests/slurm_cluster).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from benchmarks.fixtures import MAKERS, Fixture, number_in, write
-from prism.judge_server import JudgeServer
+from judges.judge_server import JudgeServer
 from safe_llava.benchmarks.lmms.evaluate import Asked, Found, evaluate
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.config.load import load

@@ -1,264 +1,51 @@
-"""The test cluster, and Snakemake on it as a user runs it.
-
-`make test-cluster` starts one cluster for many test processes and names its folder in SAFE_LLAVA_CLUSTER_FOLDER.
-"""
+"""The paper's configuration, what was measured, and what a GPU node of two H200s says of itself."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from safe_llava.config.images import Images
-from safe_llava.containers.tag import image_path
+from safe_llava.cluster.estimates.measured import Measured, read_measured
+from safe_llava.config.load import load
+from safe_llava.config.schema import Config
+from safe_llava.config.selection import config_files
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-# Every test ends by itself; this is what "waits for ever" means here.
-FOR_EVER = 540
-
-
-@dataclass
-class Cluster:
-    """A running cluster and its daemons."""
-
-    folder: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment of a user of the cluster."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SNAKEMAKE"))}
-        path = f"{self.folder / 'bin'}:{Path(sys.executable).parent}:{kept['PATH']}:/usr/sbin:/sbin"
-        # Tests run in folders of /tmp, so that images have to be shown the clone.
-        clone = {"PYTHONPATH": str(ROOT / "scripts"), "APPTAINER_BIND": str(ROOT)}
-        return {**kept, **clone, "PATH": path, "OMP_NUM_THREADS": "1"}
-
-    def ask(self, *command: str) -> str:
-        """Run a client of SLURM; the controller may be away for another test's sake."""
-        for _ in range(60):
-            done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                return done.stdout.strip()
-            time.sleep(1)
-        raise AssertionError(f"{' '.join(command)}: {done.stderr}")
-
-    def stop(self, daemon: str) -> None:
-        """End a daemon by the process id that it wrote."""
-        pid = int((self.folder / "run" / f"{daemon}.pid").read_text())
-        os.kill(pid, signal.SIGTERM)
-        until(lambda: not Path(f"/proc/{pid}").exists(), f"the end of {daemon}")
-
-    def start(self, *command: str) -> None:
-        """Start a daemon again."""
-        environment = {**self.environment, "SLURM_CONF": str(self.folder / "etc/slurm.conf")}
-        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def lose_node(self, node: str, job: str) -> None:
-        """Take a node away, with the job's processes: what a power failure does."""
-        daemon = int((self.folder / "run" / f"slurmd_{node}.pid").read_text())
-        os.kill(daemon, signal.SIGKILL)
-        for process in processes_of_job(job):
-            try:
-                os.kill(process, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-
-
-def processes_of_job(job: str) -> list[int]:
-    """Processes of a SLURM job: its step daemons, and whatever has its number in the environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (folder / "environ").read_bytes()
-            title = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
-        except OSError:
-            continue
-        if f"\0SLURM_JOB_ID={job}\0".encode() in b"\0" + environment or f"slurmstepd: [{job}.".encode() in title:
-            found.append(int(folder.name))
-    return found
-
-
-def until(done: Callable[[], object], what: str, seconds: float = FOR_EVER) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, f"{what} did not come about in {seconds} s"
-        time.sleep(0.2)
-
-
-@dataclass
-class Work:
-    """A folder in which Snakemake runs rules of faults.smk on the cluster."""
-
-    cluster: Cluster
-    folder: Path
-    path: str = ""
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def start(self, *arguments: str, partition: str = "cpu", **environment: str) -> subprocess.Popen[str]:
-        """Start `snakemake --profile slurm` for a target."""
-        site = ["--slurm-steady-account", "lab", "--slurm-steady-partition", partition]
-        site += ["--slurm-steady-gpu-partition", "gpu"]
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "faults.smk")]
-        command += [
-            "--profile",
-            str(ROOT / "workflow/profiles/slurm"),
-            "--default-resources",
-            "mem_mb=700",
-            "runtime=5",
-        ]
-        env = {**self.cluster.environment, **environment}
-        env["PATH"] = f"{self.path}:{env['PATH']}" if self.path else env["PATH"]
-        with (self.folder / "snakemake.log").open("a") as log:
-            process = subprocess.Popen(
-                [*command, "nodes=1", *site, "--rerun-incomplete", "--latency-wait", "10", *arguments],
-                cwd=self.folder,
-                env=env,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                text=True,
-                # Its own session, so that a signal to the group reaches nobody else.
-                start_new_session=True,
-                preexec_fn=_as_from_a_terminal,
-            )
-        self.started.append(process)
-        return process
-
-    def run(self, *arguments: str, partition: str = "cpu", **environment: str) -> int:
-        """Run Snakemake to its end."""
-        return self.start(*arguments, partition=partition, **environment).wait(timeout=FOR_EVER)
-
-    @property
-    def log(self) -> str:
-        """What Snakemake has said so far."""
-        return (self.folder / "snakemake.log").read_text()
-
-    def runs(self, rule: str) -> list[str]:
-        """SLURM's numbers of the jobs in which a rule's shell has begun, one a start."""
-        file = self.folder / f"runs.{rule}"
-        return file.read_text().split() if file.exists() else []
-
-    def running(self, rule: str, times: int = 1) -> str:
-        """Wait until a rule's shell has begun so many times; return SLURM's number of the last."""
-        until(lambda: len(self.runs(rule)) >= times or self.started[-1].poll() is not None, f"start {times} of {rule}")
-        assert len(self.runs(rule)) >= times, self.log
-        return self.runs(rule)[-1]
-
-    def preempt(self, job: str, node: str) -> str:
-        """Have a job of a preferred partition take the node away from another; return its number."""
-        command = ["sbatch", "-A", "lab", "-p", "high", "--parsable", "-w", node, "-c8", "-o", "/dev/null"]
-        other = self.cluster.ask(*command, "-D", "/", "--wrap", "sleep 5")
-        until(lambda: job not in self.unfinished, "preemption")
-        return other
-
-    @property
-    def ended(self) -> list[dict[str, Any]]:
-        """The submissions that ended, in order."""
-        file = self.folder / ".snakemake/slurm-steady/jobs.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-    @property
-    def fates(self) -> list[str]:
-        """How they ended."""
-        return [one["fate"] for one in self.ended]
-
-    @property
-    def unfinished(self) -> list[str]:
-        """SLURM jobs of this folder that are queued or run."""
-        lines = self.cluster.ask("squeue", "-h", "-o", "%i %Z").splitlines()
-        return [line.split()[0] for line in lines if line.split()[1] == str(self.folder)]
-
-
-def _own_cluster(folder: Path) -> Iterator[Cluster]:
-    subprocess.run([HERE / "up.sh", folder], check=True, timeout=900)
-    try:
-        yield Cluster(folder)
-    finally:
-        subprocess.run([HERE / "down.sh", folder], check=False, timeout=120)
-
-
-def _as_from_a_terminal() -> None:
-    """Whoever runs the tests in the background, or under nohup, has these ignored."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+H200 = {"name": "NVIDIA H200", "memory": 150109880320}
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The cluster; it writes outside the clone, so it is there only where that was asked for."""
-    if folder := os.environ.get("SAFE_LLAVA_CLUSTER_FOLDER"):
-        yield Cluster(Path(folder))
-    elif os.environ.get("SAFE_LLAVA_CLUSTER"):
-        yield from _own_cluster(tmp_path_factory.mktemp("cluster"))
-    else:
-        reason = (
-            "no test cluster: `make test-cluster` with SAFE_LLAVA_CLUSTER=1 starts one (as root; see tests/cluster)"
-        )
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-
-@dataclass(frozen=True)
-class Built:
-    """Images that were built for CPUs, and the `images:` section that names them."""
-
-    settings: Path
-
-    def path(self, name: str) -> str:
-        """The file of an image."""
-        return image_path(name, Images.model_validate(yaml.safe_load(self.settings.read_text())["images"]), ROOT)
+def paper() -> Config:
+    return load(config_files())
 
 
 @pytest.fixture(scope="session")
-def images(cluster: Cluster) -> Built:
-    """The images, as `make test-cluster` builds them."""
-    settings = os.environ.get("SAFE_LLAVA_CLUSTER_IMAGES")
-    if settings is None:
-        reason = "no images: `make test-cluster` builds them, and names them in SAFE_LLAVA_CLUSTER_IMAGES"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return Built(Path(settings))
+def measured() -> Measured:
+    return read_measured()
 
 
 @pytest.fixture
-def work(cluster: Cluster, tmp_path: Path) -> Iterator[Work]:
-    """A folder of its own for a test; when its Snakemakes have ended, none of their jobs is left."""
-    made = Work(cluster, tmp_path)
-    yield made
-    ended = all(process.poll() is not None for process in made.started)
-    for process in made.started:
-        process.kill()
-        process.wait()
-    # A job that has just been cancelled is completing for a moment.
-    until(lambda: not made.unfinished or not ended, "the end of all jobs", 60)
-    if left := made.unfinished:
-        cluster.ask("scancel", *left)
+def facts() -> dict[str, Any]:
+    """What ``cluster.node`` wrote on a machine with two H200s (2026-11-21), in the train image of a job."""
+    room = {"free_bytes": 137411338240, "free_files": 16653165, "error": None}
+    return {
+        "host": "node7",
+        "slurm_job": "4711",
+        "python": "3.12.3",
+        "cpus": 32,
+        "image": {"path": "/images/train.sif", "labels": {"safe-llava.tag": "0123abcd"}},
+        "packages": {"torch": "2.11.0", "transformers": "5.17.0", "deepspeed": "0.19.8", "pydantic": "2.14.3"},
+        "gpus": {"devices": [H200, H200], "why_none": None, "cuda": "13.0"},
+        "loaded": {},
+        "all_reduce": {"backend": "nccl", "gb_per_s": 251.02, "right": True},
+        "folders": [{"path": "results", **room}],
+        "scratch": {"path": "/tmp", **room},
+    }
 
 
-@pytest.fixture(params=["squeue", "sacct", "record"])
-def view(request: pytest.FixtureRequest, work: Work) -> str:
-    """Who knows of a job that has ended: the controller, only the accounting, or only what the job wrote itself."""
-    folder = work.folder / "bin"
-    folder.mkdir()
-    if request.param != "squeue":
-        (folder / "squeue").write_text(
-            f'#!/bin/bash\nexec {work.cluster.folder}/bin/squeue "${{@/all/PD,R,CG,CF,S}}"\n'
-        )
-    if request.param == "record":
-        (folder / "sacct").write_text("#!/bin/sh\necho 'sacct: error: no slurmdbd' >&2\nexit 1\n")
-    for file in folder.iterdir():
-        file.chmod(0o755)
-    work.path = str(folder)
-    return str(request.param)
+def configured(changes: Path | str, folder: Path) -> Config:
+    """The paper's configuration with YAML text laid over it."""
+    file = folder / "changes.yaml"
+    file.write_text(str(changes))
+    return load(config_files([file]))

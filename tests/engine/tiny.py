@@ -271,7 +271,7 @@ def _random_llava(config: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 def internvl(folder: Path) -> None:
     """A checkpoint as the hub's conversions are: the template of transformers' script, without a system message."""
-    from engine.tiny_released import released_internvl
+    from checkpoints.tiny_released import released_internvl
     from safe_llava.engine.convert import convert
 
     source = folder.with_name("released")
@@ -293,7 +293,7 @@ assert set(MAKERS) | CONVERTED == set(FAMILIES)
 
 def make(name: str, row: EvaluatedModel, training: TrainedModel | None, folder: Path) -> Path:
     """Write the tiny checkpoint of an evaluated row below ``folder`` and return where it lies."""
-    from engine.tiny_released import released_internvl, released_llava_qwen, siglip_tower
+    from checkpoints.tiny_released import released_internvl, released_llava_qwen, siglip_tower
     from safe_llava.engine.convert import convert
 
     torch.manual_seed(3)

@@ -15,7 +15,7 @@ from safe_llava.prism import agreement, judge, released, sample, score, table
 from safe_llava.prism.agreement import agreements, read_labels
 from safe_llava.prism.published import read_published
 
-LABELS = Path(__file__).with_name("hand_labels.csv")
+LABELS = Path(__file__).parents[2] / "config" / "hand_labels.csv"
 HEADER = "model,task,question_id,index,answer_id,label\n"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from prism.judge_server import JudgeServer
+from judges.judge_server import JudgeServer
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Attribute, Verdict, read_verdicts

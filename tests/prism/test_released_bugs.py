@@ -13,7 +13,7 @@ import pytest
 
 from engine.conftest import row as tiny_row  # noqa: F401  (a fixture)
 from engine.conftest import tiny_llava  # noqa: F401  (a fixture)
-from prism.judge_server import JudgeServer, number_of
+from judges.judge_server import JudgeServer, number_of
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Attribute, Task, Verdict, read_verdicts
 from safe_llava.prism import answers, judge, judges_agree, published, released, score, table

@@ -26,12 +26,12 @@ light_transformers()
 import transformers  # noqa: E402
 from transformers.models.llava import image_processing_pil_llava  # noqa: E402
 
-from safe_llava.checkpoints import export
-from safe_llava.train import launch, run
-from safe_llava.train.model import build as model
-from safe_llava.train.model import loss
-from safe_llava.train.samples import annotated as samples
-from safe_llava.train.samples import batches
+from safe_llava.checkpoints import export  # noqa: E402
+from safe_llava.train import launch, run  # noqa: E402
+from safe_llava.train.model import build as model  # noqa: E402
+from safe_llava.train.model import loss  # noqa: E402
+from safe_llava.train.samples import annotated as samples  # noqa: E402
+from safe_llava.train.samples import batches  # noqa: E402
 
 # Imported here, where it is done once; transformers imports a class when it is asked for.
 IMPORTED = (deepspeed, image_processing_pil_llava, batches, export, loss, model, samples)

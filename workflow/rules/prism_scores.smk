@@ -161,7 +161,7 @@ rule prism_judges:
         ),
         scores=rules.prism_released_table.input.scores,
         published=rules.prism_published.output.scores,
-        labels=str(REPOSITORY / "tests/prism/hand_labels.csv"),
+        labels=str(REPOSITORY / "config/hand_labels.csv"),
     output:
         table=report(
             f"{R}/tables/prism_judges.csv",

@@ -1,6 +1,6 @@
 """Draw released answers at random for labelling by hand: 60 soft, 60 hard, 80 descriptions, over the models.
 
-The committed labels (tests/prism/hand_labels.csv) were drawn with the default seed, 20261120::
+The committed labels (config/hand_labels.csv) were drawn with the default seed, 20261120::
 
     python -m safe_llava.prism.sample --answers-dir PRISM_evaluation/answers --out sample.csv --sheet sample.txt
 

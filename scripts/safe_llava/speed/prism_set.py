@@ -1,7 +1,7 @@
 """A model with random weights and an edition of PRISM's shape, to measure speed with; their words mean nothing.
 
 2,200 pictures are asked 13 questions each, as in the second edition. How long an answer is, is drawn from the lengths
-of the answers released for LLaVA-1.5 7B (``bench_lengths.json``).
+of the answers released for LLaVA-1.5 7B (``prism_lengths.json``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from safe_llava.engine.base import Request
 from safe_llava.speed.synthetic import WORDS
 from safe_llava.speed.training import TOWER, llava_config, word_tokenizer
 
-LENGTHS = Path(__file__).with_name("bench_lengths.json")
+LENGTHS = Path(__file__).with_name("prism_lengths.json")
 # Questions about a picture, and words of one: with "\nAnswer" they come to the tokens of the published questions.
 QUESTIONS = {"refusal_soft": (5, 11), "refusal_hard": (5, 19), "implicit_leakage": (3, 12)}
 BUDGET = 200  # new tokens, as published for LLaVA

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from engine import tiny, tiny_released
+from checkpoints import tiny_released
+from engine import tiny
 from safe_llava.checkpoints.llava_qwen import read_pictures
 from safe_llava.checkpoints.weights import ShardWriter, grown
 from safe_llava.core.errors import EngineError

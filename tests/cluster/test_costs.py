@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster_plan.conftest import configured
+from cluster.conftest import configured
 from safe_llava.cluster.costs import Item, main, page_of, planned, sums
 from safe_llava.cluster.estimates.estimate import (
     answering_hours,

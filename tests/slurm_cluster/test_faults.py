@@ -10,7 +10,7 @@ from datetime import datetime
 
 import pytest
 
-from cluster.conftest import FOR_EVER, Cluster, Work, until
+from slurm_cluster.conftest import FOR_EVER, Cluster, Work, until
 
 pytestmark = pytest.mark.cluster
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster_plan.conftest import H200, configured
+from cluster.conftest import H200, configured
 from safe_llava.cluster import node
 from safe_llava.cluster.checks.findings import Finding
 from safe_llava.cluster.checks.node import Expected, judge

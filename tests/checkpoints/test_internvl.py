@@ -14,7 +14,8 @@ import sentencepiece
 import torch
 from torch.nn import functional as F
 
-from engine import tiny, tiny_released
+from checkpoints import tiny_released
+from engine import tiny
 from safe_llava.checkpoints.internvl import split_wqkv
 from safe_llava.checkpoints.sentencepieces import read_internlm2_tokenizer
 from safe_llava.core.errors import EngineError

@@ -26,7 +26,7 @@ FAMILIES = {
     "llava_onevision": "LLaVA-Onevision",
     "internvl": "InternVLC3",
 }
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster_plan.conftest import configured
+from cluster.conftest import configured
 from safe_llava.cluster import login, preflight
 from safe_llava.cluster.checks.findings import Finding, as_page, as_text, verdict
 from safe_llava.cluster.checks.node import Expected

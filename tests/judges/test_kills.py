@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from prism.judge_server import JudgeServer, truth_leaked, truth_refused
+from judges.judge_server import JudgeServer, truth_leaked, truth_refused
 from safe_llava.formats.prism import Task, Verdict, read_verdicts
 from safe_llava.prism import judge
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from prism.batch_server import BatchServer, serving
+from judges.batch_server import BatchServer, serving
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Task, read_verdicts

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.conftest import ROOT, Built, Cluster
+from executor.test_local_rules import local_rules
 from safe_llava.demo.run import snakemake
-from slurm.test_local_rules import local_rules
+from slurm_cluster.conftest import ROOT, Built, Cluster
 from workflow.conftest import job_counts
 
 pytestmark = pytest.mark.cluster

@@ -14,22 +14,22 @@ fi
 SAFE_LLAVA_CLUSTER_FOLDER=$(mktemp -d /tmp/safe-llava-cluster.XXXXXX)
 export SAFE_LLAVA_CLUSTER_FOLDER
 trap 'kill $(jobs -p) 2> /dev/null || true
-    tests/cluster/down.sh "$SAFE_LLAVA_CLUSTER_FOLDER"; rm -rf "$SAFE_LLAVA_CLUSTER_FOLDER"' EXIT
+    tests/slurm_cluster/down.sh "$SAFE_LLAVA_CLUSTER_FOLDER"; rm -rf "$SAFE_LLAVA_CLUSTER_FOLDER"' EXIT
 # The images, on CPUs; they are kept in the clone, and made again when what goes into them changes.
-tests/cluster/apptainer.sh
-tests/cluster/base.sh "$PWD/containers/images/base"
+tests/slurm_cluster/apptainer.sh
+tests/slurm_cluster/base.sh "$PWD/containers/images/base"
 export SAFE_LLAVA_CLUSTER_IMAGES=$SAFE_LLAVA_CLUSTER_FOLDER/images.yaml
 echo "images: {wheels: cpu, base: $PWD/containers/images/base, folder: $PWD/containers/images}" > "$SAFE_LLAVA_CLUSTER_IMAGES"
 export APPTAINER_MKSQUASHFS_ARGS="-comp zstd -Xcompression-level 3"
-tests/cluster/build-as-root.sh "$bin/snakemake" --nolock images --configfile "$SAFE_LLAVA_CLUSTER_IMAGES"
-tests/cluster/up.sh "$SAFE_LLAVA_CLUSTER_FOLDER"
+tests/slurm_cluster/build-as-root.sh "$bin/snakemake" --nolock images --configfile "$SAFE_LLAVA_CLUSTER_IMAGES"
+tests/slurm_cluster/up.sh "$SAFE_LLAVA_CLUSTER_FOLDER"
 # The demo is one test of many parts, beside all others; most of these is waiting.
-demo=tests/cluster/test_demo.py
+demo=tests/slurm_cluster/test_demo.py
 said=$SAFE_LLAVA_CLUSTER_FOLDER/demo.log
 "$bin/python" -m pytest -q -m cluster "$demo" > "$said" 2>&1 &
 running=$!
 failed=0
-"$bin/python" -m pytest -q -n "${SAFE_LLAVA_CLUSTER_TESTS:-5}" -m cluster --ignore "$demo" tests/cluster tests/images || failed=1
+"$bin/python" -m pytest -q -n "${SAFE_LLAVA_CLUSTER_TESTS:-5}" -m cluster --ignore "$demo" tests/slurm_cluster tests/containers || failed=1
 echo "waiting for the demo"
 wait "$running" || failed=1
 cat "$said"

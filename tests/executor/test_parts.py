@@ -47,7 +47,7 @@ def test_a_notice_leaves_time_to_work() -> None:
 
 
 def test_a_profile_that_was_not_filled_in_says_what_is_missing(root: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "tests/cluster/faults.smk"), "works"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "tests/slurm_cluster/faults.smk"), "works"]
     command += ["--profile", str(root / "workflow/profiles/slurm")]
     env = {**os.environ, "PYTHONPATH": str(root / "scripts")}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)

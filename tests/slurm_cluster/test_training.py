@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.conftest import FOR_EVER, Built, Work, processes_of_job, until
 from safe_llava.core.cli import NOTICE
+from slurm_cluster.conftest import FOR_EVER, Built, Work, processes_of_job, until
 from snakemake_executor_plugin_slurm_steady.script import PASS_ON
 from train.tiny import Tiny, launch_command, make_row, tiny
 

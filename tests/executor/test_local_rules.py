@@ -1,4 +1,4 @@
-"""Which rules run on the login node, and why; that no other needs a network is shown by tests/cluster/test_demo.py."""
+"""Which rules run on the login node, and why; tests/slurm_cluster/test_demo.py shows that no other needs a network."""
 
 from __future__ import annotations
 

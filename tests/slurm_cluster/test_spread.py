@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.conftest import FOR_EVER, Built, Work
+from slurm_cluster.conftest import FOR_EVER, Built, Work
 from train.tiny import Tiny, launch_command, make_row, tiny
 
 __all__ = ["tiny"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.conftest import Built, Work
+from slurm_cluster.conftest import Built, Work
 
 pytestmark = pytest.mark.cluster
 WANTED = ("SAFE_LLAVA_JOB_RECORD", "OMP_NUM_THREADS", "SLURM_JOB_ID", "KEPT")

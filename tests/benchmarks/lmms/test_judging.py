@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from benchmarks.conftest import SECRET
-from prism.judge_server import JudgeServer
+from judges.judge_server import JudgeServer
 from safe_llava.benchmarks.lmms.endpoint import Endpoint, stands_for_openai
 from safe_llava.benchmarks.lmms.judging import BadRequestError, Judging, read_request
 from safe_llava.config.prism import Judge

@@ -18,7 +18,7 @@ from safe_llava.train.model.packed_loss import PackedLossModel
 from safe_llava.train.samples.annotated import Features, Sample, SampleDataset
 from safe_llava.train.samples.batches import MicroBatch, Packing
 from safe_llava.train.samples.schedule import Plan, TokenBudget
-from train.test_loss import CUTS, gradients, load, micro, weighted_loss
+from train.model.test_loss import CUTS, gradients, load, micro, weighted_loss
 from train.tiny import Tiny, make_row
 
 CPU_BACK_ENDS = (attention.BLOCKS, attention.FLEX)
