@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lock what the images hold: envs/make_locks.sh [FOLDER]. What is in a lock already stays as long as it fits; versions are
+# Lock what `make env` installs and what the images hold: envs/make_locks.sh [FOLDER]. What is in a lock already stays as long as it fits; versions are
 # those of local.lock, with which the tests run, but for the eval image, where vLLM holds some of them back.
 # A CPU lock is its CUDA lock less what only a GPU needs (cpu.txt), and less torch, whose CPU build is not on the index.
 set -euo pipefail
@@ -14,10 +14,11 @@ lock() { # NAME REQUIREMENTS OPTION…
         --no-header --no-annotate "$requirements" --output-file "$out/$name.lock" "$@"
 }
 
+lock local local.in --override cpu.txt --no-emit-package torch
 lock build build.in
 lock flash-attn flash-attn.in --no-deps
-lock paper paper.in --constraint local.lock
-lock train-cuda train.in --constraint local.lock
+lock paper paper.in --constraint "$out/local.lock"
+lock train-cuda train.in --constraint "$out/local.lock"
 lock eval-cuda eval.in
 for image in train eval; do
     lock $image-cpu $image.in --override cpu.txt --constraint "$out/$image-cuda.lock" --no-emit-package torch
