@@ -77,7 +77,9 @@ def saving(name, stage):
         **row.checkpoints.model_dump(),
         "loss_limit": row.loss_limit,
     }
-    return " ".join(f"--{flag.replace('_', '-')} {shlex.quote(str(value))}" for flag, value in flags.items() if value is not None)
+    return " ".join(
+        f"--{flag.replace('_', '-')} {shlex.quote(str(value))}" for flag, value in flags.items() if value is not None
+    )
 
 
 SINGLE = [name for name in TRAINED if cfg.train.models[name].nodes == 1]
