@@ -38,7 +38,20 @@ def test_rows_are_those_of_the_whole(
     assert list(read_rows(path)) == ROWS
 
 
-@pytest.mark.parametrize("text", ["[]", " [ \n ] ", "{}", '"[1]"', ""])
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_objects_line_by_line_and_a_byte_order_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, mark: str
+) -> None:
+    monkeypatch.setattr(json_stream, "CHUNK_CHARACTERS", chunk)
+    path = tmp_path / "rows.jsonl"
+    path.write_text(mark + '{"a": 1}\n\n{"a": [2]}\n', encoding="utf-8")
+    assert list(read_rows(path)) == [{"a": 1}, {"a": [2]}]
+    path.write_text(f"{mark}[1]", encoding="utf-8")
+    assert list(read_rows(path)) == [1]
+
+
+@pytest.mark.parametrize("text", ["[]", " [ \n ] ", '"[1]"', ""])
 def test_nothing_comes_of_what_is_no_list_of_rows(tmp_path: Path, text: str) -> None:
     (tmp_path / "rows.json").write_text(text)
     assert list(read_rows(tmp_path / "rows.json")) == []

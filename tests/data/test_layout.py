@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from data.storing import archive_folder
-from safe_llava.core.errors import DataError
+from safe_llava.core.errors import DataError, SafeLlavaError
 from safe_llava.data import layout as step
 from safe_llava.images import store as imagefiles
 
@@ -130,14 +130,25 @@ def test_folders_are_listed_once_whatever_they_hold(data: Path, monkeypatch: pyt
     assert sorted(scanned) == sorted({(data / row).parent for row in step.read_train(data / "mix.json", data).counts})
 
 
+def test_samples_that_teach_nothing_are_said_and_change_no_summary(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = run(data)["files"]["mix.json"].keys()
+    rows = json.loads((data / "mix.json").read_text())
+    rows[0]["conversations"][-1]["value"] = ""
+    (data / "mix.json").write_text(json.dumps(rows))
+    assert run(data)["files"]["mix.json"].keys() == before
+    assert "mix.json: 1 samples teach nothing" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("rows", "fault"),
     [
-        ({}, "not a list of samples"),
+        ({}, "sample 1: `id`"),
         ([], "not a list of samples"),
-        ([{"id": "1"}], "row 1 has no `conversations`"),
-        ([sample(1, None), sample(2, "../secret.jpg")], "row 2: `image` is '../secret.jpg'"),
-        ([sample(1, "/etc/x.jpg")], "row 1: `image` is '/etc/x.jpg'"),
+        ([{"id": "1"}], "`conversations` is not a list"),
+        ([sample(1, None), sample(2, "../secret.jpg")], "sample 2 .*: `image` is '../secret.jpg'"),
+        ([sample(1, "/etc/x.jpg")], "sample 1 .*: `image` is '/etc/x.jpg'"),
     ],
 )
 def test_annotations_of_another_form_are_refused(data: Path, rows: object, fault: str) -> None:
@@ -187,14 +198,14 @@ def test_prism_images_named_by_several_tasks_count_once(prism: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ({"question_id": "Height/x.jpg", "image": "x.jpg", "text": "?"}, "`Height` is no attribute"),
-        ({"question_id": "Age/x.jpg", "image": "x.jpg"}, "row 1 has no `text`"),
-        ({"question_id": "Age/x.jpg", "image": "../x.jpg", "text": "?"}, "row 1: `image`"),
+        ({"question_id": "Height/x.jpg", "image": "x.jpg", "text": "?"}, "'Height' is no attribute"),
+        ({"question_id": "Age/x.jpg", "image": "x.jpg"}, "row 1: text"),
+        ({"question_id": "Age/x.jpg", "image": "../x.jpg", "text": "?"}, "`image` is '../x.jpg'"),
     ],
 )
 def test_questions_of_another_form_are_refused(prism: Path, row: dict[str, str], fault: str) -> None:
     (prism / SOFT).write_text(json.dumps(row))
-    with pytest.raises(DataError, match=fault):
+    with pytest.raises(SafeLlavaError, match=fault):
         run(prism, annotations=(SOFT,), kind="prism")
 
 

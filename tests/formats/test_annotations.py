@@ -73,6 +73,42 @@ def test_a_file_that_is_no_list_of_samples_is_refused(text: str, tmp_path: Path)
         list(read_samples(path))
 
 
+def test_one_reader_for_lists_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
+    rows = [row(1), row(2)]
+    wanted = list(read_samples(write(tmp_path / "mix.json", rows)))
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\ufeff" + "\n".join(map(json.dumps, rows)) + "\n\n")
+    assert list(read_samples(path)) == wanted
+    path.write_text("\ufeff" + json.dumps(rows))
+    assert list(read_samples(path)) == wanted
+
+
+def test_the_remedy_fits_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "mix.json", [row(1, id="")])
+    with pytest.raises(DataError) as own:
+        list(read_samples(path))
+    assert own.value.remedy == "mend the row"
+    path.with_name("mix.json.receipt.json").write_text("{}")
+    with pytest.raises(DataError) as fetched:
+        list(read_samples(path))
+    assert "results/data/fetched" in fetched.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("turns", "teaches"),
+    [
+        ((ASK, SAY), True),
+        ((ASK, {"from": "gpt", "value": ""}), False),
+        ((SAY, ASK), False),
+        ((ASK,), False),
+        ((SAY, ASK, SAY), True),
+    ],
+)
+def test_what_teaches(turns: tuple[dict[str, str], ...], teaches: bool, tmp_path: Path) -> None:
+    (sample,) = read_samples(write(tmp_path / "mix.json", [row(1, *turns)]))
+    assert sample.teaches is teaches
+
+
 def test_what_is_unusual_is_counted_and_named(tmp_path: Path) -> None:
     rows = [
         row(1),
@@ -98,6 +134,7 @@ def test_what_is_unusual_is_counted_and_named(tmp_path: Path) -> None:
         "an image with several <image>": 1,
         "conversations that begin with an answer": 1,
         "conversations that end with a question": 1,
+        "samples that teach nothing": 1,
         "ids that come again": 1,
         "samples that share their id": 2,
     }

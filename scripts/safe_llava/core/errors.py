@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 def again(receipts: str, what: str = "it") -> str:
     """Return how to have anew what arrived whole and is damaged now: a rule follows its receipt, not the file."""
@@ -9,7 +11,13 @@ def again(receipts: str, what: str = "it") -> str:
 
 
 FETCH_AGAIN = f"{again('fetched')}, or name another mirror"
+FETCHED_SUFFIX = ".receipt.json"  # of the note that lies beside every file that was fetched
 CHECKPOINT_AGAIN = f"{again('snapshots')}, or name the folder that holds its config.json and weights"
+
+
+def damaged(path: Path, mend: str) -> str:
+    """Return the remedy for a file that is not what it should be: fetched files are fetched again, own ones mended."""
+    return f"{FETCH_AGAIN}; or {mend}" if path.with_name(path.name + FETCHED_SUFFIX).exists() else mend
 
 
 class SafeLlavaError(Exception):

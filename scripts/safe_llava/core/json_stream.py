@@ -16,7 +16,7 @@ SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def read_rows(path: Path | str, remedy: str = "make the file again") -> Iterator[Any]:
-    """Yield the items of a JSON list, or nothing where the file holds something else.
+    """Yield the items of a JSON list or the objects of a JSONL file; nothing where the file holds something else.
 
     A gigabyte of annotations takes some megabytes of memory this way, and about as long as in one piece.
 
@@ -24,7 +24,7 @@ def read_rows(path: Path | str, remedy: str = "make the file again") -> Iterator
         DataError: the file is missing, or is not JSON; the row is named. What was yielded before is not taken back.
     """
     try:
-        with Path(path).open(encoding="utf-8") as stream:
+        with Path(path).open(encoding="utf-8-sig") as stream:
             yield from _Rows(stream, path, remedy)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file", remedy) from error
@@ -41,7 +41,11 @@ class _Rows:
         self._number = 0
 
     def __iter__(self) -> Iterator[Any]:
-        if self._next_character() != "[":
+        first = self._next_character()
+        while first == "{" and self._next_character():
+            self._number += 1
+            yield self._value()
+        if first != "[":
             return
         self._at += 1
         closed = self._next_character() == "]"

@@ -22,7 +22,7 @@ from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import atomic_path, file_digest, read_json, write_json, write_text
 from safe_llava.core.progress import track
-from safe_llava.data.pages.layout import page
+from safe_llava.data.pages.layout import layout_page
 from safe_llava.data.samples.named import ATTRIBUTES, Named, read_prism, read_train, sample_ids
 from safe_llava.images import store as imagefiles
 from safe_llava.images.check import fault_of
@@ -256,7 +256,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     problems = [problem for one in named for problem in check(one, args.decode, args.threads)]
     write_report(args.out, problems, args.root)
     summary = summarise(named, problems, args.decode, count_archives(args.receipts, table))
-    text = page(summary, problems, args.root, table)
+    silent = {one.file.name: one.silent for one in named}
+    text = layout_page(summary, problems, args.root, table, silent)
+    for name, count in silent.items():
+        if count:
+            logger.warning("%s: %d samples teach nothing: no answer in them has text", name, count)
     if args.log_page:
         write_text(args.log_page, text)
     for problem in problems[:LOGGED]:

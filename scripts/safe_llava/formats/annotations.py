@@ -1,8 +1,9 @@
 """Annotation files in LLaVA's format: read one sample after the other, checked, and counted.
 
-A file is a JSON list of samples, ``{"id", "image"?, "conversations": [{"from": "human" | "gpt", "value"}]}``. What
-training would refuse is refused here; what the published files are known to have (ids that come again, keys of
-some sources, conversations that begin with an answer) is counted instead.
+A file is a JSON list of samples, ``{"id", "image"?, "conversations": [{"from": "human" | "gpt", "value"}]}``, or one
+sample a line (JSONL); what it begins with says which, whatever its name. Faults of a sample are errors; what the
+published files are known to have (ids that come again, keys of some sources, conversations that begin with an answer)
+is counted instead.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from safe_llava.core.errors import FETCH_AGAIN, DataError
+from safe_llava.core.errors import DataError, damaged
 from safe_llava.core.json_stream import read_rows
 
 HUMAN, GPT = "human", "gpt"
@@ -42,6 +43,21 @@ class Sample(NamedTuple):
     def answers(self) -> list[str]:
         """What was answered, in order."""
         return [turn.text for turn in self.turns if turn.speaker == GPT]
+
+    @property
+    def spoken(self) -> tuple[Turn, ...]:
+        """The turns that are trained on: all but a first one that is not the human's."""
+        return self.turns[self.turns[0].speaker != HUMAN :]
+
+    @property
+    def teaches(self) -> bool:
+        """Whether there is a supervised token: an answer to a question that is not empty."""
+        return any(turn.speaker == GPT and turn.text for turn in self.spoken)
+
+    @property
+    def words(self) -> int:
+        """The whitespace-separated words of all turns, as written in the annotations."""
+        return sum(len(turn.text.split()) for turn in self.turns)
 
 
 @dataclass
@@ -87,27 +103,18 @@ def read_samples(path: Path, facts: Facts | None = None) -> Iterator[Sample]:
         DataError: the file is missing, is no list of samples, or a sample (named by its number and id, with the key)
             is not one. Samples that were yielded before are not taken back.
     """
-    number = 0
-    for number, row in enumerate(read_rows(path, FETCH_AGAIN), start=1):
-        check_row(path, number, row)
+    number, remedy = 0, damaged(path, "mend the row")
+    for number, row in enumerate(read_rows(path, remedy), start=1):
+        if fault := find_fault(row):
+            name = f" (id {row['id']!r})" if isinstance(row, dict) and "id" in row else ""
+            raise DataError(f"{path}: sample {number}{name}: {fault}", remedy)
         turns = tuple(Turn(turn["from"], turn["value"]) for turn in row["conversations"])
         sample = Sample(number, str(row["id"]), row.get("image"), turns)
         if facts is not None:
             _count(sample, row, facts)
         yield sample
     if not number:
-        raise DataError(f"{path}: not a list of samples", FETCH_AGAIN)
-
-
-def check_row(path: Path, number: int, row: Any) -> None:
-    """Refuse a row that is no sample.
-
-    Raises:
-        DataError: naming the file, the sample by its number and id, and the key.
-    """
-    if fault := find_fault(row):
-        name = f" (id {row['id']!r})" if isinstance(row, dict) and "id" in row else ""
-        raise DataError(f"{path}: sample {number}{name}: {fault}", FETCH_AGAIN)
+        raise DataError(f"{path}: not a list of samples", remedy)
 
 
 def find_fault(row: Any) -> str | None:
@@ -162,6 +169,8 @@ def _count(sample: Sample, row: Mapping[str, Any], facts: Facts) -> None:
         facts.note("conversations that begin with an answer", sample)
     if turns[-1].speaker != GPT:
         facts.note("conversations that end with a question", sample)
+    if not sample.teaches:
+        facts.note("samples that teach nothing", sample)
     _count_placeholders(sample, facts)
     keys = row.keys() - SAMPLE_KEYS
     for turn in row["conversations"]:

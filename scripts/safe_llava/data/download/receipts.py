@@ -10,13 +10,13 @@ from pydantic import Field, ValidationError
 
 from safe_llava.config.base import Row
 from safe_llava.config.data import Pin, ResolvedFile
-from safe_llava.core.errors import DataError
+from safe_llava.core.errors import FETCHED_SUFFIX, DataError
 from safe_llava.core.files import CHUNK_BYTES, read_json, write_json
 from safe_llava.data.download.hub import Promise, git_id
 from safe_llava.data.download.meter import metered
 from safe_llava.data.download.sources import SourceError
 
-SUFFIX = ".receipt.json"
+SUFFIX = FETCHED_SUFFIX
 # What is not the same each time that the same bytes arrive.
 CHANCE = {"fetched", "source", "commit", "hub"}
 

@@ -38,7 +38,13 @@ class Wrong(Protocol):
     def sample_ids(self) -> tuple[str, ...]: ...
 
 
-def page(summary: Mapping[str, Any], problems: Sequence[Wrong], root: Path, table: Mapping[str, Any]) -> str:
+def layout_page(
+    summary: Mapping[str, Any],
+    problems: Sequence[Wrong],
+    root: Path,
+    table: Mapping[str, Any],
+    silent: Mapping[str, int],
+) -> str:
     """Return the page as HTML: totals, counts beside the published ones, and what is wrong, worst folders first.
 
     Args:
@@ -46,6 +52,7 @@ def page(summary: Mapping[str, Any], problems: Sequence[Wrong], root: Path, tabl
         problems: the images that are wrong.
         root: folder of all data; paths below it are shown relative to it.
         table: published numbers, as ``layout.check_counts`` takes them.
+        silent: how many samples of each file teach nothing.
     """
     wrong = summary["missing"] + summary["empty"] + summary["undecodable"]
     verdict = "Every image is there." if not wrong else f"{wrong:,} images are wrong."
@@ -56,6 +63,11 @@ def page(summary: Mapping[str, Any], problems: Sequence[Wrong], root: Path, tabl
         f"{summary['missing']:,} are missing, {summary['empty']:,} empty and {summary['undecodable']:,} undecodable, "
         f"which costs {summary['samples_lost']:,} samples.</p>",
         *_counts(summary, table),
+        *(
+            f"<p>{escape(name)}: {count:,} samples teach nothing: no answer in them has text.</p>"
+            for name, count in silent.items()
+            if count
+        ),
         *_folders(problems, root),
     ]
     head = f'<meta charset="utf-8"><title>Images of {escape(", ".join(summary["files"]))}</title>'
