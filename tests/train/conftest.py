@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from safe_llava.train.loop.steps import StopRequest
+from safe_llava.train.loop.loop import StopRequest
 from train.tiny import one_process, tiny, two_processes
 
 __all__ = ["one_process", "tiny", "two_processes"]

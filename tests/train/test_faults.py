@@ -19,7 +19,7 @@ from safe_llava.checkpoints import export
 from safe_llava.core.errors import TrainError
 from safe_llava.train import run
 from safe_llava.train.loop.deepspeed import Engine
-from safe_llava.train.loop.guards import LossGuard, listed, memory_named
+from safe_llava.train.loop.guards import LossGuard, dead_worker_named, listed, memory_named
 from safe_llava.train.loop.metrics import COLUMNS, MetricsLog, StepMetrics, read_metrics
 from safe_llava.train.samples import annotated as samples
 from train.tiny import Tiny, make_row
@@ -162,6 +162,13 @@ def test_a_dead_loader_process_names_the_samples(
     assert "mem_mb" in caught.value.remedy
     assert train(tiny, tmp_path, SIX, "--workers", "1") == 0
     assert same(tmp_path, whole)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_loader_process_that_dies_while_it_hands_over_is_a_dead_one(error: Exception) -> None:
+    message = r"a loader process died .* the next samples were a, b"
+    with pytest.raises(TrainError, match=message), dead_worker_named(lambda: ["a", "b"]):
+        raise error
 
 
 def test_a_loss_that_explodes_ends_the_run(tiny: Tiny, tmp_path: Path) -> None:

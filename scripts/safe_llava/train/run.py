@@ -32,8 +32,8 @@ from safe_llava.images import store as imagefiles
 from safe_llava.train.loop import results
 from safe_llava.train.loop.checkpoint import FINISHED, CheckpointFolder, computed_before
 from safe_llava.train.loop.deepspeed import Processes, join_processes
+from safe_llava.train.loop.loop import Loop, StopRequest
 from safe_llava.train.loop.metrics import StepMetrics, check_tensorboard, write_metrics
-from safe_llava.train.loop.steps import Loop, StopRequest
 
 LOG = logging.getLogger(__name__)
 CPU_MICRO_BATCH = 8

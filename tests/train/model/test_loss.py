@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
 from safe_llava.core.files import read_jsonl
 from safe_llava.train.model.build import build_model, read_tower, set_trainable
-from safe_llava.train.model.loss import LossModel, count_labelled, sample_weights
+from safe_llava.train.model.loss import LossModel, sample_weights
 from safe_llava.train.samples.annotated import Features, SampleDataset, load_annotations
-from safe_llava.train.samples.batches import MicroBatch, make_micro_batch
+from safe_llava.train.samples.batches import MicroBatch, count_labelled, make_micro_batch
 from train.tiny import Tiny, make_row
 
 

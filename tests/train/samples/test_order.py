@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from safe_llava.core.errors import TrainError
-from safe_llava.train.samples.annotated import Sample
-from safe_llava.train.samples.order import modality_length_order, shuffled_order, signed_length
+from safe_llava.train.samples.annotated import Sample, signed_length
+from safe_llava.train.samples.order import modality_length_order, shuffled_order
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -12,7 +12,7 @@ from safe_llava.train.loop import planner
 from safe_llava.train.loop.checkpoint import CheckpointFolder
 from safe_llava.train.loop.deepspeed import Engine, Processes
 from safe_llava.train.loop.flops import arithmetic_of
-from safe_llava.train.loop.steps import Loop
+from safe_llava.train.loop.loop import Loop
 from safe_llava.train.model import attention
 from safe_llava.train.model.build import set_trainable
 from safe_llava.train.model.loss import LossModel

@@ -12,6 +12,7 @@ from safe_llava.core.errors import TrainError
 
 NAMED = 16  # samples that an error names; a step may have hundreds
 FIRST_CHECKED = 10  # steps: before, the mean says little
+DEAD_WORKER = r"DataLoader worker \(pid.*\) (is killed|exited)"
 MEMORY = 0.98  # of the running mean that stays at each step
 
 
@@ -65,18 +66,20 @@ def memory_named(what: str, names: Sequence[str]) -> Iterator[None]:
 def dead_worker_named(names: Callable[[], Sequence[str]]) -> Iterator[None]:
     """Turn the death of a loader process into an error that names the samples that were being loaded.
 
-    torch raises it wherever the training is at that moment, not only where it waits for samples.
+    torch raises it wherever the training is at that moment, not only where it waits for samples. A loader that is
+    killed while it hands over a sample surfaces as a broken connection instead.
 
     Raises:
         TrainError: a loader process was killed or ended.
     """
     try:
         yield
-    except RuntimeError as error:
-        if not re.search(r"DataLoader worker \(pid.*\) (is killed|exited)", str(error)):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        text = str(error) or type(error).__name__
+        if isinstance(error, RuntimeError) and not re.search(DEAD_WORKER, text):
             raise
         raise TrainError(
-            f"a loader process died ({str(error).splitlines()[0]}); the next samples were {listed(names())}",
+            f"a loader process died ({text.splitlines()[0]}); the next samples were {listed(names())}",
             "run the same command again; if it dies once more, look at these samples, or give the job more memory "
             "(--set-resources RULE:mem_mb=…; by hand, fewer --workers)",
         ) from error

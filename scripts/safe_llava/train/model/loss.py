@@ -16,11 +16,6 @@ from torch.nn import functional
 from safe_llava.train.samples.conversation import IGNORE_INDEX
 
 
-def count_labelled(labels: torch.Tensor) -> torch.Tensor:
-    """Return how many of each sample's labels ``[B, T]`` are predicted, ``[B]``; the first has no predecessor."""
-    return (labels[:, 1:] != IGNORE_INDEX).sum(dim=1)
-
-
 def sample_weights(groups: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Return the weight of each labelled token by sample, ``[B]``.
 

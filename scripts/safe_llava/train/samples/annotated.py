@@ -16,7 +16,6 @@ from safe_llava.core.errors import FETCH_AGAIN, DataError, TrainError
 from safe_llava.core.files import read_json, read_jsonl
 from safe_llava.train.samples import conversation as chat
 from safe_llava.train.samples.images import CLIP_MEAN, CLIP_STD, ImageGeometry, load_image, preprocess
-from safe_llava.train.samples.order import signed_length
 
 Stage = Literal["pretrain", "finetune"]
 STAGE_GEOMETRY: dict[Stage, ImageGeometry] = {"pretrain": ImageGeometry.CROP, "finetune": ImageGeometry.PAD}
@@ -36,6 +35,11 @@ class Sample:
     def words(self) -> int:
         """The whitespace-separated words of all turns, as written in the annotations."""
         return sum(len(turn["value"].split()) for turn in self.conversations)
+
+
+def signed_length(sample: Sample) -> int:
+    """Return the whitespace-separated words of all turns, negative for a sample without an image."""
+    return sample.words if sample.image is not None else -sample.words
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from safe_llava.core.errors import SafeLlavaError
-from safe_llava.train.model.loss import count_labelled
 from safe_llava.train.samples.annotated import Features, SampleDataset, collate
 from safe_llava.train.samples.conversation import IGNORE_INDEX
 from safe_llava.train.samples.packing import pack
@@ -109,6 +108,11 @@ def make_micro_batch(
         0 if filler else _squares(features),
         _images(features),
     )
+
+
+def count_labelled(labels: torch.Tensor) -> torch.Tensor:
+    """Return how many of each sample's labels ``[B, T]`` are predicted, ``[B]``; the first has no predecessor."""
+    return (labels[:, 1:] != IGNORE_INDEX).sum(dim=1)
 
 
 class StepDataset(Dataset[list[MicroBatch] | SafeLlavaError]):

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from safe_llava.core.errors import TrainError
-
-if TYPE_CHECKING:
-    from safe_llava.train.samples.annotated import Sample
-
-
-def signed_length(sample: Sample) -> int:
-    """Return the whitespace-separated words of all turns, negative for a sample without an image."""
-    return sample.words if sample.image is not None else -sample.words
 
 
 def shuffled_order(n: int, generator: torch.Generator) -> list[int]:

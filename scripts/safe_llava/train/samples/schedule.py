@@ -10,7 +10,7 @@ import torch
 from safe_llava.config.train import Stage
 from safe_llava.core.errors import TrainError
 from safe_llava.train.samples import order as sampler
-from safe_llava.train.samples.annotated import Sample
+from safe_llava.train.samples.annotated import Sample, signed_length
 
 
 def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:
@@ -139,7 +139,7 @@ class Plan:
         self.budget = budget
         self.micro_batch = largest_share if budget else min(micro_batch or stage.reference_group, largest_share)
         self.micro_batches = largest_share if budget else math.ceil(largest_share / self.micro_batch)
-        self._lengths = [sampler.signed_length(sample) for sample in samples]
+        self._lengths = [signed_length(sample) for sample in samples]
         self._orders: list[list[int]] = []
         # torch.Generator takes seeds of 64 bits; the order of an epoch follows from all before it.
         self._generator = torch.Generator().manual_seed(seed)
