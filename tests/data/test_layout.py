@@ -19,10 +19,12 @@ from safe_llava.images import store as imagefiles
 
 SOFT = "eval/PRISM/PRISM_refusal_soft.jsonl"
 
+SAY = {"from": "gpt", "value": "It."}
+
 
 def sample(number: int, image: str | None) -> dict[str, Any]:
     named = {} if image is None else {"image": image}
-    return {"id": str(number), **named, "conversations": [{"from": "human", "value": "Say it."}]}
+    return {"id": str(number), **named, "conversations": [{"from": "human", "value": "Say it."}, SAY]}
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from safe_llava.core.progress import track
 from safe_llava.data.pages.layout import layout_page
 from safe_llava.data.samples.named import ATTRIBUTES, Named, read_prism, read_train, sample_ids
 from safe_llava.images import store as imagefiles
-from safe_llava.images.check import fault_of
+from safe_llava.images.reader import fault_of
 
 logger = logging.getLogger(__name__)
 SAMPLE_SIZE = 1000

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import itertools
 import logging
 import re
@@ -22,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from PIL import Image
 
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
@@ -33,7 +31,9 @@ from safe_llava.data.download.sources import Mirror, SourceError
 from safe_llava.data.download.transfer import Patience
 from safe_llava.data.download.web import check_body, explain, headers_for
 from safe_llava.data.fetch import add_source_flags, only_one, patience_of
-from safe_llava.images.jpeg import FAULTS, as_jpeg, needs_jpeg
+from safe_llava.images.jpeg import as_jpeg, needs_jpeg
+from safe_llava.images.pixels import UndecodableError
+from safe_llava.images.reader import read_rgb
 
 logger = logging.getLogger(__name__)
 GONE_SUFFIX = ".gone.csv"
@@ -226,17 +226,15 @@ def as_cover(content: bytes) -> bytes:
     Raises:
         SourceError: it cannot be decoded, or is the single pixel that shops send for what they no longer have.
     """
-    made = as_jpeg(content) if needs_jpeg("cover.jpg", content) else content
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(made or b"")) as image:
-                image.load()
-                if image.size == (1, 1):
-                    raise SourceError("a single pixel in place of the cover")
-    except FAULTS as error:
-        raise SourceError("not an image that can be decoded") from error
-    return made or b""
+            size = read_rgb(content).size
+    except UndecodableError as error:
+        raise SourceError(f"not an image that can be decoded ({error})") from error
+    if size == (1, 1):
+        raise SourceError("a single pixel in place of the cover")
+    return (as_jpeg(content) or b"") if needs_jpeg("cover.jpg", content) else content
 
 
 def gone_path(target: Path) -> Path:

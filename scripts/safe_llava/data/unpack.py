@@ -24,7 +24,7 @@ from safe_llava.data.archives.members import NAMED_LEFT_OUT, Contents, check_cou
 from safe_llava.data.archives.members import identity as identity_of
 from safe_llava.data.download.transfer import explain_disk, require_space
 from safe_llava.data.fetch import only_one, read_row
-from safe_llava.images import check as images
+from safe_llava.images.jpeg import needs_jpeg, rewrite_as_jpeg
 
 logger = logging.getLogger(__name__)
 SUFFIX = ".unpacked.json"
@@ -132,9 +132,9 @@ def _write_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, n
             head = head or chunk[:16]
             writer.write(chunk)
     rewritten = False
-    if normalise and images.needs_jpeg(path.name, head):
+    if normalise and needs_jpeg(path.name, head):
         with explain_disk(path):
-            rewritten = images.rewrite_as_jpeg(temporary)
+            rewritten = rewrite_as_jpeg(temporary)
     temporary.replace(path)
     return rewritten
 

@@ -11,7 +11,8 @@ import PIL.Image
 
 from safe_llava.core.errors import EngineError
 from safe_llava.engine.base import ImageSource
-from safe_llava.images import store as imagefiles
+from safe_llava.images.pixels import UndecodableError
+from safe_llava.images.reader import read_rgb
 
 Value = TypeVar("Value")
 
@@ -23,12 +24,8 @@ def open_image(source: ImageSource, size: tuple[int, int] | None = None) -> PIL.
         EngineError: the file is missing or does not decode.
     """
     try:
-        if isinstance(source, Path):
-            with imagefiles.open_image(source) as opened:
-                image = opened.convert("RGB")
-        else:
-            image = source.convert("RGB")
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        image = read_rgb(source)
+    except (UndecodableError, FileNotFoundError) as error:
         name = str(source) if isinstance(source, Path) else "a picture in memory"
         raise EngineError(f"{name}: unreadable image: {error}", "fetch the image again") from error
     return image.resize(size, PIL.Image.Resampling.BICUBIC) if size else image

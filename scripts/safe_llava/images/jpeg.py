@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from PIL import Image
+
+from safe_llava.images.pixels import UndecodableError, converted, decoding
 
 SUFFIXES = frozenset({".jpg", ".jpeg"})
 MAGIC = b"\xff\xd8\xff"
 QUALITY = 95
-FAULTS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def needs_jpeg(name: str, head: bytes) -> bool:
@@ -27,13 +28,25 @@ def as_jpeg(content: bytes) -> bytes | None:
         The JPEG, or None where the content cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with decoding(), Image.open(io.BytesIO(content)) as image:
             image.seek(0)
-            pixels = image.convert("RGBA")
-    except FAULTS:
+            pixels = converted(image, "RGBA")
+    except UndecodableError:
         return None
     page = Image.new("RGB", pixels.size, (255, 255, 255))
     page.paste(pixels, mask=pixels.getchannel("A"))
     stream = io.BytesIO()
     page.save(stream, format="JPEG", quality=QUALITY)
     return stream.getvalue()
+
+
+def rewrite_as_jpeg(path: Path) -> bool:
+    """Rewrite an image of any format as JPEG in place; the first frame of an animation, on white.
+
+    Returns:
+        Whether it could be read; one that could not stays as it is, for the layout check to report.
+    """
+    content = as_jpeg(path.read_bytes())
+    if content is not None:
+        path.write_bytes(content)
+    return content is not None

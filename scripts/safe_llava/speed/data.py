@@ -30,7 +30,7 @@ from safe_llava.config.data import ResolvedFile, Unpack
 from safe_llava.core import cli
 from safe_llava.core.files import write_json, write_text
 from safe_llava.data import index
-from safe_llava.images import store as imagefiles
+from safe_llava.images.reader import read_rgb
 from safe_llava.speed.synthetic import MIXTURE, make_samples
 
 # Where the samples of each source of the mixture have their images; Visual Genome's are in two folders.
@@ -239,8 +239,7 @@ def _decode(work: Path, names: Sequence[str], seed: str, results: Any) -> None:
         for storage in chance.sample(DECODED, len(DECODED)):
             wall, cpu = time.perf_counter(), time.process_time()
             for name in names[start : start + AT_A_TIME]:
-                with imagefiles.open_image(work / storage / name) as image:
-                    image.convert("RGB")
+                read_rgb(work / storage / name)
             before = spent[storage]
             spent[storage] = before[0] + time.perf_counter() - wall, before[1] + time.process_time() - cpu
     results.put((len(names), spent))

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
-from PIL import Image, UnidentifiedImageError
 
 from safe_llava.core.errors import PaperError
 from safe_llava.formats.tidy import TASK_TITLES
-from safe_llava.images import store as imagefiles
+from safe_llava.images.pixels import UndecodableError
+from safe_llava.images.reader import read_rgb
 from safe_llava.paper.figures.examples import Exchange, choose
 from safe_llava.paper.figures.style import GRID, MUTED, colour
 
@@ -135,9 +135,8 @@ def _sheet(width: float, height: float, words: Sequence[Words], frames: Sequence
 
 def _picture(axes: Axes, path: Path) -> None:
     try:
-        with imagefiles.open_image(path) as image:
-            pixels = image.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        pixels = read_rgb(path)
+    except (UndecodableError, FileNotFoundError) as error:
         raise PaperError(f"{path}: not an image: {error}", "fetch the image folder again") from error
     pixels.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     axes.imshow(np.asarray(pixels), interpolation="lanczos")

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from safe_llava.core.errors import TrainError, again
-from safe_llava.images import store as imagefiles
+from safe_llava.images.pixels import UndecodableError
+from safe_llava.images.reader import read_rgb
 
 FETCH = f"{again('unpacked')} (docs/data.md, When something goes wrong)"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -34,11 +35,10 @@ def load_image(path: Path) -> Image.Image:
         TrainError: the file is missing or is no picture that can be decoded to its end.
     """
     try:
-        with imagefiles.open_image(path) as image:
-            return image.convert("RGB")
+        return read_rgb(path)
     except FileNotFoundError as error:
         raise TrainError(f"{path}: no such image", FETCH) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UndecodableError as error:
         raise TrainError(f"{path}: the image cannot be decoded: {error}", FETCH) from error
 
 
