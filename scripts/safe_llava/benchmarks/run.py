@@ -39,8 +39,8 @@ from safe_llava.core.retry import outcome
 from safe_llava.core.rows import read_row
 from safe_llava.engine import open_engine
 from safe_llava.engine.base import Engine
+from safe_llava.engine.facts import engine_facts
 from safe_llava.engine.store import ReplyStore, folder_digest
-from safe_llava.prism.answers import engine_facts
 
 if TYPE_CHECKING:
     from safe_llava.benchmarks.lmms.judging import Judging

@@ -29,16 +29,8 @@ from safe_llava.core.provenance import record
 from safe_llava.core.retry import outcome
 from safe_llava.core.rows import read_row
 from safe_llava.engine import open_engine
-from safe_llava.engine.base import (
-    DECODING,
-    ENGINE_VERSION,
-    Engine,
-    Reply,
-    Request,
-    backend_of,
-    device_type,
-    precision,
-)
+from safe_llava.engine.base import DECODING, ENGINE_VERSION, Engine, Reply, Request
+from safe_llava.engine.facts import engine_facts
 from safe_llava.engine.store import ReplyStore, content_key, folder_digest
 from safe_llava.formats.prism import ALL, Answer, Question, Task, attribute_of, numbered, read_questions
 from safe_llava.images import store as imagefiles
@@ -87,19 +79,6 @@ class Asked:
     image: Path
     key: str
     max_new_tokens: int
-
-
-def engine_facts(row: EvaluatedModel, device: str) -> dict[str, Any]:
-    """Return what answers depend on beside the model and the question; the model is not loaded for it.
-
-    Args:
-        row: how the model is asked.
-        device: as for ``open_engine``.
-    """
-    used = device_type(row, device)
-    settings = row.model_dump(mode="json", include={"family", "system", "image_size", "cut_at_newline"})
-    computed = {"backend": backend_of(row, device), "device": used, "dtype": precision(row, used)}
-    return {"version": ENGINE_VERSION, **computed, **settings}
 
 
 def questions_of(
