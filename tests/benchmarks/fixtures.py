@@ -59,7 +59,7 @@ def stored(number: int) -> Row:
     return {"bytes": stream.getvalue(), "path": f"{number}.png"}
 
 
-WORDS = ["sunny", "two dogs", "red", "unanswerable", "3"]
+WORDS = ["sunny", "two dogs", "red", "unanswerable", "A"]
 HUMAN = [{"answer": TEXT, "answer_confidence": TEXT, "answer_id": NUMBER}]
 
 

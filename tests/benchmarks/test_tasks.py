@@ -21,13 +21,14 @@ Score = Callable[..., tuple[Found, FakeEngine]]
 
 # For each benchmark, the scores of the three: always right, always "A", nothing. Worked out from the fixtures.
 BY_HAND: dict[str, dict[str, tuple[float, float, float]]] = {
-    "vqav2": {"exact_match": (100, 0, 0)},
+    # One of five answers is "A", which VQA's rules, dropping articles, take for nothing: nothing scores 0 for all that.
+    "vqav2": {"exact_match": (100, 20, 0)},
     "gqa": {"exact_match": (100, 0, 0)},
-    "vizwiz": {"exact_match": (100, 0, 0)},
+    "vizwiz": {"exact_match": (100, 20, 0)},
     # Four questions whose answers are A, B, C, B.
     "scienceqa": {"exact_match": (100, 25, 0)},
-    "textvqa": {"exact_match": (100, 0, 0)},
-    "textvqa-ocr": {"exact_match": (100, 0, 0)},
+    "textvqa": {"exact_match": (100, 20, 0)},
+    "textvqa-ocr": {"exact_match": (100, 20, 0)},
     # POPE's rule takes "A" for a yes, as it does whatever holds no "no", and five of twelve are; nothing is nothing.
     "pope": {
         "pope_f1_mean": (100, 100 * (2 / 3 + 2 / 5 + 2 / 3) / 3, 0),
@@ -73,7 +74,7 @@ def test_a_submission_is_in_the_form_of_the_server(
     entries = json.loads((tmp_path / "submission.json").read_text(encoding="utf-8"))
     assert found.submitted == len(entries) == 5
     assert found.metrics == {}
-    words = {"two dogs": "2 dogs"} if key == "image" else {}  # VizWiz is scored on words made alike
+    words = {"two dogs": "2 dogs", "A": ""} if key == "image" else {}  # VizWiz is scored on words made alike
     assert [entry["answer"] for entry in entries] == [words.get(word, word) for word in fixtures[name].right]
     assert [entry[key] for entry in entries][:2] == {
         "question_id": [1000, 1001],
@@ -95,6 +96,11 @@ def test_an_answer_drawn_by_lot_is_not_a_named_one(scored: Score) -> None:
     ]
     assert found.metrics["qbench_acc"]["score"] == pytest.approx(100 * sum(right) / 4)
     assert found.metrics["qbench_acc_named"]["score"] == 0.0
+
+
+def test_a_letter_in_quotes_is_a_named_option(scored: Score) -> None:
+    found, _ = scored("qbench", lambda _: "'B'.")
+    assert found.metrics["qbench_acc_named"]["score"] == found.metrics["qbench_acc"]["score"] == 50.0
 
 
 def test_a_video_is_shown_by_its_middle_frame(scored: Score) -> None:

@@ -32,7 +32,7 @@ def asked_row(benchmark, **changes):
     A metric with a published score is one that the table shows, whatever that score is.
     """
     task = cfg.benchmarks.tasks[benchmark]
-    beside = dict(note="", comparable=True, noise={}, judge=None, published_judge=None, published={})
+    beside = dict(note="", comparable=True, not_comparable={}, noise={}, judge=None, published_judge=None, published={})
     asked = dict(description=benchmark, more_metrics=task.metrics[1:])
     return row_json(task, **(asked | beside | changes))
 

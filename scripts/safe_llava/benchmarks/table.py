@@ -171,7 +171,7 @@ def verdict(result: Results, task: BenchmarkTask, name: str, beside: bool) -> st
     metric, published = result.metrics[name], task.published.get(name)
     if published is None or not beside:
         return "nothing published" if published is None else ""
-    if why := not_comparable(result, task):
+    if why := not_comparable(result, task, name):
         return f"{NOT_COMPARABLE}{why}"
     difference = abs(metric.score - published)
     if metric.stderr is not None and difference <= ERRORS * metric.stderr:
@@ -182,12 +182,14 @@ def verdict(result: Results, task: BenchmarkTask, name: str, beside: bool) -> st
     return "outside" if metric.stderr is not None or noise is not None else "no standard error known"
 
 
-def not_comparable(result: Results, task: BenchmarkTask) -> str:
+def not_comparable(result: Results, task: BenchmarkTask, name: str) -> str:
     """Return why a score and the published one were not measured the same way; empty where they were."""
     if result.limit is not None:
         return f"the first {result.limit} questions only"
     if not task.comparable:
         return task.note.rstrip(".")
+    if name in task.not_comparable:
+        return task.not_comparable[name]
     judging = result.judging
     if judging and judging.calls and task.published_judge and not same_judge(judging.models, task.published_judge):
         return f"judged by {', '.join(judging.models) or judging.judge}, published with {task.published_judge}"
@@ -203,7 +205,7 @@ def same_judge(models: Sequence[str], published: str) -> bool:
 def _row(result: Results, task: BenchmarkTask, name: str, beside: bool, without: str) -> dict[str, Any]:
     metric = None if without else result.metrics[name]
     published = task.published.get(name) if beside else None
-    compared = metric is not None and published is not None and not not_comparable(result, task)
+    compared = metric is not None and published is not None and not not_comparable(result, task, name)
     limited = f"The first {result.limit} questions only." if result.limit is not None else ""
     judging = result.judging
     return {

@@ -45,6 +45,9 @@ class BenchmarkTask(Row):
         description="By how much a score is known to move when all is done again, by metric; the note says from where.",
     )
     comparable: bool = Field(True, description="Whether the published scores were measured the same way.")
+    not_comparable: dict[str, str] = Field(
+        {}, description="Why a published score was not measured the same way, by metric, where the others were."
+    )
     judged: bool = Field(False, description="Whether another model reads the answers.")
     judge: Name | None = Field(None, description="Row of prism.judges that reads them; null: that of the section.")
     judge_reply: str | None = Field(

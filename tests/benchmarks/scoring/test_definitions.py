@@ -1,4 +1,6 @@
-"""POPE, MME, ScienceQA and GQA against scorers written here from the papers' definitions, on the same replies.
+"""POPE, MME, ScienceQA, GQA and SEED-Bench against scorers written here from the papers' definitions.
+
+Both read the same replies.
 
 POPE (Li et al., 2023): accuracy, precision, recall and F1 of "yes"; as its evaluate.py reads replies, a first sentence
 with the word "No", "not" or "no" is a no, and another a yes. MME (Fu et al., 2023): a picture has two
@@ -7,7 +9,8 @@ as its calculation.py reads replies, one in small letters is "yes" or "no", or b
 ScienceQA (Lu et al., 2022): accuracy over questions of the chosen option, found as LLaVA's eval_science_qa.py finds it:
 a letter, a letter with a full stop and a space behind it, or the only "The answer is X.". GQA (Hudson and Manning,
 2019): accuracy over questions, a reply being right where it is the answer, as LLaVA's convert_gqa_for_eval.py hands it
-to the official eval.py: without full stops at its end, in small letters.
+to the official eval.py: without full stops at its end, in small letters. SEED-Bench (Li et al., 2023): accuracy over
+questions, a reply being right where it is the option's letter alone, as LLaVA's convert_seed_for_submission.py has it.
 """
 
 from __future__ import annotations
@@ -93,6 +96,16 @@ def right_of_gqa(doc: Doc, reply: str) -> bool:
     return reply.rstrip(".").lower() == doc["answer"]
 
 
+def right_of_seedbench(doc: Doc, reply: str) -> bool:
+    return reply == doc["answer"]
+
+
+def seedbench(docs: list[Doc], replies: list[str]) -> Scores:
+    right = [(doc["data_type"], right_of_seedbench(doc, reply)) for doc, reply in zip(docs, replies, strict=True)]
+    of = {name: [hit for kind, hit in right if name in ("all", kind)] for name in ("all", "image", "video")}
+    return {f"seed_{name}": sum(hits) / len(hits) for name, hits in of.items()}
+
+
 def exact(right: Callable[[Doc, str], bool]) -> Callable[[list[Doc], list[str]], Scores]:
     return lambda docs, replies: {"exact_match": sum(map(right, docs, replies)) / len(docs)}
 
@@ -102,6 +115,7 @@ SCORERS: dict[str, Callable[[list[Doc], list[str]], Scores]] = {
     "mme": mme,
     "scienceqa": exact(right_of_scienceqa),
     "gqa": exact(right_of_gqa),
+    "seedbench": seedbench,
 }
 REPLIES = {
     "pope": ["Yes", "No", "Yes.", "No, there is not", "", "It is not. Yes", "There is, yes", "no.", "NO"],
@@ -111,12 +125,14 @@ REPLIES = {
         *["The answer is B", "The answer is A. The answer is B."],
     ],
     "gqa": ["yes", "No", "Chair.", "left", "Right", "yes, it is", "a chair", "", "yes ."],
+    "seedbench": ["A", "B", "C", "D", "", "no idea", "(B)"],
 }
 # On these lmms-eval's own rule says otherwise.
 READ_OTHERWISE = {
     "mme": ["y", "N", "1. no", "n.o."],
     "scienceqa": ["a", "b", "A.", "B.iron", "B.\niron", "The answer is A.", "It is so. The answer is B, by far"],
     "gqa": ["chair!", '"Left"', "yes,", "-no", "No.!"],
+    "seedbench": ["Cannot tell", "a", "B.", "D. a dog"],
 }
 
 
@@ -137,7 +153,7 @@ def test_scores_are_those_of_the_definition(
     )
 
 
-RIGHT = {"mme": right_of_mme, "scienceqa": right_of_scienceqa, "gqa": right_of_gqa}
+RIGHT = {"mme": right_of_mme, "scienceqa": right_of_scienceqa, "gqa": right_of_gqa, "seedbench": right_of_seedbench}
 
 
 def test_every_benchmark_with_a_rule_of_its_own_is_tried_here(rows: dict[str, BenchmarkTask]) -> None:
@@ -163,11 +179,15 @@ def right_for_lmms_eval(name: str, doc: Doc, reply: str) -> bool:
     from lmms_eval.api.metrics import exact_match_hf_evaluate
     from lmms_eval.tasks.mme.utils import mme_process_results
     from lmms_eval.tasks.scienceqa.utils import sqa_process_results
+    from lmms_eval.tasks.seedbench.utils import seed_process_result
 
     if name == "mme":
         return any(one["score"] == 1.0 for one in mme_process_results(doc, [reply]).values())
     if name == "scienceqa":
         return bool(sqa_process_results(doc, [reply])["exact_match"])
+    if name == "seedbench":
+        found = seed_process_result(doc, [reply])["seed_all"]
+        return bool(found["pred"].lower() == found["answer"].lower())
     ignored = {"ignore_case": True, "ignore_punctuation": True}
     return bool(exact_match_hf_evaluate([reply], [doc["answer"]], **ignored)["exact_match"])
 

@@ -147,6 +147,7 @@ def _run(
         found.left_out |= without(loaded, set(failures), task)
 
     asking = Asking(asked.facts, task.pictures, asked.allow_failed, leave_out)
+    loaded.process_results = nothing_for_nothing(loaded.process_results)
     model: SafeLlava = SafeLlava(engine=asked.engine, store=asked.store, asking=asking)
     cli_args = argparse.Namespace(output_path=str(folder / "out"), process_with_media=False)
     at_once = min(asked.judging.judge.max_concurrency, JUDGED_AT_ONCE) if asked.judging else 1
@@ -164,6 +165,22 @@ def _run(
         )
     )
     return replace(found, engine=[one.describe() for one in model.engines]), cli_args
+
+
+def nothing_for_nothing(process_results: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Return a task's scoring in which an empty reply scores 0.
+
+    VQA's rules drop articles, so that an empty reply equals the annotators' "A".
+    """
+
+    def scored(doc: Any, results: Any, **more: Any) -> dict[str, Any]:
+        found = process_results(doc, results, **more)
+        replies = results[0] if results and isinstance(results[0], list) else results
+        if any(reply and str(reply).strip() for reply in replies):
+            return found
+        return {name: 0.0 if isinstance(value, int | float) else value for name, value in found.items()}
+
+    return scored
 
 
 @contextlib.contextmanager

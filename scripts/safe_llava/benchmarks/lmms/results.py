@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from safe_llava.benchmarks.scoring.official import RULES, is_right, pope_answer
+from safe_llava.benchmarks.scoring.official import RULED, RULES, is_right, pope_answer
 from safe_llava.benchmarks.scoring.units import Kind, Units, as_units
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core.errors import BenchmarkError
@@ -136,8 +136,11 @@ def _pope_truth(sample: Mapping[str, Any]) -> str:
 def _by_rule(samples: Samples, task: BenchmarkTask) -> dict[str, Units]:
     """Return the scores of a benchmark whose replies are read by its own script's rule."""
     if task.lmms_task != "mme":
-        rows = ((f"{one['doc_id']}", "", [float(is_right(one, task.lmms_task))]) for one in samples)
-        return {"exact_match": as_units("mean", rows, task.scale)}
+        found: dict[str, Units] = {}
+        for name in RULED.get(task.lmms_task, ("exact_match",)):
+            rows = [(f"{one['doc_id']}", "", [float(is_right(one, task.lmms_task))]) for one in samples if name in one]
+            found |= {name: as_units("mean", rows, task.scale)} if rows else {}
+        return found
     by_metric = {name: [one for one in samples if name in one] for name in MME}
     return {
         name: as_units("sum_of_means", _mme_pairs(having, name, task), task.scale)
@@ -191,7 +194,9 @@ def _named(sample: Mapping[str, Any]) -> bool:
     """
     reply, doc = str(sample["filtered_resps"][0]), sample["doc"]
     options = [doc[f"option{place}"] for place in range(4) if doc.get(f"option{place}") not in (None, "N/A")]
-    shown = f" {reply.strip(',.!?;:')} "
+    for mark in ",.!?;:'":  # one after another, as lmms-eval strips them
+        reply = reply.strip(mark)
+    shown = f" {reply} "
     letters = [chr(ord("A") + place) for place in range(len(options))]
     if any(f"({letter})" in shown or f"{letter} " in shown or f"{letter}." in shown for letter in letters):
         return True

@@ -55,13 +55,24 @@ def gqa_answer(reply: str) -> str:
     return reply.strip().rstrip(".").lower()
 
 
+def seedbench_answer(reply: str) -> str:
+    """Return a reply to SEED-Bench: right is the letter alone.
+
+    The rule is that of LLaVA's convert_seed_for_submission.py. lmms-eval takes the first character of any reply.
+    """
+    return reply.strip()
+
+
 # By the name of lmms-eval's task: what a reply says, and what it says where it is right, from the task's target.
 RULES: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
     "mme": (mme_answer, str.lower),
     "scienceqa": (scienceqa_answer, str),
     "scienceqa_img": (scienceqa_answer, str),
     "gqa": (gqa_answer, str),
+    "seedbench": (seedbench_answer, str),
 }
+# Its metrics, where they are not the exact match alone.
+RULED = {"seedbench": ("seed_all", "seed_image", "seed_video")}
 
 
 def is_right(sample: Mapping[str, Any], lmms_task: str) -> bool:
