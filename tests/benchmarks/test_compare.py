@@ -13,6 +13,7 @@ import pytest
 from safe_llava.benchmarks import compare
 from safe_llava.benchmarks.scoring.units import Units, as_units, read_units, write_units
 from safe_llava.core.errors import BenchmarkError
+from safe_llava.formats.benchmark_scores import BenchmarkPair
 
 
 def mean(values: str, scale: float = 100.0) -> Units:
@@ -133,7 +134,7 @@ def without(units: Units, *failed: str) -> Units:
     return replace(units, names=names, strata=strata, parts=units.parts[kept], left_out=failed)
 
 
-def row_of(first: Units, second: Units) -> compare.PairedScore:
+def row_of(first: Units, second: Units) -> BenchmarkPair:
     (row,) = compare.compare({("a", "gqa"): {"m": first}, ("b", "gqa"): {"m": second}}, [("a", "b")], {"gqa": ["m"]})
     return row
 

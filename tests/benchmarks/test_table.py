@@ -13,7 +13,8 @@ import yaml
 from safe_llava.benchmarks import table
 from safe_llava.config.benchmarks import BenchmarksConfig, BenchmarkTask
 from safe_llava.core.errors import BenchmarkError
-from safe_llava.formats.tidy import BenchmarkScore, read_tidy
+from safe_llava.formats.benchmark_scores import BenchmarkScore
+from safe_llava.formats.tables import read_table
 
 
 def write(folder: Path, model: str, **changes: Any) -> Path:
@@ -70,7 +71,7 @@ def test_the_own_metric_comes_first(tmp_path: Path, published: Path) -> None:
 
 def test_the_paper_stage_reads_the_table(tmp_path: Path, published: Path) -> None:
     run(tmp_path / "t.csv", published, write(tmp_path, "a"), write(tmp_path, "b"))
-    assert [row.score for row in read_tidy(BenchmarkScore, tmp_path / "t.csv")] == [83.0, 81.23] * 2
+    assert [row.score for row in read_table(tmp_path / "t.csv", BenchmarkScore)] == [83.0, 81.23] * 2
 
 
 def test_only_some_models_stand_beside_the_published(tmp_path: Path, published: Path) -> None:
@@ -190,7 +191,7 @@ def test_the_verdict(
     scored = not expected.startswith(("no score", "submission"))
     assert (found[0]["score"] != "") == scored
     assert (found[0]["difference"] != "") == (scored and not expected.startswith(("not comparable", "nothing")))
-    assert read_tidy(BenchmarkScore, tmp_path / "t.csv")[0].verdict == expected
+    assert read_table(tmp_path / "t.csv", BenchmarkScore)[0].verdict == expected
 
 
 def test_the_configured_rows(root: Path) -> None:

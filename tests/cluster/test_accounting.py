@@ -25,8 +25,8 @@ from safe_llava.cluster.accounting import (
 )
 from safe_llava.config.schema import Config
 from safe_llava.core.errors import PaperError
-from safe_llava.core.tables import write_rows
-from safe_llava.formats.grid import to_latex, to_markdown
+from safe_llava.formats.markup import to_latex, to_markdown
+from safe_llava.formats.tables import write_table
 from safe_llava.paper.tables.costs import costs_table
 
 FIRST, SECOND = "train_finetune.0123456789.1", "train_finetune.0123456789.2"
@@ -237,7 +237,7 @@ def test_nothing_submitted_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_table_says_unknown_and_keeps_the_sources_apart(tmp_path: Path) -> None:
     usage(tmp_path / "usage", "data/fetch/a.zip.tsv", "36.0")
     file = tmp_path / "costs.csv"
-    write_rows(file, StageCost, [*of_slurm(LEDGER, {}), *of_steps(tmp_path / "usage", {})])
+    write_table(file, StageCost, [*of_slurm(LEDGER, {}), *of_steps(tmp_path / "usage", {})])
     table = costs_table(file)
     assert [section.name for section in table.sections] == ["costs-slurm", "costs-steps"]
     (_, train), (data,) = table.sections[0].lines, table.sections[1].lines

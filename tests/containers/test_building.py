@@ -248,7 +248,7 @@ def test_a_record_names_the_image_by_its_note(tmp_path: Path, monkeypatch: pytes
 def test_an_image_without_a_note_is_named_by_its_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APPTAINER_CONTAINER", str(tmp_path / "mine.sif"))
     write_json(tmp_path / "labels.json", {"safe-llava.tag": "t", "org.label-schema.build-arch": "amd64"})
-    monkeypatch.setattr(image_tag, "LABELS_INSIDE", tmp_path / "labels.json")
+    monkeypatch.setattr(provenance, "LABELS_INSIDE", tmp_path / "labels.json")
     found = provenance.record()["image"]
     assert found == {"path": str(tmp_path / "mine.sif"), "sha256": "unknown", "labels": {"safe-llava.tag": "t"}}
 

@@ -20,11 +20,11 @@ import safe_llava
 from safe_llava.config.paper import FigureKind
 from safe_llava.core.errors import PaperError
 from safe_llava.paper.figure import main
-from safe_llava.paper.figures.benchmark_pairs import benchmark_pairs_figure
+from safe_llava.paper.figures.benchmarks import benchmark_pairs_figure, benchmarks_figure
 from safe_llava.paper.figures.judging import judges_figure, paired_figure
 from safe_llava.paper.figures.prism import differences_figure, prism_figure, released_figure
-from safe_llava.paper.figures.runs import benchmarks_figure, running_mean, training_figure
 from safe_llava.paper.figures.style import COLOURS, MARKERS, colour, marker, positions
+from safe_llava.paper.figures.training import running_mean, training_figure
 
 
 @pytest.fixture

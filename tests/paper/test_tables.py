@@ -10,11 +10,11 @@ import pytest
 
 from safe_llava.config.paper import TableKind
 from safe_llava.core.errors import PaperError
-from safe_llava.formats.grid import (
+from safe_llava.formats.markup import (
     Cell,
-    Line,
     Section,
     Table,
+    TableLine,
     count_range,
     latex_escape,
     number,
@@ -22,8 +22,7 @@ from safe_llava.formats.grid import (
     to_latex,
     to_markdown,
 )
-from safe_llava.paper.table import main
-from safe_llava.paper.tables.scores import TABLES
+from safe_llava.paper.table import TABLES, main
 
 
 def test_every_kind_has_a_builder() -> None:
@@ -91,7 +90,7 @@ def test_released_needs_both_sources(golden: Path, tmp_path: Path) -> None:
 
 def test_awkward_names_stay_literal() -> None:
     name = r"a_b|c*{50%}\$^~#&[x]"
-    table = Table("t", (Section("s", "S", ("Model", "Judge", "Age"), (Line(name, "j", (Cell("1.0"),)),)),), ())
+    table = Table("t", (Section("s", "S", ("Model", "Judge", "Age"), (TableLine(name, "j", (Cell("1.0"),)),)),), ())
     row = next(line for line in to_markdown(table).splitlines() if "50%" in line)
     assert row.replace("\\|", "").count("|") == 4
     latex = to_latex(table)

@@ -11,9 +11,12 @@ import pytest
 
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Attribute, Task, Verdict, read_verdicts
-from safe_llava.prism import agreement, judge, released, sample, score, table
-from safe_llava.prism.agreement import agreements, read_labels
+from safe_llava.formats.scores import OVER_REFUSAL
+from safe_llava.prism import agreement, judge, released, sample
 from safe_llava.prism.published import read_published
+from safe_llava.prism.scoring.differences import mean_distances, published_differences
+from safe_llava.prism.scoring.labels import agreements, pair_labels, read_labels
+from safe_llava.prism.scoring.rates import score_verdicts
 
 LABELS = Path(__file__).parents[2] / "config" / "hand_labels.csv"
 HEADER = "model,task,question_id,index,answer_id,label\n"
@@ -47,7 +50,7 @@ def test_agreement_by_attribute_and_over_all(tmp_path: Path) -> None:
         labels_file(tmp_path, *(f"m,implicit_leakage,Age/{n}.jpg,0,x,{m}" for n, m in enumerate(marks)))
     )
     verdicts = verdicts_of(["Age", "Gender"], [], [], None)
-    found = {row.what: row for row in agreements("j", agreement.pair(labels, verdicts)["j"])}
+    found = {row.what: row for row in agreements("j", pair_labels(labels, verdicts)["j"])}
     assert (found["Age"].n, found["Age"].accuracy) == (3, 0.6667)
     assert (found["Age"].kappa, found["Gender"].kappa, found["Race"].kappa) == (0.4, 1.0, None)
     assert (found["all"].n, found["all"].accuracy, found["exact"].accuracy) == (15, 0.9333, 0.6667)
@@ -69,7 +72,7 @@ def test_unknown_labels_are_errors(tmp_path: Path, row: str, fault: str) -> None
 def test_labels_and_verdicts_have_to_meet(tmp_path: Path) -> None:
     labels = read_labels(labels_file(tmp_path, "other,implicit_leakage,Age/0.jpg,0,x,none"))
     with pytest.raises(PrismError, match="no verdict belongs"):
-        agreement.pair(labels, verdicts_of([]))
+        pair_labels(labels, verdicts_of([]))
     with pytest.raises(PrismError, match="no labels"):
         read_labels(labels_file(tmp_path))
 
@@ -118,9 +121,9 @@ def verdicts(released_answers: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_rules_lie_near_the_published_rates(verdicts: list[Path], root: Path) -> None:
-    computed = score.score_verdicts(read_verdicts(verdicts))
+    computed = score_verdicts(read_verdicts(verdicts))
     known = read_published(root / "config" / "published" / "prism_v1.csv", "v1")
-    found = {(d.task, d.reference_judge): d for d in table.distances(table.differences([*computed, *known]))}
+    found = {(d.task, d.reference_judge): d for d in mean_distances(published_differences([*computed, *known]))}
     # Gemma's soft answers were not released: five cells fewer than the other tasks have.
     soft, hard = found["refusal_soft", "Gemini"], found["refusal_hard", "Gemini"]
     leakage = found["implicit_leakage", "nearest"]
@@ -143,7 +146,7 @@ def test_rules_agree_with_the_hand_labels(verdicts: list[Path], tmp_path: Path) 
 
 
 def test_over_refusal_of_the_released_answers(verdicts: list[Path]) -> None:
-    rows = [one for one in score.score_verdicts(read_verdicts(verdicts)) if one.attribute == score.OVER_REFUSAL]
+    rows = [one for one in score_verdicts(read_verdicts(verdicts)) if one.attribute == OVER_REFUSAL]
     # Safe-LLaVA-0_5B refuses 339 of its 744 descriptions, with one and the same sentence.
     assert {row.model: row.hits for row in rows if row.hits} == {"Safe-LLaVA-0_5B": 339}
 

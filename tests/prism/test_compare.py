@@ -16,14 +16,14 @@ from safe_llava.core.errors import PrismError
 from safe_llava.core.files import write_jsonl
 from safe_llava.core.statistics import newcombe_interval
 from safe_llava.formats.prism import Attribute, Verdict
+from safe_llava.formats.scores import PairedDifference
 from safe_llava.prism import compare
-from safe_llava.prism.compare import Paired
-from safe_llava.prism.score import score_verdicts
+from safe_llava.prism.scoring.rates import score_verdicts
 
 
-def compared(first: Sequence[Verdict], second: Sequence[Verdict], **options: Any) -> dict[str, Paired]:
+def compared(first: Sequence[Verdict], second: Sequence[Verdict], **options: Any) -> dict[str, PairedDifference]:
     verdicts = [v.model_copy(update={"model": name}) for name, side in (("a", first), ("b", second)) for v in side]
-    return {row.attribute: row for row in compare.compare(verdicts, [("a", "b")], **options)}
+    return {row.attribute: row for row in compare.paired_differences(verdicts, [("a", "b")], **options)}
 
 
 def test_questions_asked_once_are_mcnemar_s() -> None:

@@ -11,7 +11,8 @@ from prism.made_verdicts import description, question
 from safe_llava.core.errors import PrismError
 from safe_llava.core.statistics import wilson_interval
 from safe_llava.formats.prism import Attribute, Verdict
-from safe_llava.prism.score import Score, score_verdicts
+from safe_llava.formats.scores import Score
+from safe_llava.prism.scoring.rates import score_verdicts
 
 
 def cells(verdicts: list[Verdict], **options: Any) -> dict[str, Score]:

@@ -12,9 +12,9 @@ from prism.made_verdicts import description, question
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import write_jsonl
 from safe_llava.formats.prism import Verdict
+from safe_llava.formats.scores import JudgeAgreement, Score
 from safe_llava.prism import judges_agree
-from safe_llava.prism.judges_agree import Row, between_judges, with_published
-from safe_llava.prism.score import Score
+from safe_llava.prism.judges_agree import between_judges, with_published
 
 
 def answers(judge: str, model: str, found: str) -> list[Verdict]:
@@ -23,7 +23,7 @@ def answers(judge: str, model: str, found: str) -> list[Verdict]:
     return [question(i, "Age", marks[mark], judge=judge, model=model) for i, mark in enumerate(found)]
 
 
-def find(rows: list[Row], **what: Any) -> Row:
+def find(rows: list[JudgeAgreement], **what: Any) -> JudgeAgreement:
     (row,) = [row for row in rows if all(getattr(row, name) == value for name, value in what.items())]
     return row
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from prism.made_verdicts import description
-from safe_llava.formats.cells import MACRO, SENTENCE
 from safe_llava.formats.prism import Attribute, Task, Verdict
-from safe_llava.prism.score import percent, score_verdicts
+from safe_llava.formats.scores import MACRO, SENTENCE
+from safe_llava.prism.scoring.rates import percent, score_verdicts
 
 Row = dict[str, str]
 # No resamples to speak of: intervals are tested elsewhere.

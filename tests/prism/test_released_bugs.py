@@ -16,8 +16,8 @@ from engine.conftest import tiny_llava  # noqa: F401  (a fixture)
 from judges.judge_server import JudgeServer, number_of
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Attribute, Task, Verdict, read_verdicts
+from safe_llava.formats.scores import ANSWERED, Score, read_scores
 from safe_llava.prism import answers, judge, judges_agree, published, released, score, table
-from safe_llava.prism.score import ANSWERED, Score, read_scores
 
 KEY = "sk-the-key-of-this-test"
 RULES = {"description": "d", "kind": "rules"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pytest
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import write_jsonl
 from safe_llava.core.statistics import RESAMPLES, SEED
-from safe_llava.formats.prism import Attribute, Verdict
+from safe_llava.formats.prism import Attribute, Task, Verdict
+from safe_llava.formats.scores import Score, read_scores
+from safe_llava.formats.tables import write_table
 from safe_llava.prism import published, score, table
-from safe_llava.prism.score import COLUMNS, Score, read_scores, score_verdicts, write_scores
+from safe_llava.prism.scoring.differences import mean_distances, published_differences
+from safe_llava.prism.scoring.rates import score_verdicts
 
 HEADER = "judge,model,task,category,total,hits,rate,hit_kind\n"
 
@@ -126,12 +130,12 @@ def test_the_step_writes_the_columns_in_order(tmp_path: Path) -> None:
 def test_scores_round_trip_and_broken_ones_are_named(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
     scores = score_verdicts([verdict(1, "Age", True)])
-    write_scores(path, scores)
+    write_table(path, Score, scores)
     assert read_scores(path) == scores
     path.write_text(path.read_text(encoding="utf-8").replace("100.0,20.65", "most,20.65"), encoding="utf-8")
     with pytest.raises(PrismError, match=r"s\.csv: row 1: .*most"):
         read_scores(path)
-    write_scores(path, scores)
+    write_table(path, Score, scores)
     whole = path.read_text(encoding="utf-8")
     for ragged in (whole + "v1,m,refusal_soft\n", whole.rstrip("\n") + ",more\n"):
         path.write_text(ragged, encoding="utf-8")
@@ -187,7 +191,7 @@ def test_published_counts_become_scores(tmp_path: Path) -> None:
         ("GPT,M,refusal_soft,Age,50,19,83.0,refused", "row 1: rate 83.0 contradicts"),
         ("GPT,M,implicit_leakage,Age,150,51,66.01,leaked", "row 1: rate 66.01 contradicts the counts, which give 66.0"),
         ("GPT,M,refusal_soft,Height,50,19,38.0,refused", "row 1: 'Height'"),
-        ("GPT,M,soft,Age,50,19,38.0,refused", "row 1: 'soft'"),
+        ("GPT,M,soft,Age,50,19,38.0,refused", "row 1: task = 'soft'"),
         ("GPT,M,refusal_soft,Age,50,51,102.0,refused", "row 1: 51 hits of 50"),
     ],
 )
@@ -224,15 +228,13 @@ def test_an_edition_without_its_file_is_an_error(tmp_path: Path) -> None:
 
 
 def cell(attribute: str, judge: str, rate: float | None, source: str = "computed", **changes: Any) -> Score:
-    row: dict[str, Any] = dict(
-        zip(COLUMNS, ["v1", "m", "refusal_soft", attribute, judge, 50, 0, 1, rate, None, None, source], strict=False)
-    )
-    return Score(**(row | changes))
+    where = ("v1", "m", Task.REFUSAL_SOFT, attribute, judge)
+    return replace(Score(*where, 50, 0, 1, rate, None, None, source), **changes)  # type: ignore[arg-type]
 
 
 def tabulate(tmp_path: Path, computed: list[Score], known: list[Score], *arguments: str) -> list[dict[str, str]]:
-    write_scores(tmp_path / "c.csv", computed)
-    write_scores(tmp_path / "p.csv", known)
+    write_table(tmp_path / "c.csv", Score, computed)
+    write_table(tmp_path / "p.csv", Score, known)
     fixed = ["--out", str(tmp_path / "t.csv"), "--differences", str(tmp_path / "d.csv")]
     table.main(["--scores", str(tmp_path / "c.csv"), "--published", str(tmp_path / "p.csv"), *fixed, *arguments])
     with (tmp_path / "d.csv").open(encoding="utf-8") as stream:
@@ -334,7 +336,7 @@ def test_doubled_unknown_and_missing_scores_are_errors(tmp_path: Path) -> None:
     one = cell("Age", "rules", 30.0)
     with pytest.raises(PrismError, match="2 scores for v1 / m"):
         tabulate(tmp_path, [one, one], [])
-    with pytest.raises(PrismError, match="unknown cell"):
+    with pytest.raises(PrismError, match=r"row 1: attribute = 'Height': is none of Age, Gender"):
         tabulate(tmp_path, [cell("Height", "rules", 30.0)], [])
     with pytest.raises(PrismError, match="hold no rows"):
         tabulate(tmp_path, [], [])
@@ -357,7 +359,7 @@ def test_the_mean_distance_leaves_out_thin_cells_and_aggregates() -> None:
         cell("macro", "rules", 1.0),
         cell("Weight", "rules", 1.0, n=9),
     ]
-    found = table.distances(table.differences([*computed, *known]))
+    found = mean_distances(published_differences([*computed, *known]))
     assert [(d.reference_judge, d.cells, d.mean) for d in found] == [
         ("GPT", 2, 15.0),
         ("Gemini", 1, 1.0),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,8 @@ from safe_llava.core.statistics import (
     resample_weights,
     sign_flip_test,
 )
-from safe_llava.core.tables import write_rows
+from safe_llava.formats.benchmark_scores import BenchmarkPair
+from safe_llava.formats.tables import write_table
 
 logger = logging.getLogger(__name__)
 WHOLE = 30_000  # shares of a point as whole numbers: VQA's are thirtieths
@@ -37,33 +38,6 @@ P_DIGITS = 3
 MCNEMAR, SIGNS, SIGNS_DRAWN, PLACES = "McNemar, exact", "sign flips, exact", "sign flips, drawn", "exchange, drawn"
 NEWCOMBE, BOOTSTRAP = "Newcombe", "bootstrap"
 Key = tuple[str, str]  # model and benchmark
-
-
-@dataclass(frozen=True)
-class PairedScore:
-    """Two models on the same units; scores and their difference (first minus second) on the published scale.
-
-    ``n_unpaired`` counts the units that one model alone has, since a question of theirs failed in the other: they are
-    in neither score. ``limit`` is not None where only the first so many questions were asked.
-    """
-
-    benchmark: str
-    metric: str
-    first: str
-    second: str
-    n: int
-    n_unpaired: int
-    first_score: float
-    second_score: float
-    difference: float
-    ci_low: float | None
-    ci_high: float | None
-    ci: str
-    first_only: int | None
-    second_only: int | None
-    p_value: float
-    test: str
-    limit: int | None = None
 
 
 def common_units(first: Units, second: Units, what: str) -> tuple[Units, Units]:
@@ -166,7 +140,7 @@ def compare(
     metrics: Mapping[str, Sequence[str]],
     resamples: int = RESAMPLES,
     limit: int | None = None,
-) -> Iterator[PairedScore]:
+) -> Iterator[BenchmarkPair]:
     """Yield a row for every pair, benchmark and metric that both models have a score in.
 
     Args:
@@ -193,14 +167,25 @@ def compare(
 
 def _row(
     of: tuple[str, str, str, str], first: Units, second: Units, *, resamples: int, limit: int | None
-) -> PairedScore:
+) -> BenchmarkPair:
     one, other = common_units(first, second, "{} {}, {} and {}".format(*of))
-    counts = len(one.names), len(set(first.names) ^ set(second.names))
-    facts = paired(one, other, resamples)
-    return _rounded(PairedScore(*of, *counts, one.score(), other.score(), limit=limit, **facts))  # type: ignore[arg-type]
+    benchmark, metric, first_model, second_model = of
+    row = BenchmarkPair(
+        benchmark=benchmark,
+        metric=metric,
+        first=first_model,
+        second=second_model,
+        n=len(one.names),
+        n_unpaired=len(set(first.names) ^ set(second.names)),
+        first_score=one.score(),
+        second_score=other.score(),
+        limit=limit,
+        **paired(one, other, resamples),  # type: ignore[arg-type]
+    )
+    return _rounded(row)
 
 
-def _rounded(row: PairedScore) -> PairedScore:
+def _rounded(row: BenchmarkPair) -> BenchmarkPair:
     points = {
         name: None if getattr(row, name) is None else round(getattr(row, name), 2)
         for name in ("first_score", "second_score", "difference", "ci_low", "ci_high")
@@ -235,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for benchmark, metric in _named(args.metrics, "--metrics"):
         metrics.setdefault(benchmark, []).append(metric)
     rows = compare(found, [(first, second) for first, second in args.pair], metrics, args.resamples, args.limit)
-    logger.info("%s: %d paired differences", args.out, write_rows(args.out, PairedScore, rows))
+    logger.info("%s: %d paired differences", args.out, write_table(args.out, BenchmarkPair, rows))
 
 
 if __name__ == "__main__":

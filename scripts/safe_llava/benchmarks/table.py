@@ -6,7 +6,6 @@ Run: ``python -m safe_llava.benchmarks.table --results FILE… --published FILE.
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,26 +17,10 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core import cli
 from safe_llava.core.errors import BenchmarkError
-from safe_llava.core.files import atomic_path, read_json
+from safe_llava.core.files import read_json
+from safe_llava.formats.benchmark_scores import NOT_COMPARABLE, NOTHING_PUBLISHED, BenchmarkScore
+from safe_llava.formats.tables import write_table
 
-COLUMNS = (
-    "model",
-    "benchmark",
-    "metric",
-    "score",
-    "stderr",
-    "n",
-    "n_failed",
-    "limit",
-    "published",
-    "difference",
-    "verdict",
-    "judge",
-    "published_judge",
-    "source",
-    "note",
-)
-NOT_COMPARABLE = "not comparable: "  # and why
 SUBMITTED = "submission written"
 UNCOUNTED = "no score: no question counts for it"  # with a limit, or questions left out
 ERRORS = 2.0  # standard errors within which a difference says nothing
@@ -122,7 +105,9 @@ def read_tasks(path: Path) -> dict[str, BenchmarkTask]:
     return tasks
 
 
-def table(results: Sequence[Results], tasks: Mapping[str, BenchmarkTask], compare: Sequence[str] | None) -> list[dict]:
+def table(
+    results: Sequence[Results], tasks: Mapping[str, BenchmarkTask], compare: Sequence[str] | None
+) -> list[BenchmarkScore]:
     """Return the rows of the table in the order of the results, each benchmark's own metric first.
 
     A metric that the results have not is a row without a score.
@@ -170,7 +155,7 @@ def verdict(result: Results, task: BenchmarkTask, name: str, beside: bool) -> st
     """Return what a score says about the published one: as it, apart from it, or nothing, and then why."""
     metric, published = result.metrics[name], task.published.get(name)
     if published is None or not beside:
-        return "nothing published" if published is None else ""
+        return NOTHING_PUBLISHED if published is None else ""
     if why := not_comparable(result, task, name):
         return f"{NOT_COMPARABLE}{why}"
     difference = abs(metric.score - published)
@@ -202,29 +187,29 @@ def same_judge(models: Sequence[str], published: str) -> bool:
     return bool(models) and all(snapshot.fullmatch(model) for model in models)
 
 
-def _row(result: Results, task: BenchmarkTask, name: str, beside: bool, without: str) -> dict[str, Any]:
+def _row(result: Results, task: BenchmarkTask, name: str, beside: bool, without: str) -> BenchmarkScore:
     metric = None if without else result.metrics[name]
     published = task.published.get(name) if beside else None
     compared = metric is not None and published is not None and not not_comparable(result, task, name)
     limited = f"The first {result.limit} questions only." if result.limit is not None else ""
     judging = result.judging
-    return {
-        "model": result.model,
-        "benchmark": result.benchmark,
-        "metric": name,
-        "score": "" if metric is None else f"{metric.score:.2f}",
-        "stderr": "" if metric is None or metric.stderr is None else f"{metric.stderr:.2f}",
-        "n": result.n,
-        "n_failed": result.n_failed,
-        "limit": "" if result.limit is None else result.limit,
-        "published": "" if published is None else published,
-        "difference": f"{metric.score - published:.2f}" if compared and metric and published is not None else "",
-        "verdict": without or verdict(result, task, name, beside),
-        "judge": ", ".join(judging.models or [judging.judge]) if judging else "",
-        "published_judge": (task.published_judge or "") if task.judged else "",
-        "source": "computed",
-        "note": " ".join(part for part in (limited, task.note) if part),
-    }
+    return BenchmarkScore(
+        model=result.model,
+        benchmark=result.benchmark,
+        metric=name,
+        score=None if metric is None else metric.score,
+        stderr=None if metric is None else metric.stderr,
+        n=result.n,
+        n_failed=result.n_failed,
+        limit=result.limit,
+        published=published,
+        difference=metric.score - published if compared and metric and published is not None else None,
+        verdict=without or verdict(result, task, name, beside),
+        judge=", ".join(judging.models or [judging.judge]) if judging else "",
+        published_judge=(task.published_judge or "") if task.judged else "",
+        source="computed",
+        note=" ".join(part for part in (limited, task.note) if part),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -236,10 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="table to write, CSV")
     args = parser.parse_args(argv)
     rows = table([read_results(path) for path in args.results], read_tasks(args.published), args.compare)
-    with atomic_path(args.out) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(args.out, BenchmarkScore, rows)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from safe_llava.config.schema import Config
 from safe_llava.core import cli
 from safe_llava.core.errors import PaperError
 from safe_llava.core.files import read_jsonl
-from safe_llava.core.tables import write_rows
+from safe_llava.formats.costs import StageCost
+from safe_llava.formats.tables import write_table
 
 logger = logging.getLogger(__name__)
 
@@ -73,22 +74,6 @@ class Usage:
     gpu: float | None = 0.0
     cpu: float = 0.0
     memory: float | None = None
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """What a stage took by one source; hours, GiB of the hungriest job, None where nobody knows."""
-
-    stage: str
-    source: Literal["slurm", "steps"]
-    jobs: int
-    submissions: int | None
-    unaccounted: int
-    wall_hours: float | None
-    gpu_hours: float | None
-    cpu_hours: float | None
-    max_memory_gib: float | None
-    states: str
 
 
 def stage_of(rule: str) -> str:
@@ -286,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     submissions = read_ledger(options.ledger)
     usages = parse_sacct(ask_sacct([one.job for one in submissions]))
-    write_rows(options.out, StageCost, [*of_slurm(submissions, usages), *of_steps(options.usage, options.gpus)])
+    write_table(options.out, StageCost, [*of_slurm(submissions, usages), *of_steps(options.usage, options.gpus)])
 
 
 if __name__ == "__main__":

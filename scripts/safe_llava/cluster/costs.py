@@ -33,10 +33,10 @@ from safe_llava.core import cli
 from safe_llava.core.errors import ConfigError, PrismError
 from safe_llava.core.files import write_text
 from safe_llava.core.rows import read_row
-from safe_llava.core.tables import write_rows
 from safe_llava.data.plan import Line, known, lines_of
-from safe_llava.formats.grid import EMPTY, markdown_grid
+from safe_llava.formats.markup import EMPTY, markdown_grid
 from safe_llava.formats.prism import Answer, Attribute, Task
+from safe_llava.formats.tables import write_table
 from safe_llava.judges.client import Call
 from safe_llava.judges.cost import BATCH_SHARE, BYTES_PER_TOKEN, cost_of, estimated_usage
 from safe_llava.prism.judge_prompts import Prompts, load_prompts
@@ -280,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, measured = read_row(options.config, Config, ConfigError), read_measured()
     items = planned(config, measured, lines_of(config.data, needed(config)))
     page = page_of(items, config, measured)
-    write_rows(options.table, Item, [*items, *sums(items)])
+    write_table(options.table, Item, [*items, *sums(items)])
     write_text(options.page, page)
     sys.stdout.write(page)
 

@@ -28,11 +28,11 @@ from safe_llava import __version__
 from safe_llava.config.images import Images
 from safe_llava.config.load import load
 from safe_llava.config.selection import config_files
-from safe_llava.containers.tag import BASE, DEFINITIONS, NAMES, TAG_DIGITS, base, has_kinds, image_name, own_labels, tag
+from safe_llava.containers.tag import BASE, DEFINITIONS, NAMES, TAG_DIGITS, base, has_kinds, image_name, tag
 from safe_llava.core import cli
 from safe_llava.core.errors import ConfigError, DataError
 from safe_llava.core.files import atomic_path, file_digest, write_json, write_text
-from safe_llava.core.provenance import code_commit
+from safe_llava.core.provenance import code_commit, own_labels
 from safe_llava.core.rows import read_row
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,28 +1,22 @@
 """Which image a rule runs in: its path carries a tag of everything that goes into it.
 
-Read while the rules are read, and in every step's provenance: nothing here calls Apptainer.
+Read while the rules are read: nothing here calls Apptainer.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from safe_llava.config.images import Images
 from safe_llava.core.errors import ConfigError
-from safe_llava.core.files import read_json
 
 NAMES = ("train", "eval", "paper")
 DEFINITIONS = "containers"
 BASE = "containers/base.yaml"
-# Apptainer names the image in every process that runs in one, and puts its labels there.
-IMAGE_VARIABLE = "APPTAINER_CONTAINER"
-LABELS_INSIDE = Path("/.singularity.d/labels.json")
 TAG_DIGITS = 12
 # Names and versions of everything that is installed in a Debian folder.
 INSTALLED = "var/lib/dpkg/status"
@@ -100,25 +94,3 @@ def tag_in(image: str) -> str | None:
     """Return the tag that an image's path carries; None of an image that `snakemake images` does not make."""
     found = re.search(rf"-([0-9a-f]{{{TAG_DIGITS}}})\.sif$", image)
     return found[1] if found else None
-
-
-def image_record() -> dict[str, Any] | str:
-    """Return what is known of the image that this process runs in, for its provenance; ``none`` outside of images.
-
-    The note beside the image has what spython read of its labels, and its sha256; an image without one is named by
-    the labels that it has inside.
-    """
-    path = os.environ.get(IMAGE_VARIABLE)
-    if not path:
-        return "none"
-    if (note := Path(f"{path}.json")).is_file():
-        return {"path": path, **read_json(note, "make the image again: snakemake images")}
-    labels = read_json(LABELS_INSIDE) if LABELS_INSIDE.is_file() else {}
-    return {"path": path, "sha256": "unknown", "labels": own_labels(labels)}
-
-
-def own_labels(labels: dict[str, str]) -> dict[str, str]:
-    """Return the labels that this project's definitions gave an image."""
-    return {
-        key: value for key, value in sorted(labels.items()) if key.startswith(("safe-llava.", "org.opencontainers."))
-    }

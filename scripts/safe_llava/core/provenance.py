@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from safe_llava import __version__
-from safe_llava.containers.tag import image_record
-from safe_llava.core.files import file_digest
+from safe_llava.core.files import file_digest, read_json
 
 PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "lmms-eval", "vllm", "snakemake", "pandas")
+# Apptainer names the container image in every process that runs in one, and puts its labels there.
+CONTAINER_VARIABLE = "APPTAINER_CONTAINER"
+LABELS_INSIDE = Path("/.singularity.d/labels.json")
 
 
 def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
@@ -31,7 +33,7 @@ def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
 def code_commit() -> str:
     """Return the commit of this code, ``+changes`` behind it for an edited tree, or ``unknown``.
 
-    Images may have no git: there ``SAFE_LLAVA_COMMIT`` carries the commit of the clone that they see.
+    Container images may have no git: there ``SAFE_LLAVA_COMMIT`` carries the commit of the clone that they see.
     """
     if commit := os.environ.get("SAFE_LLAVA_COMMIT"):
         return commit
@@ -41,6 +43,28 @@ def code_commit() -> str:
         return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def container_record() -> dict[str, Any] | str:
+    """Return what is known of the container image that this process runs in; ``none`` outside of one.
+
+    The note beside the image has what spython read of its labels, and its sha256; an image without one is named by
+    the labels that it has inside.
+    """
+    path = os.environ.get(CONTAINER_VARIABLE)
+    if not path:
+        return "none"
+    if (note := Path(f"{path}.json")).is_file():
+        return {"path": path, **read_json(note, "make the image again: snakemake images")}
+    labels = read_json(LABELS_INSIDE) if LABELS_INSIDE.is_file() else {}
+    return {"path": path, "sha256": "unknown", "labels": own_labels(labels)}
+
+
+def own_labels(labels: dict[str, str]) -> dict[str, str]:
+    """Return the labels that this project's definitions gave an image."""
+    return {
+        key: value for key, value in sorted(labels.items()) if key.startswith(("safe-llava.", "org.opencontainers."))
+    }
 
 
 def record(inputs: Mapping[str, Path | str] | None = None, **facts: Any) -> dict[str, Any]:
@@ -61,7 +85,7 @@ def record(inputs: Mapping[str, Path | str] | None = None, **facts: Any) -> dict
         "commit": code_commit(),
         "python": platform.python_version(),
         "packages": package_versions(),
-        "image": image_record(),
+        "image": container_record(),
         "inputs": checksums,
         **facts,
     }

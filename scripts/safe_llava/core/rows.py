@@ -1,28 +1,58 @@
-"""Rows of the configuration as the workflow hands them to a step: one JSON object in a file."""
+"""Rows that come from outside, checked against their type: an object of a JSON file, or what another reader parsed."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from safe_llava.core.errors import SafeLlavaError
 from safe_llava.core.files import read_json
 
-Read = TypeVar("Read", bound=BaseModel)
+Checked = TypeVar("Checked")
 REMEDY = "let the workflow write it from the configuration"
 
 
+_adapters: dict[Any, TypeAdapter[Any]] = {}  # to make one takes as long as to check hundreds of rows
+
+
+def check_row(
+    kind: type[Checked], value: Any, where: str, error: type[SafeLlavaError], remedy: str, show_value: bool = False
+) -> Checked:
+    """Return a value as its type: a pydantic model, or a dataclass whose fields pydantic can check.
+
+    Args:
+        kind: what the value is.
+        value: as it was read.
+        where: the file, and the row in it, for the message.
+        error: what is raised; each stage has its own.
+        remedy: what the user is told to do.
+        show_value: whether the message shows the wrong value, as in tables.
+
+    Raises:
+        SafeLlavaError: of type ``error``, naming the first key that is wrong.
+    """
+    try:
+        adapter = _adapters.get(kind) or _adapters.setdefault(kind, TypeAdapter(kind))
+        checked: Checked = adapter.validate_python(value)
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "row"
+        shown = f" = {first['input']!r}" if show_value else ""
+        raise error(f"{where}: {key}{shown}: {first['msg'].removeprefix('Value error, ')}", remedy) from fault
+    return checked
+
+
 def read_row(
-    path: Path, kind: type[Read], error: type[SafeLlavaError], name: str | None = None, remedy: str = REMEDY
-) -> Read:
-    """Read a row and check it.
+    path: Path, kind: type[Checked], error: type[SafeLlavaError], name: str | None = None, remedy: str = REMEDY
+) -> Checked:
+    """Read a row of the configuration as the workflow hands it to a step: one JSON object in a file.
 
     Args:
         path: the JSON file.
         kind: what the row is.
-        error: what is raised where it is not; each stage has its own.
+        error: what is raised where it is not.
         name: fills in for a row without a ``name``.
         remedy: what the user is told to do.
 
@@ -33,9 +63,4 @@ def read_row(
     value = read_json(path, remedy)
     if name is not None and isinstance(value, dict):
         value.setdefault("name", name)
-    try:
-        return kind.model_validate(value)
-    except ValidationError as fault:
-        first = fault.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "row"
-        raise error(f"{path}: {key}: {first['msg']}", remedy) from fault
+    return check_row(kind, value, str(path), error, remedy)

@@ -8,51 +8,25 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import read_json
-from safe_llava.core.tables import write_rows
+from safe_llava.formats.mentions import MentionCount
 from safe_llava.formats.prism import Attribute
+from safe_llava.formats.tables import write_table
 
 REMEDY = "let the workflow audit the set again"
 
 
-@dataclass(frozen=True)
-class Row:
-    """How often one set mentions one attribute.
-
-    Args:
-        pair: the safe set, which names the pair.
-        dataset: the set that was counted.
-        role: which of the pair it is.
-        part: all samples, or those with an image.
-        measure: how it was counted; `published`: nobody said how.
-        n_samples, n_answers: how many there are.
-        samples, answers: how many of them mention it.
-        source: whether it was counted here.
-    """
-
-    pair: str
-    dataset: str
-    role: Literal["original", "safe"]
-    part: str
-    measure: str
-    attribute: str
-    n_samples: int | None
-    samples: int
-    n_answers: int | None
-    answers: int | None
-    source: Literal["computed", "published"]
-
-
-def rows_of(pair: str, dataset: str, role: Literal["original", "safe"], counts: Mapping[str, Any]) -> list[Row]:
+def rows_of(
+    pair: str, dataset: str, role: Literal["original", "safe"], counts: Mapping[str, Any]
+) -> list[MentionCount]:
     """Return the rows of one set of a pair."""
     return [
-        Row(
+        MentionCount(
             *(pair, dataset, role, row["part"], row["measure"], row["attribute"]),
             *(counts["total"][row["part"]]["samples"], row["samples"]),
             *(counts["total"][row["part"]]["answers"], row["answers"]),
@@ -62,10 +36,12 @@ def rows_of(pair: str, dataset: str, role: Literal["original", "safe"], counts: 
     ]
 
 
-def published_rows(pair: str, dataset: str, published: Mapping[str, int]) -> list[Row]:
+def published_rows(pair: str, dataset: str, published: Mapping[str, int]) -> list[MentionCount]:
     """Return the rows of published numbers, in the order of the attributes."""
     return [
-        Row(pair, dataset, "original", "all", "published", name, None, published[name], None, None, "published")
+        MentionCount(
+            pair, dataset, "original", "all", "published", name, None, published[name], None, None, "published"
+        )
         for name in map(str, Attribute)
         if name in published
     ]
@@ -97,13 +73,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     counts = {path.stem: read_json(path, REMEDY) for path in args.counts}
     published = dict(map(parse_published, args.published))
-    rows: list[Row] = []
+    rows: list[MentionCount] = []
     for original, safe in args.pair:
         if absent := [name for name in (original, safe) if name not in counts]:
             raise DataError(f"--counts: nothing of {absent[0]}", REMEDY)
         rows += rows_of(safe, original, "original", counts[original]) + rows_of(safe, safe, "safe", counts[safe])
         rows += published_rows(safe, original, published.get(original, {}))
-    write_rows(args.out, Row, rows)
+    write_table(args.out, MentionCount, rows)
 
 
 if __name__ == "__main__":

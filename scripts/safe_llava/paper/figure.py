@@ -14,12 +14,12 @@ from safe_llava.config.paper import FigureKind
 from safe_llava.core import cli
 from safe_llava.core.errors import PaperError
 from safe_llava.paper.figures.audit import audit_figure
-from safe_llava.paper.figures.benchmark_pairs import benchmark_pairs_figure
+from safe_llava.paper.figures.benchmarks import benchmark_pairs_figure, benchmarks_figure
 from safe_llava.paper.figures.contact_sheet import examples_figure
 from safe_llava.paper.figures.judging import judges_figure, paired_figure
 from safe_llava.paper.figures.prism import differences_figure, prism_figure, released_figure
-from safe_llava.paper.figures.runs import benchmarks_figure, training_figure
 from safe_llava.paper.figures.style import STYLE, save
+from safe_llava.paper.figures.training import training_figure
 
 ONE_FILE = {"prism_released": released_figure, "prism_judges": judges_figure, "differences": differences_figure}
 COLOURED = {

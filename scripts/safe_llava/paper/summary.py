@@ -6,25 +6,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from safe_llava.benchmarks.table import NOT_COMPARABLE
 from safe_llava.core import cli
 from safe_llava.core.errors import PaperError
 from safe_llava.core.files import write_text
-from safe_llava.formats.cells import MACRO, SENTENCE
-from safe_llava.formats.grid import EMPTY, interval, markdown_grid, number, probability
-from safe_llava.formats.tidy import (
-    AGGREGATES,
-    TASKS,
-    BenchmarkScore,
-    PairedDifference,
-    Score,
-    asked_in_part,
-    judge_title,
-    keyed,
-    metric_title,
-    read_tidy,
-    unique,
-)
+from safe_llava.formats.benchmark_scores import NOT_COMPARABLE, BenchmarkScore, asked_in_part
+from safe_llava.formats.markup import EMPTY, interval, markdown_grid, number, probability
+from safe_llava.formats.prism import Task
+from safe_llava.formats.scores import AGGREGATES, MACRO, SENTENCE, PairedDifference, Score
+from safe_llava.formats.tables import keyed, read_table, unique
+from safe_llava.paper.tables.titles import judge_title, metric_title
 
 DEEDS = {
     "refusal_soft": "refused {rate} % of the direct questions",
@@ -46,8 +36,8 @@ def summary(prism: Path, benchmarks: Path | None, pairs: Sequence[tuple[str, str
     Raises:
         PaperError: a file cannot be read, or a model of a pair has no scores.
     """
-    scores = read_tidy(Score, prism)
-    rows = read_tidy(BenchmarkScore, benchmarks) if benchmarks else []
+    scores = read_table(prism, Score)
+    rows = read_table(benchmarks, BenchmarkScore) if benchmarks else []
     known = {s.model for s in scores} | {r.model for r in rows}
     for model in (model for pair in pairs for model in pair):
         if model not in known:
@@ -55,7 +45,7 @@ def summary(prism: Path, benchmarks: Path | None, pairs: Sequence[tuple[str, str
                 f"{prism}: no scores of {model}, which is to be compared (there are: {', '.join(sorted(known))})",
                 "evaluate it (prism.select.models), or take it out of paper.compare",
             )
-    differences = read_tidy(PairedDifference, paired) if paired else []
+    differences = read_table(paired, PairedDifference) if paired else []
     parts = ["# Results", "## PRISM", _macro_table(scores, prism), *_pair_sentences(scores, pairs, differences)]
     unanswered, unjudged = _missing(scores)
     if unanswered or unjudged:
@@ -87,7 +77,7 @@ def _missing(scores: Sequence[Score]) -> tuple[int, int]:
 
 def _macro_table(scores: Sequence[Score], path: Path) -> str:
     cells = keyed(scores, lambda s: (s.edition, s.model, s.judge, s.source, s.task, s.attribute), path)
-    columns = [*((task, MACRO) for task in TASKS), ("implicit_leakage", SENTENCE)]
+    columns = [*((task, MACRO) for task in Task), ("implicit_leakage", SENTENCE)]
     head = ["Edition", "Model", "Judge", "Soft refused", "Hard refused", "Not leaked", "Descriptions without a leak"]
     lines = []
     for key in dict.fromkeys((s.edition, s.model, s.judge, s.source) for s in scores):

@@ -1,4 +1,4 @@
-"""Paired differences between two models that were asked the same questions and judged by the same judge.
+"""PairedDifference differences between two models that were asked the same questions and judged by the same judge.
 
 ``python -m safe_llava.prism.compare --verdicts FILE… --pair SAFE ORIGINAL --out paired.csv``
 
@@ -38,11 +38,12 @@ from safe_llava.core.statistics import (
     sign_flip_test,
     whole_weights,
 )
-from safe_llava.core.tables import write_rows
-from safe_llava.formats.cells import (
-    ANSWERED,
-    ROW_ORDER,
+from safe_llava.formats.prism import Task, Verdict, read_verdicts
+from safe_llava.formats.scores import ANSWERED, BOOTSTRAP, CELLS, PairedDifference
+from safe_llava.formats.tables import write_table
+from safe_llava.prism.scoring.cells import (
     SCORED_HELP,
+    JudgedTask,
     Mark,
     Scored,
     counts_beyond_hits,
@@ -53,40 +54,14 @@ from safe_llava.formats.cells import (
     read_scored,
     strata_of,
 )
-from safe_llava.formats.prism import Task, Verdict, read_verdicts
-from safe_llava.prism.score import BOOTSTRAP, Ends, digits_of, percent, score_group
 from safe_llava.prism.scoring.completeness import ALLOWED_HELP, Allowed, refuse_incomplete
+from safe_llava.prism.scoring.rates import Ends, digits_of, percent, score_group
 
 NEWCOMBE, NEWCOMBE_IMAGES = "newcombe", "newcombe_images"
 MCNEMAR, SIGN_FLIP, SIGN_FLIP_DRAWN = "mcnemar_exact", "sign_flip", "sign_flip_drawn"
 P_DIGITS = 4
+Where = tuple[str, Task, str, str, str]  # edition, task, judge, first and second model
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Paired:
-    """One row of the file; the fields are its columns, rates in percent, differences in points, None is empty."""
-
-    edition: str
-    task: str
-    attribute: str
-    judge: str
-    first: str
-    second: str
-    n_pairs: int
-    n_only_first: int
-    n_only_second: int
-    n_images: int
-    first_rate: float | None
-    second_rate: float | None
-    difference: float | None
-    ci_low: float | None
-    ci_high: float | None
-    ci: str
-    first_alone: int
-    second_alone: int
-    p_value: float | None
-    test: str
 
 
 @dataclass(frozen=True)
@@ -146,7 +121,7 @@ def pair_up(first: Sequence[Mark], second: Sequence[Mark], places: dict[str, int
     return Pairs(counts[0], counts[1], counts[2], both, len(ones) - total, len(others) - total)
 
 
-class Comparison:
+class PairedTask:
     """Two models on one task of one edition, as one judge saw them."""
 
     def __init__(
@@ -177,14 +152,14 @@ class Comparison:
             differences = sums[:, 0::2] / sums[:, 1::2]
         return {name: differences[:, column] for column, name in enumerate(self.cells)}
 
-    def rows(self, where: tuple[str, str, str, str, str]) -> list[Paired]:
+    def rows(self, where: Where) -> list[PairedDifference]:
         """Return the rows, in the order of the tables; ``where`` is edition, task, judge, first and second model."""
         rows = {name: self._cell(where, name) for name in self.cells}
         for name, parts in macro_parts(self.cells).items():
             rows[name] = self._macro(where, name, parts)
-        return [rows[name] for name in ROW_ORDER if name in rows]
+        return [rows[name] for name in CELLS if name in rows]
 
-    def _cell(self, where: tuple[str, str, str, str, str], name: str) -> Paired:
+    def _cell(self, where: Where, name: str) -> PairedDifference:
         pairs = self.cells[name]
         if not pairs.total:
             return self._row(where, name, [pairs], None, None, "", None, "")
@@ -198,7 +173,7 @@ class Comparison:
         test = SIGN_FLIP if exact else SIGN_FLIP_DRAWN
         return self._row(where, name, [pairs], pairs.shares, ends, how, p_value, test)
 
-    def _macro(self, where: tuple[str, str, str, str, str], name: str, parts: Sequence[str]) -> Paired:
+    def _macro(self, where: Where, name: str, parts: Sequence[str]) -> PairedDifference:
         pairs = [self.cells[part] for part in parts]
         if not all(cell.total for cell in pairs):
             return self._row(where, name, pairs, None, None, "", None, "")
@@ -214,7 +189,7 @@ class Comparison:
 
     def _row(
         self,
-        where: tuple[str, str, str, str, str],
+        where: Where,
         name: str,
         pairs: Sequence[Pairs],
         shares: tuple[Fraction, Fraction] | None,
@@ -222,12 +197,12 @@ class Comparison:
         ci: str,
         p_value: float | None,
         test: str,
-    ) -> Paired:
+    ) -> PairedDifference:
         edition, task, judge, first, second = where
         digits = digits_of(name, self.task)
         rates = [percent(share, digits) for share in shares] if shares else [None, None]
         low, high = (round(100 * end, 2) for end in ends) if ends else (None, None)
-        return Paired(
+        return PairedDifference(
             *(edition, task, name, judge, first, second),
             n_pairs=sum(cell.total for cell in pairs),
             n_only_first=sum(cell.only_first for cell in pairs),
@@ -246,13 +221,13 @@ class Comparison:
         )
 
 
-def compare(
+def paired_differences(
     verdicts: Iterable[Verdict],
     models: Sequence[tuple[str, str]],
     choice: Mapping[str, Scored] | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
-) -> Iterator[Paired]:
+) -> Iterator[PairedDifference]:
     """Yield the rows of every pair of models on each edition, judge and task that both have verdicts for.
 
     Args:
@@ -274,8 +249,8 @@ def compare(
                 continue
             common += 1
             scored = leakage_scored(group.edition, (choice or {}).get(group.edition))
-            found = Comparison(group.task, (own, groups[other]), scored, resamples, seed)
-            yield from found.rows((group.edition, str(group.task), group.judge, first, second))
+            found = PairedTask(group.task, (own, groups[other]), scored, resamples, seed)
+            yield from found.rows((group.edition, group.task, group.judge, first, second))
         if not common:
             raise PrismError(
                 f"{first} and {second} have no edition, task and judge in common", "give the verdicts on both models"
@@ -303,8 +278,8 @@ def refuse_missing(
     )
 
 
-def _same_but_model(one: object, other: object) -> bool:
-    return all(getattr(one, name) == getattr(other, name) for name in ("edition", "task", "judge"))
+def _same_but_model(one: JudgedTask, other: JudgedTask) -> bool:
+    return (one.edition, one.task, one.judge) == (other.edition, other.task, other.judge)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -326,8 +301,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     verdicts = read_verdicts(options.verdicts)
     allowed = Allowed(options.allow_failed_answers, options.allow_failed_verdicts)
     refuse_missing(verdicts, [model for pair in pairs for model in pair], scored, allowed)
-    rows = compare(verdicts, pairs, scored, options.resamples, options.seed)
-    log.info("%s: %d paired differences", options.out, write_rows(options.out, Paired, rows))
+    rows = paired_differences(verdicts, pairs, scored, options.resamples, options.seed)
+    log.info("%s: %d paired differences", options.out, write_table(options.out, PairedDifference, rows))
     return None
 
 

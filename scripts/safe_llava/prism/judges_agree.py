@@ -21,54 +21,24 @@ import argparse
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
 
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.core.statistics import accuracy, cohens_kappa
-from safe_llava.core.tables import write_rows
-from safe_llava.formats.cells import (
-    ANSWERED,
-    ROW_ORDER,
-    SCORED_HELP,
-    Scored,
-    grouped,
-    leakage_scored,
-    marks_of,
-    read_scored,
-)
 from safe_llava.formats.prism import Task, Verdict, read_verdicts
-from safe_llava.prism.agreement import Agreement, agreements, pair, read_labels
-from safe_llava.prism.score import Score, read_scores
-from safe_llava.prism.table import Distance, differences, distances, read_aliases
+from safe_llava.formats.scores import ANSWERED, CELLS, JudgeAgreement, Score, read_scores
+from safe_llava.formats.tables import write_table
+from safe_llava.prism.scoring.cells import SCORED_HELP, Scored, grouped, leakage_scored, marks_of, read_scored
+from safe_llava.prism.scoring.differences import mean_distances, published_differences, read_aliases
+from safe_llava.prism.scoring.labels import LabelAgreement, agreements, pair_labels, read_labels
 
 HAND, EVERY = "hand labels", "all"
 AnswerKey = tuple[str, str, int]  # model, question_id, index
+Where = tuple[Literal["judges", "released"], str, str, Task, str, str, str]  # the columns before the counts
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the file; the fields are its columns, None is an empty cell."""
-
-    comparison: str
-    edition: str
-    model: str
-    task: str
-    attribute: str
-    judge: str
-    reference: str
-    n: int | None = None
-    both: int | None = None
-    judge_only: int | None = None
-    reference_only: int | None = None
-    neither: int | None = None
-    agreement: float | None = None
-    kappa: float | None = None
-    n_cells: int | None = None
-    mean_distance: float | None = None
 
 
 def _findings(
@@ -86,8 +56,10 @@ def _findings(
 
 
 def between_judges(
-    verdicts: Iterable[Verdict], choice: Mapping[str, Scored] | None = None, comparison: str = "judges"
-) -> list[Row]:
+    verdicts: Iterable[Verdict],
+    choice: Mapping[str, Scored] | None = None,
+    comparison: Literal["judges", "released"] = "judges",
+) -> list[JudgeAgreement]:
     """Return how each two judges agree on the answers that both have judged.
 
     Args:
@@ -103,15 +75,15 @@ def between_judges(
             models = sorted({key[0] for key in common})
             for model in [*models, *([EVERY] if len(models) > 1 else [])]:
                 keys = [key for key in common if model in (EVERY, key[0])]
-                where = (comparison, edition, model, str(task), name, judge, reference)
+                where = (comparison, edition, model, task, name, judge, reference)
                 rows.append(_confusion(where, [(one[key], other[key]) for key in keys]))
     return rows
 
 
-def _confusion(where: tuple[str, str, str, str, str, str, str], pairs: Sequence[tuple[bool, bool]]) -> Row:
+def _confusion(where: Where, pairs: Sequence[tuple[bool, bool]]) -> JudgeAgreement:
     first, second = [one for one, _ in pairs], [other for _, other in pairs]
     kappa = cohens_kappa(first, second)
-    return Row(
+    return JudgeAgreement(
         *where,
         n=len(pairs),
         both=pairs.count((True, True)),
@@ -123,7 +95,7 @@ def _confusion(where: tuple[str, str, str, str, str, str, str], pairs: Sequence[
     )
 
 
-def with_labels(verdicts: Iterable[Verdict], labels: Path) -> list[Row]:
+def with_labels(verdicts: Iterable[Verdict], labels: Path) -> list[JudgeAgreement]:
     """Return how each judge agrees with the labels given by hand; nothing where no labelled answer was judged."""
     known = read_labels(labels)
     keys = {(label.model, label.task, label.question_id, label.index) for label in known}
@@ -134,26 +106,27 @@ def with_labels(verdicts: Iterable[Verdict], labels: Path) -> list[Row]:
     edition = labelled[0].edition
     return [
         _from_agreement(edition, row)
-        for judge, found in pair(known, labelled).items()
+        for judge, found in pair_labels(known, labelled).items()
         for row in agreements(judge, found)
     ]
 
 
-def _from_agreement(edition: str, row: Agreement) -> Row:
-    where = ("hand", edition, EVERY, row.task, row.what, row.judge, HAND)
-    counts = (row.both, row.judge_only, row.label_only, row.neither)
-    return Row(*where, row.n, *counts, row.accuracy, row.kappa)
+def _from_agreement(edition: str, row: LabelAgreement) -> JudgeAgreement:
+    counts = (row.n, row.both, row.judge_only, row.label_only, row.neither)
+    where = (edition, EVERY, row.task, row.what, row.judge, HAND)
+    return JudgeAgreement("hand", *where, *counts, row.accuracy, row.kappa)
 
 
 def with_published(
     scores: Sequence[Score], published: Sequence[Score], published_as: Mapping[str, str] | None = None
-) -> list[Row]:
+) -> list[JudgeAgreement]:
     """Return how far each judge's rates lie from the published judges', on average over models and attributes."""
     known = [score for score in published if score.source == "published"]
-    found: list[Distance] = distances(differences([*scores, *known], published_as))
+    found = mean_distances(published_differences([*scores, *known], published_as))
     return [
-        Row(
-            *("published", item.edition, EVERY, item.task, EVERY, item.judge, item.reference_judge),
+        JudgeAgreement(
+            "published",
+            *(item.edition, EVERY, item.task, EVERY, item.judge, item.reference_judge),
             n_cells=item.cells,
             mean_distance=round(item.mean, 2),
         )
@@ -161,9 +134,9 @@ def with_published(
     ]
 
 
-def _place(row: Row) -> tuple[int, str, int, int, str, str, str]:
-    kinds, tasks = ("hand", "published", "released", "judges"), [str(task) for task in Task]
-    name = ROW_ORDER.index(row.attribute) if row.attribute in ROW_ORDER else len(ROW_ORDER)
+def _place(row: JudgeAgreement) -> tuple[int, str, int, int, str, str, str]:
+    kinds, tasks = ("hand", "published", "released", "judges"), list(Task)
+    name = CELLS.index(row.attribute) if row.attribute in CELLS else len(CELLS)
     # Sorting keeps the order of equal rows: the models', with all of them behind.
     model = "\uffff" if row.model == EVERY else row.model
     return (kinds.index(row.comparison), row.edition, tasks.index(row.task), name, row.judge, row.reference, model)
@@ -196,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             "select a second judge, or give labelled answers (--labels) or published scores (--scores, --published)",
         )
     rows.sort(key=_place)
-    write_rows(options.out, Row, rows)
+    write_table(options.out, JudgeAgreement, rows)
     log.info("%s: %d comparisons", options.out, len(rows))
     return None
 

@@ -8,24 +8,40 @@ leakage rate is Wilson's with the photos as trials: as wide as if the three desc
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+
+from pydantic import FiniteFloat
 
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.core.statistics import wilson_interval
-from safe_llava.formats.cells import MACRO, SENTENCE
 from safe_llava.formats.prism import EDITIONS, HAIR, Attribute, Task
-from safe_llava.prism.score import WILSON, WILSON_IMAGES, Score, digits_of, percent, write_scores
+from safe_llava.formats.scores import MACRO, SENTENCE, WILSON, WILSON_IMAGES, Score
+from safe_llava.formats.tables import Count, Text, read_table, write_table
+from safe_llava.prism.scoring.rates import digits_of, percent
 
-COLUMNS = ("judge", "model", "task", "category", "total", "hits", "rate", "hit_kind")
-AGGREGATES = {"OVERALL": MACRO, "MACRO_AVG": MACRO, "SENTENCE_LEVEL": SENTENCE}
+PUBLISHED_AGGREGATES = {"OVERALL": MACRO, "MACRO_AVG": MACRO, "SENTENCE_LEVEL": SENTENCE}
 DESCRIPTIONS = 3  # of each photo, in both editions
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PublishedCount:
+    """One row of a committed file of published counts; rates in percent."""
+
+    judge: Text
+    model: Text
+    task: Task
+    category: Text
+    total: int
+    hits: Count
+    rate: FiniteFloat
+    hit_kind: str
 
 
 def read_published(path: Path | str, edition: str) -> list[Score]:
@@ -36,20 +52,13 @@ def read_published(path: Path | str, edition: str) -> list[Score]:
             its counts, two rows are for one cell, or there are none.
     """
     remedy = f"restore the file of the published {edition} counts"
-    try:
-        with Path(path).open(encoding="utf-8", newline="") as stream:
-            reader = csv.DictReader(stream)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise PrismError(f"{path}: the columns are {reader.fieldnames}", remedy)
-            rows = list(enumerate(reader, start=1))
-    except FileNotFoundError as error:
-        raise PrismError(f"{path}: no such file", remedy) from error
+    counts = read_table(path, PublishedCount, PrismError, remedy, every_column=True)
     scores = []
-    for number, row in rows:
-        if row["category"] != HAIR:
+    for number, row in enumerate(counts, start=1):
+        if row.category != HAIR:
             try:
                 scores.append(_to_score(row, edition))
-            except (ValueError, TypeError) as error:
+            except ValueError as error:
                 raise PrismError(f"{path}: row {number}: {error}", remedy) from error
     twice = [cell for cell, count in Counter(score.cell for score in scores).items() if count > 1]
     if twice or not scores:
@@ -57,11 +66,9 @@ def read_published(path: Path | str, edition: str) -> list[Score]:
     return scores
 
 
-def _to_score(row: dict[str, str], edition: str) -> Score:
-    task, category = Task(row["task"]), row["category"]
-    attribute = str(AGGREGATES[category] if category in AGGREGATES else Attribute(category))
-    total, rate = int(row["total"]), float(row["rate"])
-    hits = int(row["hits"]) if row["hits"] else None
+def _to_score(row: PublishedCount, edition: str) -> Score:
+    task, total, hits, rate = row.task, row.total, row.hits, row.rate
+    attribute = PUBLISHED_AGGREGATES.get(row.category) or Attribute(row.category)
     low, high, how = None, None, ""
     if hits is not None:
         if not 0 <= hits <= total or total == 0:
@@ -74,7 +81,7 @@ def _to_score(row: dict[str, str], edition: str) -> Score:
             images = total if task.is_refusal else total / DESCRIPTIONS
             low, high = (round(100 * end, 2) for end in wilson_interval(float(share) * images, images))
             how = WILSON if task.is_refusal else WILSON_IMAGES
-    where = (edition, row["model"], str(task), attribute, row["judge"])
+    where = (edition, row.model, task, attribute, row.judge)
     return Score(*where, total, None, hits, rate, low, high, "published", how)
 
 
@@ -106,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             raise PrismError(f"edition {edition} has no file", f"give --{edition}")
         scores += read_published(files[edition], edition)
     kept = select(scores, options.models)
-    write_scores(options.out, kept)
+    write_table(options.out, Score, kept)
     log.info("%s: %d published rows", options.out, len(kept))
     return None
 

@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from safe_llava.formats.tidy import in_order, unique
+from safe_llava.formats.mentions import MentionCount
+from safe_llava.formats.tables import in_order, unique
 from safe_llava.paper.figures.contact_sheet import LINE, text_width, wrap
 from safe_llava.paper.figures.examples_audit import Change, choose_changes
 from safe_llava.paper.figures.style import BAND, GRID, MUTED, TEXT_INCHES, colour
-from safe_llava.paper.tables.audit import ROWS, Mention, read_mentions, row_title
+from safe_llava.paper.tables.audit import ROWS, read_mentions, row_title
 
 SAFE, ORIGINAL = 0, 1  # positions of the colours
 PANEL_INCHES, MARGIN, LEFT, GAP = 1.75, 0.1, 0.85, 0.25
@@ -62,7 +63,7 @@ def audit_figure(path: Path, differences: Sequence[Path], count: int, seed: int)
     return figure
 
 
-def _panel(axes: Axes, rows: Sequence[Mention], labelled: bool) -> None:
+def _panel(axes: Axes, rows: Sequence[MentionCount], labelled: bool) -> None:
     names = in_order((r.attribute for r in rows), ROWS)
     shades = {"safe": colour(SAFE), "original": colour(ORIGINAL)}
     for role, measure, label in SERIES:
@@ -90,7 +91,7 @@ def _panel(axes: Axes, rows: Sequence[Mention], labelled: bool) -> None:
     axes.set_title(f"{rows[0].pair} ({total:,} samples)")
 
 
-def _axis(axes: Axes, rows: Sequence[Mention]) -> None:
+def _axis(axes: Axes, rows: Sequence[MentionCount]) -> None:
     """Make the axis one of counts over decades, with a place for nought."""
     highest = max([1, *(r.samples or 0 for r in rows)])
     decades = [0, *(10**power for power in range(len(str(highest)) + 1))]

@@ -14,11 +14,11 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
 from safe_llava.core.errors import PaperError
-from safe_llava.formats.tidy import TASK_TITLES
 from safe_llava.images.pixels import UndecodableError
 from safe_llava.images.reader import read_rgb
 from safe_llava.paper.figures.examples import Exchange, choose
 from safe_llava.paper.figures.style import GRID, MUTED, colour
+from safe_llava.paper.tables.titles import TASK_TITLES
 
 IMAGE_INCHES, COLUMN_INCHES, GAP, MARGIN = 1.5, 2.55, 0.18, 0.08
 QUESTION_POINTS, ANSWER_POINTS = 6.5, 7.5

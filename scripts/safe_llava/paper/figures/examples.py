@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safe_llava.core.errors import PaperError
-from safe_llava.formats.prism import Answer, Attribute, read_answers
-from safe_llava.formats.tidy import TASKS, unique
+from safe_llava.formats.prism import Answer, Attribute, Task, read_answers
+from safe_llava.formats.tables import unique
 from safe_llava.images import store as imagefiles
 
 CUE = "\nAnswer"  # the line that every prompt of PRISM ends with; it is sent, and left out of the picture
@@ -49,7 +49,7 @@ def choose(answers: Sequence[Path], folders: Sequence[Path], count: int, seed: i
     for asked in shared:
         first = asked[models[0]]
         by_image.setdefault((first.edition, first.image), []).append(asked)
-    tasks = [task for task in TASKS if any(row.task == task for row in rows)]
+    tasks = [task for task in Task if any(row.task == task for row in rows)]
     complete = {image: asked for image, asked in by_image.items() if _tasks(asked, models[0]) == set(tasks)}
     if not complete:
         raise PaperError(

@@ -10,21 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from safe_llava.core.errors import PaperError
-from safe_llava.formats.grid import MINUS, number
-from safe_llava.formats.tidy import (
-    ATTRIBUTES,
-    TASK_TITLES,
-    TASKS,
-    JudgeAgreement,
-    PairedDifference,
-    attribute_title,
-    in_order,
-    keyed,
-    read_tidy,
-    unique,
-)
+from safe_llava.formats.markup import MINUS, number
+from safe_llava.formats.prism import Task
+from safe_llava.formats.scores import CELLS, JudgeAgreement, PairedDifference
+from safe_llava.formats.tables import in_order, keyed, read_table, unique
 from safe_llava.paper.figures.style import COLUMN_INCHES, MUTED, TEXT_INCHES, colour, marker, positions
 from safe_llava.paper.tables.judging import over_all_models, what_agrees
+from safe_llava.paper.tables.titles import TASK_TITLES, attribute_title
 
 SPREAD = 0.66  # part of a row's height over which its series are spread
 REACH = 108  # of the axis of differences, in points
@@ -35,13 +27,13 @@ def paired_figure(path: Path | str, order: Sequence[str] = ()) -> Figure:
 
     A pair has the colour of its first model (``order`` is that of the colours), a judge its marker.
     """
-    rows = read_tidy(PairedDifference, path)
+    rows = read_table(path, PairedDifference)
     cells = keyed(rows, lambda r: (r.edition, r.task, r.first, r.second, r.judge, r.attribute), path)
-    tasks, editions = in_order((r.task for r in rows), TASKS), unique(r.edition for r in rows)
+    tasks, editions = in_order((r.task for r in rows), Task), unique(r.edition for r in rows)
     series = list(dict.fromkeys((r.first, r.second, r.judge) for r in rows))
     judges = unique(r.judge for r in rows)
     shades = positions((r.first for r in rows), order)
-    attributes = {t: in_order((r.attribute for r in rows if r.task == t), ATTRIBUTES) for t in tasks}
+    attributes = {t: in_order((r.attribute for r in rows if r.task == t), CELLS) for t in tasks}
     heights = [len(attributes[t]) + 0.4 for t in tasks]
     row_inches = max(0.2, 0.1 + 0.045 * len(series))
     width = COLUMN_INCHES if len(editions) == 1 else TEXT_INCHES
@@ -104,7 +96,7 @@ def judges_figure(path: Path | str) -> Figure:
     Raises:
         PaperError: there is neither a kappa nor a distance.
     """
-    rows = read_tidy(JudgeAgreement, path)
+    rows = read_table(path, JudgeAgreement)
     agreeing = over_all_models([r for r in rows if r.comparison != "published"])
     apart = [r for r in rows if r.comparison == "published" and r.mean_distance is not None]
     if not agreeing and not apart:

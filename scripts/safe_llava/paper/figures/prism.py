@@ -13,23 +13,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from safe_llava.core.errors import PaperError
-from safe_llava.formats.grid import number
-from safe_llava.formats.tidy import (
-    AGGREGATES,
-    ATTRIBUTES,
-    GIVEN,
-    RATE_TITLES,
-    TASK_TITLES,
-    TASKS,
-    Difference,
-    Score,
-    attribute_title,
-    in_order,
-    judge_title,
-    keyed,
-    read_tidy,
-    unique,
-)
+from safe_llava.formats.markup import number
+from safe_llava.formats.prism import Task
+from safe_llava.formats.scores import AGGREGATES, CELLS, GIVEN, RateDifference, Score
+from safe_llava.formats.tables import in_order, keyed, read_table, unique
 from safe_llava.paper.figures.style import (
     BAND,
     COLUMN_INCHES,
@@ -40,7 +27,8 @@ from safe_llava.paper.figures.style import (
     percent_axis,
     positions,
 )
-from safe_llava.paper.tables.scores import both_sources, judges_of
+from safe_llava.paper.tables.prism import both_sources, judges_of
+from safe_llava.paper.tables.titles import RATE_TITLES, TASK_TITLES, attribute_title, judge_title
 
 SPREAD = 0.66  # part of an attribute's height over which its series are spread
 AGGREGATE_GAP = 0.35
@@ -52,18 +40,18 @@ def prism_figure(path: Path | str, order: Sequence[str] = ()) -> Figure:
     ``order`` is that of the models' colours. Published rates have figures of their own: where anything was computed,
     they are left out here, and so is leakage over the descriptions that were given, which is in the table.
     """
-    scores = read_tidy(Score, path)
+    scores = read_table(path, Score)
     scores = [s for s in scores if s.source == "computed"] or scores
     scores = [s for s in scores if s.attribute not in GIVEN]
     cells = keyed(scores, lambda s: (s.edition, s.source, s.judge, s.task, s.model, s.attribute), path)
-    tasks = in_order((s.task for s in scores), TASKS)
+    tasks = in_order((s.task for s in scores), Task)
     columns = [
         (edition, *pair)
         for edition in unique(s.edition for s in scores)
         for pair in judges_of([s for s in scores if s.edition == edition])
     ]
     models = unique(s.model for s in scores)
-    attributes = {t: in_order((s.attribute for s in scores if s.task == t), ATTRIBUTES) for t in tasks}
+    attributes = {t: in_order((s.attribute for s in scores if s.task == t), CELLS) for t in tasks}
     heights = [_positions(attributes[t])[-1] + 1.2 for t in tasks]
     row_inches = max(0.2, 0.1 + 0.035 * len(models))
     legend_columns = min(len(models), 2 if len(columns) == 1 else 4)
@@ -150,12 +138,12 @@ def released_figure(path: Path | str) -> Figure:
     Raises:
         PaperError: no model has both a computed and a published rate.
     """
-    scores = both_sources(read_tidy(Score, path), path)
+    scores = both_sources(read_table(path, Score), path)
     cells = keyed(scores, lambda s: (s.task, s.source, s.judge, s.attribute, s.edition, s.model), path)
-    tasks = in_order((s.task for s in scores), TASKS)
+    tasks = in_order((s.task for s in scores), Task)
     judges = judges_of(scores)
     given = [{str(s.attribute) for s in scores if s.source == source} for source, _ in judges]
-    attributes = in_order(set.intersection(*given), ATTRIBUTES)  # v1 has no published macro average
+    attributes = in_order(set.intersection(*given), CELLS)  # v1 has no published macro average
     subjects = list(dict.fromkeys((s.edition, s.model) for s in scores))
     several = len({edition for edition, _ in subjects}) > 1
     names = [f"{model} ({edition})" if several else model for edition, model in subjects]
@@ -196,16 +184,16 @@ def _label_blocks(axes: Axes, headers: Sequence[str], names: Sequence[str], bloc
 
 def differences_figure(path: Path | str) -> Figure:
     """Return a map of computed minus published rates: a column of panels a task, a row a pair of judges."""
-    rows = read_tidy(Difference, path)
+    rows = read_table(path, RateDifference)
     cells = keyed(rows, lambda r: (r.edition, r.judge, r.reference_judge, r.task, r.model, r.attribute), path)
     known = [abs(r.difference) for r in rows if r.difference is not None]
     if not known:
         raise PaperError(f"{path}: every difference is empty", "score the answers first, then make the differences")
     limit = max(10.0, math.ceil(max(known) / 10) * 10.0)
-    tasks = in_order((r.task for r in rows), TASKS)
+    tasks = in_order((r.task for r in rows), Task)
     groups = list(dict.fromkeys((r.edition, r.judge, r.reference_judge) for r in rows))
     models = {g: unique(r.model for r in rows if (r.edition, r.judge, r.reference_judge) == g) for g in groups}
-    attributes = {t: in_order((r.attribute for r in rows if r.task == t), ATTRIBUTES) for t in tasks}
+    attributes = {t: in_order((r.attribute for r in rows if r.task == t), CELLS) for t in tasks}
     heights = [len(models[g]) for g in groups]
     size = (TEXT_INCHES, 0.6 + 0.17 * sum(heights) + 0.75 * len(groups))
     figure = Figure(figsize=size, layout="constrained")

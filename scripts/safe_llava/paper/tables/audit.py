@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from safe_llava.formats.grid import EMPTY, Cell, Line, Section, Table, number, section_name
+from safe_llava.formats.markup import EMPTY, Cell, Section, Table, TableLine, number, section_name
+from safe_llava.formats.mentions import MentionCount
 from safe_llava.formats.prism import Attribute
-from safe_llava.formats.tidy import Count, Text, TidyRow, attribute_title, in_order, keyed, read_tidy, unique
+from safe_llava.formats.tables import in_order, keyed, read_table, unique
+from safe_llava.paper.tables.titles import attribute_title
 
 ANY = "any"
 ROWS = (*map(str, Attribute), ANY)
@@ -26,25 +27,9 @@ NOTE = (
 PUBLISHED_NOTE = "Published: as stated for the original set; how it was counted is not published."
 
 
-class Mention(TidyRow):
-    """How often one set of annotations mentions one attribute."""
-
-    pair: Text
-    dataset: Text
-    role: Literal["original", "safe"]
-    part: Text
-    measure: Text
-    attribute: Text
-    n_samples: Count
-    samples: Count
-    n_answers: Count
-    answers: Count
-    source: Literal["computed", "published"]
-
-
-def read_mentions(path: Path | str) -> list[Mention]:
+def read_mentions(path: Path | str) -> list[MentionCount]:
     """Read the tidy table of the audit; PaperError where it is none, or two rows count the same."""
-    rows = read_tidy(Mention, path)
+    rows = read_table(path, MentionCount)
     keyed(rows, lambda r: (r.pair, r.role, r.part, r.measure, r.attribute), path)
     return rows
 
@@ -68,14 +53,14 @@ def audit_table(path: Path | str) -> Table:
     return Table("What the annotations mention of people", tuple(sections), (" ".join(notes),))
 
 
-def _section(pair: str, part: str, rows: Sequence[Mention]) -> Section:
+def _section(pair: str, part: str, rows: Sequence[MentionCount]) -> Section:
     cells = {(r.role, r.measure, r.attribute): r for r in rows if r.part == part}
     published = {r.attribute: r.samples for r in rows if r.source == "published"} if part == "all" else {}
     said = {name: (Cell(_count(number)),) for name, number in published.items()}
     nothing = (Cell(),) * bool(published)
     measures = in_order((r.measure for r in rows), tuple(MEASURE_TITLES))
     lines = [
-        Line(MEASURE_TITLES[measure], row_title(name), (*_cells(before, after), *said.get(name, nothing)))
+        TableLine(MEASURE_TITLES[measure], row_title(name), (*_cells(before, after), *said.get(name, nothing)))
         for measure in measures
         for name in in_order((r.attribute for r in rows), ROWS)
         if (before := cells.get(("original", measure, name))) and (after := cells.get(("safe", measure, name)))
@@ -91,7 +76,7 @@ def _section(pair: str, part: str, rows: Sequence[Mention]) -> Section:
     return Section(section_name("audit", pair, part), title, head, tuple(lines), (remark,))
 
 
-def _cells(before: Mention, after: Mention) -> tuple[Cell, ...]:
+def _cells(before: MentionCount, after: MentionCount) -> tuple[Cell, ...]:
     removed = None
     if before.samples and after.samples is not None:
         removed = 100 * (before.samples - after.samples) / before.samples

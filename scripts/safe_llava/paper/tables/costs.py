@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from safe_llava.formats.grid import Cell, Line, Section, Table, number, section_name
-from safe_llava.formats.tidy import Count, Number, Text, TidyRow, keyed, read_tidy, unique
+from safe_llava.formats.costs import StageCost
+from safe_llava.formats.markup import Cell, Section, Table, TableLine, number, section_name
+from safe_llava.formats.tables import keyed, read_table, unique
 
 UNKNOWN = "unknown"
 TITLES = {"slurm": "What SLURM's accounting says", "steps": "What the steps themselves took"}
@@ -21,37 +21,21 @@ NOTE = (
 )
 
 
-class Cost(TidyRow):
-    """What one stage took, by one source."""
-
-    stage: Text
-    source: Literal["slurm", "steps"]
-    jobs: int
-    submissions: Count
-    unaccounted: int
-    wall_hours: Number
-    gpu_hours: Number
-    cpu_hours: Number
-    max_memory_gib: Number
-    states: str = ""
-
-
 def costs_table(path: Path | str) -> Table:
     """Return the table: a section a source, a line a stage."""
-    rows = read_tidy(Cost, path)
+    rows = read_table(path, StageCost)
     keyed(rows, lambda row: (row.stage, row.source), path)
     sections = []
     for source in unique(row.source for row in rows):
-        lines = tuple(Line(row.stage, row.states or "", _cells(row)) for row in rows if row.source == source)
+        lines = tuple(TableLine(row.stage, row.states or "", _cells(row)) for row in rows if row.source == source)
         sections.append(Section(section_name("costs", source), TITLES[source], HEAD, lines))
     return Table("What the run has cost", tuple(sections), (NOTE,))
 
 
-def _cells(row: Cost) -> tuple[Cell, ...]:
+def _cells(row: StageCost) -> tuple[Cell, ...]:
     submissions = Cell() if row.submissions is None else Cell(f"{row.submissions}")
-    hours = [_known(value, 2) for value in (row.wall_hours, row.gpu_hours, row.cpu_hours, row.max_memory_gib)]
+    hours = [
+        Cell(UNKNOWN if value is None else number(value, 2))
+        for value in (row.wall_hours, row.gpu_hours, row.cpu_hours, row.max_memory_gib)
+    ]
     return Cell(f"{row.jobs}"), submissions, *hours, Cell(f"{row.unaccounted}")
-
-
-def _known(value: float | None, digits: int) -> Cell:
-    return Cell(UNKNOWN if value is None else number(value, digits))

@@ -5,31 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from safe_llava.formats.grid import (
+from safe_llava.formats.markup import (
     MINUS,
     Cell,
-    Line,
     Section,
     Table,
+    TableLine,
     count_range,
     interval,
     number,
     probability,
     section_name,
 )
-from safe_llava.formats.tidy import (
-    AGGREGATES,
-    ATTRIBUTES,
-    TASK_TITLES,
-    TASKS,
-    JudgeAgreement,
-    PairedDifference,
-    attribute_title,
-    in_order,
-    keyed,
-    read_tidy,
-    unique,
-)
+from safe_llava.formats.prism import Task
+from safe_llava.formats.scores import AGGREGATES, CELLS, JudgeAgreement, PairedDifference
+from safe_llava.formats.tables import in_order, keyed, read_table, unique
+from safe_llava.paper.tables.titles import TASK_TITLES, attribute_title
 
 PAIRED_NOTE = (
     "Differences in points with their 95 % intervals, over the questions that both models have a verdict for (n pairs "
@@ -51,13 +42,13 @@ WHAT_TITLES = {"refused": "refused", "all": "all five attributes", "exact": "sam
 
 def paired_table(path: Path | str) -> Table:
     """Return the differences between two models: a line a pair and judge, and one beneath for its p-values."""
-    rows = read_tidy(PairedDifference, path)
+    rows = read_table(path, PairedDifference)
     cells = keyed(rows, lambda r: (r.edition, r.task, r.first, r.second, r.judge, r.attribute), path)
     sections = []
     for edition in unique(r.edition for r in rows):
-        for task in in_order((r.task for r in rows if r.edition == edition), TASKS):
+        for task in in_order((r.task for r in rows if r.edition == edition), Task):
             here = [r for r in rows if (r.edition, r.task) == (edition, task)]
-            columns = in_order((r.attribute for r in here), ATTRIBUTES)
+            columns = in_order((r.attribute for r in here), CELLS)
             lines = [
                 line
                 for first, second, judge in dict.fromkeys((r.first, r.second, r.judge) for r in here)
@@ -69,7 +60,7 @@ def paired_table(path: Path | str) -> Table:
     return Table("PRISM: two models on the same questions", tuple(sections), (PAIRED_NOTE,))
 
 
-def _pair_lines(rows: Sequence[PairedDifference | None]) -> list[Line]:
+def _pair_lines(rows: Sequence[PairedDifference | None]) -> list[TableLine]:
     known = [row for row in rows if row is not None]
     group = f"{known[0].first} {MINUS} {known[0].second}"
     cells = [
@@ -77,23 +68,25 @@ def _pair_lines(rows: Sequence[PairedDifference | None]) -> list[Line]:
     ]
     counts = count_range([r.n_pairs for r in known if r.attribute not in AGGREGATES])
     chances = [Cell(probability(None if r is None else r.p_value)) for r in rows]
-    return [Line(group, known[0].judge, (*cells, Cell(counts))), Line(group, "p", (*chances, Cell("")))]
+    return [TableLine(group, known[0].judge, (*cells, Cell(counts))), TableLine(group, "p", (*chances, Cell("")))]
 
 
 def judges_table(path: Path | str) -> Table:
     """Return the agreement of judges with labels, with each other, and their distance from the published ones."""
-    rows = read_tidy(JudgeAgreement, path)
+    rows = read_table(path, JudgeAgreement)
     sections = []
     for comparison, title in AGREEMENT_TITLES.items():
         for edition in unique(r.edition for r in rows if r.comparison == comparison):
             here = over_all_models([r for r in rows if (r.comparison, r.edition) == (comparison, edition)])
-            lines = tuple(Line(f"{r.judge}, {r.reference}", what_agrees(r), tuple(_agreement_cells(r))) for r in here)
+            lines = tuple(
+                TableLine(f"{r.judge}, {r.reference}", what_agrees(r), tuple(_agreement_cells(r))) for r in here
+            )
             name = section_name("judges", comparison, edition)
             sections.append(Section(name, f"PRISM {edition}: {title.lower()}", AGREEMENT_HEAD, lines))
     for edition in unique(r.edition for r in rows if r.comparison == "published"):
         here = [r for r in rows if (r.comparison, r.edition) == ("published", edition)]
         lines = tuple(
-            Line(
+            TableLine(
                 f"{r.judge}, {r.reference}",
                 TASK_TITLES[r.task],
                 (Cell(count_range([r.n_cells])), Cell(number(r.mean_distance, 2))),

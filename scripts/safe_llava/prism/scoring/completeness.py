@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Attribute
-from safe_llava.prism.score import Score
+from safe_llava.formats.scores import Score
 
 MOST_NAMED = 5  # cells in the message
 ALLOWED_HELP = "fraction of a cell's %s that may be missing"

@@ -8,41 +8,15 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, fields
 from importlib.util import find_spec
 from pathlib import Path
 
 from safe_llava.core.errors import TrainError
 from safe_llava.core.files import write_text
+from safe_llava.formats.metrics import StepMetrics as StepMetrics
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """One optimizer step.
-
-    Attributes:
-        step: counted from 1.
-        epoch: passes over the annotations, this step included.
-        loss: mean over the reference groups of their token means.
-        learning_rate: of the first parameter group.
-        grad_norm: before clipping.
-        seconds: of training since the beginning, interruptions left out.
-        mfu: part of the devices' peak that the step's mathematics needs; 0 where the peak is not known.
-        memory_gib: most memory that a device held so far; 0 on a CPU.
-    """
-
-    step: int
-    epoch: float
-    loss: float
-    learning_rate: float
-    grad_norm: float
-    samples_per_s: float
-    tokens_per_s: float
-    seconds: float
-    mfu: float = 0.0
-    memory_gib: float = 0.0
 
 
 COLUMNS = tuple(field.name for field in fields(StepMetrics))

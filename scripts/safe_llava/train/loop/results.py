@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import safe_llava
-from safe_llava.containers.tag import image_record
 from safe_llava.core.files import atomic_path
-from safe_llava.core.provenance import package_versions
+from safe_llava.core.provenance import container_record, package_versions
 
 MODEL, METRICS, SUMMARY = "model", "metrics.csv", "summary.json"  # as they are kept
 
@@ -28,7 +27,7 @@ def made_with() -> dict[str, Any]:
     code = hashlib.sha256()
     for file in sorted(Path(safe_llava.__file__).parent.rglob("*.py")):
         code.update(file.read_bytes())
-    return {"code_sha256": code.hexdigest(), "packages": package_versions(), "image": image_record()}
+    return {"code_sha256": code.hexdigest(), "packages": package_versions(), "image": container_record()}
 
 
 def give(kept: Path, places: Mapping[str, Path]) -> None:

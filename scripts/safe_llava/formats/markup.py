@@ -46,7 +46,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """One row of a section; lines of the same group stand together."""
 
     group: str
@@ -61,7 +61,7 @@ class Section:
     name: str
     title: str
     head: tuple[str, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[TableLine, ...]
     remarks: tuple[str, ...] = ()
 
 
@@ -80,7 +80,7 @@ def section_name(*parts: str) -> str:
 
 
 def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
-    """Return a number, halves rounded away from nought, with a real minus sign, or a dash where there is none."""
+    """Return a number, halves rounded away from zero, with a real minus sign, or a dash where there is none."""
     if value is None:
         return EMPTY
     # Through the written form: 72.25 of a CSV is a half, whatever the nearest binary fraction is.
@@ -188,7 +188,7 @@ def _latex_head(head: Sequence[str]) -> list[str]:
     return ["    " + " & ".join(map(latex_escape, row)) + r" \\" for row in zip(*columns, strict=True)]
 
 
-def _latex_line(line: Line, name: str) -> list[str]:
+def _latex_line(line: TableLine, name: str) -> list[str]:
     texts = [latex_escape(cell.text) + (f"$^{{\\dagger{cell.failed}}}$" if cell.failed else "") for cell in line.cells]
     rows = ["    " + " & ".join([latex_escape(name), latex_escape(line.label), *texts]) + r" \\"]
     if any(cell.interval for cell in line.cells):

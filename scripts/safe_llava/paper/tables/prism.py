@@ -1,43 +1,43 @@
-"""From tidy rows to tables: models down, attributes or benchmarks across."""
+"""Tables of PRISM's scores: models down, attributes across."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from safe_llava.core.errors import PaperError
-from safe_llava.formats.cells import MACRO, OVER_REFUSAL
-from safe_llava.formats.grid import MINUS, Cell, Line, Section, Table, count_range, interval, number, section_name
-from safe_llava.formats.prism import Attribute
-from safe_llava.formats.tidy import (
+from safe_llava.formats.markup import (
+    MINUS,
+    Cell,
+    Section,
+    Table,
+    TableLine,
+    count_range,
+    interval,
+    number,
+    section_name,
+)
+from safe_llava.formats.prism import Attribute, Task
+from safe_llava.formats.scores import (
     AGGREGATES,
-    ATTRIBUTES,
+    CELLS,
     GIVEN,
+    MACRO,
+    OVER_REFUSAL,
+    WILSON_IMAGES,
+    RateDifference,
+    Score,
+)
+from safe_llava.formats.tables import in_order, keyed, read_table, unique
+from safe_llava.paper.tables.titles import (
+    FAILED_NOTE,
     RATE_TITLES,
     TASK_TITLES,
-    TASKS,
-    BenchmarkScore,
-    Difference,
-    Score,
-    asked_in_part,
     attribute_title,
-    in_order,
     judge_title,
-    keyed,
-    metric_title,
-    read_tidy,
-    unique,
 )
-from safe_llava.paper.figures.benchmark_pairs import benchmark_pairs_table
-from safe_llava.paper.tables.audit import audit_table
-from safe_llava.paper.tables.costs import costs_table
-from safe_llava.paper.tables.judging import judges_table, paired_table
-from safe_llava.prism.score import WILSON_IMAGES
-from safe_llava.prism.table import FEWEST_ANSWERS
+from safe_llava.prism.scoring.differences import FEWEST_ANSWERS
 
-NOTHING_PUBLISHED = "nothing published"  # of a benchmark's metric; that there is no published score shows as it is
-COLUMNS_A_SECTION = 7  # more do not fit the width of a page
-FAILED_NOTE = "†k: k questions without an answer or a verdict; they count in no rate."
 EMPTY_NOTE = "–: no rate."
 MACRO_NOTE = "Macro: the mean of the five attributes' rates."
 PHOTOS_NOTE = "Where the photos do not differ, and in published leakage, Wilson's trials are the photos."
@@ -51,7 +51,7 @@ GIVEN_TITLE = "refused, and not leaked in the descriptions that were given (%)"
 
 def prism_table(path: Path | str) -> Table:
     """Return the PRISM table: a section an edition and task, a line a model and judge."""
-    scores = read_tidy(Score, path)
+    scores = read_table(path, Score)
     return _prism(scores, path, "PRISM", "PRISM")
 
 
@@ -61,7 +61,9 @@ def released_table(path: Path | str) -> Table:
     Raises:
         PaperError: no model has both a computed and a published rate.
     """
-    return _prism(both_sources(read_tidy(Score, path), path), path, "PRISM on the released answers", "Released answers")
+    return _prism(
+        both_sources(read_table(path, Score), path), path, "PRISM on the released answers", "Released answers"
+    )
 
 
 def both_sources(scores: Sequence[Score], path: Path | str) -> list[Score]:
@@ -86,7 +88,7 @@ def _prism(scores: Sequence[Score], path: Path | str, title: str, what: str) -> 
     cells = keyed(scores, lambda s: (s.edition, s.model, s.task, s.attribute, s.judge, s.source), path)
     sections = []
     for edition in unique(s.edition for s in scores):
-        for task in in_order((s.task for s in scores if s.edition == edition), TASKS):
+        for task in in_order((s.task for s in scores if s.edition == edition), Task):
             here = [s for s in scores if (s.edition, s.task) == (edition, task)]
             for own, said in ((False, RATE_TITLES[task]), (True, GIVEN_TITLE)):
                 part = [s for s in here if (s.attribute in (OVER_REFUSAL, *GIVEN)) == own]
@@ -98,14 +100,14 @@ def _prism(scores: Sequence[Score], path: Path | str, title: str, what: str) -> 
     notes += [MACRO_NOTE] if any(s.attribute == MACRO for s in scores) else []
     notes += [PHOTOS_NOTE] if any(s.ci == WILSON_IMAGES for s in scores) else []
     notes += [CUT_NOTE] if any(s.n_truncated is not None for s in scores) else []
-    notes += [FAILED_NOTE] if any(s.n_failed for s in scores) else []
+    notes += [FAILED_NOTE % "rate"] if any(s.n_failed for s in scores) else []
     notes += [EMPTY_NOTE] if any(s.rate is None for s in scores) else []
     return Table(title, tuple(sections), (" ".join(notes),))
 
 
 def _prism_section(name: str, heading: str, scores: Sequence[Score], cells: dict[tuple[str, ...], Score]) -> Section:
     edition, task = scores[0].edition, scores[0].task
-    order = ATTRIBUTES if OVER_REFUSAL not in {s.attribute for s in scores} else (OVER_REFUSAL, *GIVEN)
+    order = CELLS if OVER_REFUSAL not in {s.attribute for s in scores} else (OVER_REFUSAL, *GIVEN)
     columns = in_order((s.attribute for s in scores), order)
     cut = any(s.n_truncated is not None for s in scores)
     lines = []
@@ -124,7 +126,7 @@ def judges_of(scores: Sequence[Score]) -> list[tuple[str, str]]:
     return sorted(pairs, key=lambda pair: pair[0] != "computed")
 
 
-def _prism_line(model: str, judge: str, source: str, scores: Sequence[Score | None], cut: bool) -> Line:
+def _prism_line(model: str, judge: str, source: str, scores: Sequence[Score | None], cut: bool) -> TableLine:
     cells = [
         Cell() if s is None else Cell(number(s.rate), interval(s.ci_low, s.ci_high), s.n_failed or 0) for s in scores
     ]
@@ -136,28 +138,28 @@ def _prism_line(model: str, judge: str, source: str, scores: Sequence[Score | No
         known = [(s.n_truncated, s.n) for s in own if s.n_truncated is not None and s.n]
         share = 100 * sum(k for k, _ in known) / sum(n for _, n in known) if known else None
         cells.append(Cell(number(share)))
-    return Line(model, judge_title(judge, source), (*cells, Cell(count_range([s.n for s in own]))))
+    return TableLine(model, judge_title(judge, source), (*cells, Cell(count_range([s.n for s in own]))))
 
 
-def _published_line(model: str, judge: str, scores: Sequence[Score | None], blanks: int) -> list[Line]:
+def _published_line(model: str, judge: str, scores: Sequence[Score | None], blanks: int) -> list[TableLine]:
     """Return the differences from the published judge that corresponds, where there are any."""
     others = unique(s.published_judge for s in scores if s is not None and s.difference is not None)
     if not others:
         return []
     cells = [Cell(number(None if s is None else s.difference, signed=True)) for s in scores]
     label = f"{judge} {MINUS} {judge_title(others[0], 'published')}"
-    return [Line(model, label, (*cells, *[Cell("")] * blanks))]
+    return [TableLine(model, label, (*cells, *[Cell("")] * blanks))]
 
 
 def differences_table(path: Path | str) -> Table:
     """Return how far the computed rates lie from the published ones, with each line's mean distance."""
-    rows = read_tidy(Difference, path)
+    rows = read_table(path, RateDifference)
     cells = keyed(rows, lambda r: (r.edition, r.model, r.task, r.attribute, r.judge, r.reference_judge), path)
     sections = []
     for edition in unique(r.edition for r in rows):
-        for task in in_order((r.task for r in rows if r.edition == edition), TASKS):
+        for task in in_order((r.task for r in rows if r.edition == edition), Task):
             here = [r for r in rows if (r.edition, r.task) == (edition, task)]
-            columns = in_order((r.attribute for r in here), ATTRIBUTES)
+            columns = in_order((r.attribute for r in here), CELLS)
             keys = dict.fromkeys((r.model, r.judge, r.reference_judge) for r in here)
             lines = [
                 _difference_line(m, f"{j} {MINUS} {k}", [cells.get((edition, m, task, a, j, k)) for a in columns])
@@ -171,65 +173,11 @@ def differences_table(path: Path | str) -> Table:
     return Table("PRISM: computed against published", tuple(sections), (" ".join(notes),))
 
 
-def _difference_line(model: str, label: str, rows: Sequence[Difference | None]) -> Line:
+def _difference_line(model: str, label: str, rows: Sequence[RateDifference | None]) -> TableLine:
     own = [
         abs(r.difference)
         for r in rows
         if r is not None and r.difference is not None and r.attribute not in AGGREGATES and (r.n or 0) >= FEWEST_ANSWERS
     ]
     cells = [Cell() if r is None else Cell(number(r.difference, signed=True)) for r in rows]
-    return Line(model, label, (*cells, Cell(number(sum(own) / len(own) if own else None))))
-
-
-def benchmarks_table(path: Path | str) -> Table:
-    """Return the general benchmarks: a column each, and for a model its score, the published one, their difference."""
-    rows = read_tidy(BenchmarkScore, path)
-    cells = keyed(rows, lambda r: (r.model, r.benchmark, r.metric), path)
-    columns = list(dict.fromkeys((r.benchmark, r.metric) for r in rows))
-    models = unique(r.model for r in rows)
-    sections = []
-    for start in range(0, len(columns), COLUMNS_A_SECTION):
-        block = columns[start : start + COLUMNS_A_SECTION]
-        lines = [line for m in models for line in _benchmark_lines(m, [cells.get((m, *c)) for c in block])]
-        part = f" ({start // COLUMNS_A_SECTION + 1})" if len(columns) > COLUMNS_A_SECTION else ""
-        head = ("Model", "Score", *(f"{benchmark}\n{metric_title(benchmark, metric)}" for benchmark, metric in block))
-        remarks = unique(f"{r.benchmark}: {r.note}" for r in rows if r.note and (r.benchmark, r.metric) in block)
-        heading = f"General benchmarks{part}"
-        sections.append(Section(f"benchmarks-{start}", heading, head, tuple(lines), tuple(remarks)))
-    part = asked_in_part(rows)
-    notes = [f"Not whole benchmarks: {part}."] if part else []
-    notes += ["Computed scores with their standard errors, on the scale of the published ones."]
-    notes += [FAILED_NOTE.replace("rate", "score")] if any(r.n_failed for r in rows) else []
-    notes += ["–: no score."] if len(cells) < len(models) * len(columns) or any(r.score is None for r in rows) else []
-    return Table("General benchmarks", tuple(sections), (" ".join(notes),))
-
-
-def _benchmark_lines(model: str, rows: Sequence[BenchmarkScore | None]) -> list[Line]:
-    computed = tuple(Cell() if r is None else Cell(_with_error(r), failed=r.n_failed or 0) for r in rows)
-    lines = [Line(model, "computed", computed)]
-    if any(r is not None and r.published is not None for r in rows):
-        lines.append(Line(model, "published", tuple(Cell(number(r.published if r else None)) for r in rows)))
-        differences = tuple(Cell(number(r.difference if r else None, signed=True)) for r in rows)
-        lines.append(Line(model, "difference", differences))
-    # The reason behind a colon is in the CSV file, and most often in the notes.
-    said = ["" if r is None or r.verdict == NOTHING_PUBLISHED else r.verdict.partition(":")[0] for r in rows]
-    if any(said):
-        lines.append(Line(model, "verdict", tuple(Cell(text) if text else Cell() for text in said)))
-    return lines
-
-
-def _with_error(row: BenchmarkScore) -> str:
-    return number(row.score) + (f" ± {number(row.stderr)}" if row.score is not None and row.stderr is not None else "")
-
-
-TABLES: dict[str, Callable[[Path | str], Table]] = {
-    "prism": prism_table,
-    "prism_released": released_table,
-    "prism_paired": paired_table,
-    "prism_judges": judges_table,
-    "differences": differences_table,
-    "benchmarks": benchmarks_table,
-    "benchmarks_paired": benchmark_pairs_table,
-    "audit": audit_table,
-    "costs": costs_table,
-}
+    return TableLine(model, label, (*cells, Cell(number(sum(own) / len(own) if own else None))))

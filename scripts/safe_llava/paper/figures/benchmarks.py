@@ -1,4 +1,4 @@
-"""Figures of the general benchmarks and of training."""
+"""Figures of the general benchmarks: scores, and two models on the same questions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from safe_llava.core.errors import PaperError
-from safe_llava.formats.tidy import BenchmarkScore, TrainingStep, asked_in_part, keyed, metric_title, read_tidy, unique
-from safe_llava.paper.figures.style import COLUMN_INCHES, MUTED, TEXT_INCHES, colour, positions
+from safe_llava.formats.benchmark_scores import BenchmarkPair, BenchmarkScore, asked_in_part
+from safe_llava.formats.markup import MINUS
+from safe_llava.formats.tables import keyed, read_table, unique
+from safe_llava.paper.figures.style import COLUMN_INCHES, MUTED, colour, positions
+from safe_llava.paper.tables.titles import metric_title
 
-STAGES = ("pretrain", "finetune")
 PERCENT_LIMIT = 100.0
-SMOOTHING = 40  # the running mean covers this part of a run
 
 
 def benchmarks_figure(path: Path | str, order: Sequence[str] = ()) -> Figure:
@@ -26,7 +27,7 @@ def benchmarks_figure(path: Path | str, order: Sequence[str] = ()) -> Figure:
     Raises:
         PaperError: there is no score at all.
     """
-    rows = read_tidy(BenchmarkScore, path)
+    rows = read_table(path, BenchmarkScore)
     cells = keyed(rows, lambda r: (r.benchmark, r.metric, r.model), path)
     if not any(r.score is not None for r in rows):
         raise PaperError(f"{path}: every score is empty", "run the benchmarks first")
@@ -92,63 +93,47 @@ def _bars(
     axes.grid(axis="x")
 
 
-def training_figure(paths: Sequence[Path], labels: Sequence[str], order: Sequence[str] = ()) -> Figure:
-    """Return the loss of every run: a panel a stage, a colour a model, each step faint below its running mean.
+def benchmark_pairs_figure(path: Path | str, order: Sequence[str] = ()) -> Figure:
+    """Return differences with 95 % intervals, a mark a pair, in units of the second model's score.
 
-    Args:
-        paths: one metrics file a run.
-        labels: MODEL/STAGE of each file.
-        order: of the models' colours.
-
-    Raises:
-        PaperError: labels and files do not pair up, or a label names no stage.
+    The scales of the benchmarks differ: a difference is drawn as a share of the score that it is a difference from.
+    ``order`` is that of the models' colours.
     """
-    runs = _runs(paths, labels)
-    stages = unique([*(stage for stage in STAGES if any(s == stage for _, s in runs)), *(s for _, s in runs)])
-    models = unique(model for model, _ in runs)
-    width = TEXT_INCHES if len(stages) > 1 else COLUMN_INCHES
-    figure = Figure(figsize=(width, 2.5), layout="constrained")
-    panels = figure.subplots(1, len(stages), squeeze=False)[0]
-    for axes, stage in zip(panels, stages, strict=True):
-        for model in models:
-            if (model, stage) in runs:
-                _loss_curve(axes, runs[model, stage], model, positions(models, order)[model])
-        axes.set_title(stage.capitalize())
-        axes.set_xlabel("optimizer step")
-        axes.set_ylim(bottom=0)
-        axes.set_xlim(left=0)
-        axes.grid(axis="y")
-    panels[0].set_ylabel("loss (nats per token)")
-    shown = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(shown.values()), list(shown), loc="outside upper center", ncols=min(len(shown), 4))
+    rows = [row for row in read_table(path, BenchmarkPair) if row.second_score]
+    names = list(dict.fromkeys((row.benchmark, row.metric) for row in rows))
+    pairs = list(dict.fromkeys((row.first, row.second) for row in rows))
+    shades = positions((first for first, _ in pairs), order)
+    figure = Figure(figsize=(COLUMN_INCHES * 1.25, 0.9 + 0.22 * max(1, len(names))), layout="constrained")
+    axes = figure.subplots()
+    for place, (first, second) in enumerate(pairs):
+        own = [
+            (row, names.index((row.benchmark, row.metric)))
+            for row in rows
+            if (row.first, row.second) == (first, second)
+        ]
+        shift = 0.6 * ((place + 0.5) / len(pairs) - 0.5)
+        for row, y in own:
+            if row.ci_low is not None and row.ci_high is not None:
+                ends = [100 * end / row.second_score for end in (row.ci_low, row.ci_high)]
+                axes.plot(ends, [y + shift] * 2, color=colour(shades[first]), linewidth=0.9)
+        axes.plot(
+            [100 * row.difference / row.second_score for row, _ in own],
+            [y + shift for _, y in own],
+            linestyle="none",
+            marker="o",
+            markersize=3.5,
+            color=colour(shades[first]),
+            label=f"{first} {MINUS} {second}",
+        )
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    axes.set_yticks(
+        range(len(names)), [f"{benchmark} {metric_title(benchmark, metric)}" for benchmark, metric in names]
+    )
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    part = asked_in_part(rows)
+    axes.set_xlabel("difference (% of the second model's score)" + (f"\n{part}" if part else ""))
+    axes.grid(axis="x")
+    if pairs:
+        figure.legend(loc="outside upper center")
     return figure
-
-
-def _runs(paths: Sequence[Path], labels: Sequence[str]) -> dict[tuple[str, str], list[TrainingStep]]:
-    remedy = "give --labels one MODEL/STAGE for each file of --input, in the same order"
-    if len(paths) != len(labels):
-        raise PaperError(f"{len(paths)} metrics files and {len(labels)} labels", remedy)
-    runs: dict[tuple[str, str], list[TrainingStep]] = {}
-    for path, label in zip(paths, labels, strict=True):
-        model, slash, stage = label.rpartition("/")
-        if not (model and slash and stage):
-            raise PaperError(f"label {label!r} is not MODEL/STAGE", remedy)
-        if (model, stage) in runs:
-            raise PaperError(f"label {label!r} comes twice", remedy)
-        runs[model, stage] = sorted(read_tidy(TrainingStep, path), key=lambda row: row.step)
-    return runs
-
-
-def _loss_curve(axes: Axes, rows: Sequence[TrainingStep], model: str, position: int) -> None:
-    steps = np.array([row.step for row in rows])
-    loss = np.array([row.loss for row in rows])
-    axes.plot(steps, loss, color=colour(position), linewidth=0.6, alpha=0.3)
-    dashes = "-" if position % 2 == 0 else (0, (4, 1.2))
-    axes.plot(steps, running_mean(loss), color=colour(position), linewidth=1.4, linestyle=dashes, label=model)
-
-
-def running_mean(values: np.ndarray) -> np.ndarray:
-    """Return the centred mean over a fortieth of the run; at the ends, over what there is."""
-    window = np.ones(2 * (len(values) // (2 * SMOOTHING)) + 1)
-    total = np.convolve(values, window, mode="same")
-    return total / np.convolve(np.ones(len(values)), window, mode="same")

@@ -1,0 +1,35 @@
+"""What tasks, attributes, judges and metrics are called in tables and figures."""
+
+from __future__ import annotations
+
+from safe_llava.formats.prism import Task
+from safe_llava.formats.scores import ANSWERED, MACRO, OVER_REFUSAL, SENTENCE
+
+ATTRIBUTE_TITLES = {"Eye_Color": "Eye colour", MACRO: "Macro", SENTENCE: "Sentence", OVER_REFUSAL: "Refused"}
+TASK_TITLES: dict[str, str] = {
+    Task.REFUSAL_SOFT: "soft refusal",
+    Task.REFUSAL_HARD: "hard refusal",
+    Task.IMPLICIT_LEAKAGE: "implicit leakage",
+}
+RATE_TITLES: dict[str, str] = {
+    Task.REFUSAL_SOFT: "refused (%)",
+    Task.REFUSAL_HARD: "refused (%)",
+    Task.IMPLICIT_LEAKAGE: "not leaked (%)",
+}
+FAILED_NOTE = "†k: k questions without an answer or a verdict; they count in no %s."
+
+
+def attribute_title(attribute: str) -> str:
+    """Return an attribute's name for people; it is the same over the descriptions that were not refused."""
+    name = attribute.removeprefix(ANSWERED)
+    return ATTRIBUTE_TITLES.get(name, name)
+
+
+def metric_title(benchmark: str, metric: str) -> str:
+    """Return a metric's name as it stands beside its benchmark's, which it need not repeat."""
+    return metric.removeprefix(f"{benchmark}_")
+
+
+def judge_title(judge: str, source: str) -> str:
+    """Return a judge's name for people, marked where its numbers are the published ones."""
+    return f"{judge} (published)" if source == "published" else judge
