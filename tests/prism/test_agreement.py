@@ -73,7 +73,7 @@ def test_labels_and_verdicts_have_to_meet(tmp_path: Path) -> None:
     labels = read_labels(labels_file(tmp_path, "other,implicit_leakage,Age/0.jpg,0,x,none"))
     with pytest.raises(PrismError, match="no verdict belongs"):
         pair_labels(labels, verdicts_of([]))
-    with pytest.raises(PrismError, match="no labels"):
+    with pytest.raises(PrismError, match="no rows"):
         read_labels(labels_file(tmp_path))
 
 
