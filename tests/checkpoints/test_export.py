@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from safe_llava.checkpoints.export import EMBEDDINGS, HEAD, save_checkpoint, save_projector, with_image_row
+from safe_llava.checkpoints.export import Form, save_projector, write_checkpoint
 from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
-from safe_llava.core.errors import TrainError
-from safe_llava.train.model.build import PROJECTOR, build_model, read_tower
+from safe_llava.checkpoints.tower import PROJECTOR, read_tower
+from safe_llava.checkpoints.weights import grown
+from safe_llava.core.errors import CheckpointError
+from safe_llava.train.model.build import build_model
 from safe_llava.train.model.loss import LossModel
-from safe_llava.train.samples.annotated import SampleDataset, load_annotations
+from safe_llava.train.samples.annotated import ImageFormat, SampleDataset, load_annotations
 from safe_llava.train.samples.batches import make_micro_batch
 from safe_llava.train.samples.images import ImageGeometry, preprocess
 from train.tiny import Tiny, make_row
@@ -30,7 +32,7 @@ class Exported:
 
         tokenizer = load_tokenizer(tiny.language_model, row.max_length)
         image_token_id = add_image_token(tokenizer)
-        tower = read_tower(tiny.tower, row)
+        tower = read_tower(tiny.tower, row.vision_feature_select)
         self.llava = build_model(row, tiny.language_model, tower, tiny.root / "projector.safetensors", image_token_id)
         self.trained = LossModel(self.llava, image_token_id).eval()
         self.dataset = SampleDataset(
@@ -40,10 +42,11 @@ class Exported:
             "finetune",
             image_token_id=image_token_id,
             max_length=row.max_length,
-            image=tower.image_format(row.finetune.image_geometry),
+            image=ImageFormat.of(tower, row.finetune.image_geometry),
         )
         state = {name: value.detach() for name, value in self.llava.named_parameters()}
-        save_checkpoint(self.llava, state, row, tower, tokenizer, out)
+        form = Form(row.finetune.template, row.finetune.image_geometry)
+        write_checkpoint(self.llava.config, state, form, tower, tokenizer, out)
         self.model = AutoModelForImageTextToText.from_pretrained(out).eval()
         self.processor = AutoProcessor.from_pretrained(out)
 
@@ -91,12 +94,12 @@ def test_ids_pixels_and_logits_are_the_trainers(exported: Exported, index: int) 
 @pytest.mark.parametrize("size", [(28, 28), (100, 37), (31, 90), (500, 20), (1, 3)])
 @pytest.mark.parametrize("geometry", ["pad", "crop", "resize"])
 def test_pixels_of_every_geometry(tiny: Tiny, geometry: str, size: tuple[int, int], tmp_path: Path) -> None:
-    from safe_llava.checkpoints.export import Form, _processor
+    from safe_llava.checkpoints.export import _processor
 
     row = make_row()
     tokenizer = load_tokenizer(tiny.language_model, 64)
     add_image_token(tokenizer)
-    tower = read_tower(tiny.tower, row)
+    tower = read_tower(tiny.tower, row.vision_feature_select)
     image = Image.effect_noise(size, 80).convert("RGB")
     config = SimpleNamespace(vision_feature_select_strategy="default")
     processor = _processor(Form("v1", geometry), config, tower, tokenizer)
@@ -120,9 +123,8 @@ def test_files_can_be_read_by_others(exported: Exported, tiny: Tiny) -> None:
 
 
 def test_a_vocabulary_with_spare_rows_is_kept() -> None:
-    state = {EMBEDDINGS: torch.eye(5), HEAD: torch.eye(5)}
-    assert with_image_row(state, 4)[HEAD].shape == (5, 5)
-    assert with_image_row(state, 5)[HEAD].shape == (6, 5)
+    assert grown(torch.eye(5), 5).shape == (5, 5)
+    assert grown(torch.eye(5), 6).shape == (6, 5)
 
 
 def test_the_projector_goes_round(tiny: Tiny, exported: Exported, tmp_path: Path) -> None:
@@ -137,6 +139,6 @@ def test_a_folder_that_is_no_checkpoint_is_not_replaced(tiny: Tiny, exported: Ex
     out = tmp_path / "model"
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
-    with pytest.raises(TrainError, match="is no checkpoint"):
-        save_checkpoint(exported.llava, {}, make_row(), read_tower(tiny.tower, make_row()), None, out)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="was not made by this step"):
+        write_checkpoint(exported.llava.config, {}, Form("v1", "pad"), read_tower(tiny.tower, "patch"), None, out)  # type: ignore[arg-type]
     assert (out / "thesis.tex").exists()

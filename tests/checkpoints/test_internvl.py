@@ -18,7 +18,7 @@ from checkpoints import tiny_released
 from engine import tiny
 from safe_llava.checkpoints.internvl import split_wqkv
 from safe_llava.checkpoints.sentencepieces import read_internlm2_tokenizer
-from safe_llava.core.errors import EngineError
+from safe_llava.core.errors import CheckpointError
 from safe_llava.engine.convert import convert
 
 HEADS, GROUPS, SIZE = 4, 2, 8
@@ -183,7 +183,7 @@ def test_another_kind_of_sentencepiece_model_is_refused(tmp_path: Path) -> None:
         minloglevel=2,
     )
     (tmp_path / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(EngineError, match="other ids outside SentencePiece"):
+    with pytest.raises(CheckpointError, match="other ids outside SentencePiece"):
         read_internlm2_tokenizer(tmp_path)
 
 
@@ -199,7 +199,7 @@ def test_another_kind_of_sentencepiece_model_is_refused(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_converted_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     tiny_released.released_internvl(tmp_path / "source", "qwen2", **changes)
-    with pytest.raises(EngineError, match=words):
+    with pytest.raises(CheckpointError, match=words):
         convert("internvl_chat", tmp_path / "source", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -210,8 +210,8 @@ def test_a_weight_that_is_missing_or_unknown_is_named(tmp_path: Path) -> None:
     state = tiny_released.released_internvl(tmp_path / "source", "qwen2")
     file = tmp_path / "source" / "model.safetensors"
     save_file({name: value for name, value in state.items() if name != "mlp1.3.bias"}, file)
-    with pytest.raises(EngineError, match=r"multi_modal_projector\.linear_2\.bias is absent"):
+    with pytest.raises(CheckpointError, match=r"multi_modal_projector\.linear_2\.bias is absent"):
         convert("internvl_chat", tmp_path / "source", tmp_path / "out")
     save_file({**state, "vision_model.encoder.layers.0.gate": torch.zeros(1)}, file)
-    with pytest.raises(EngineError, match=r"not known: vision_model\.encoder\.layers\.0\.gate"):
+    with pytest.raises(CheckpointError, match=r"not known: vision_model\.encoder\.layers\.0\.gate"):
         convert("internvl_chat", tmp_path / "source", tmp_path / "out")

@@ -17,7 +17,7 @@ from checkpoints import tiny_released
 from engine import tiny
 from safe_llava.checkpoints.llava_qwen import read_pictures
 from safe_llava.checkpoints.weights import ShardWriter, grown
-from safe_llava.core.errors import EngineError
+from safe_llava.core.errors import CheckpointError
 from safe_llava.core.files import file_digest
 from safe_llava.engine import convert as step
 from safe_llava.engine.convert import convert
@@ -246,16 +246,17 @@ def test_a_tied_head_is_left_out(tmp_path: Path, picture: PIL.Image.Image) -> No
     ],
 )
 def test_what_cannot_be_converted_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(EngineError, match=words):
+    with pytest.raises(CheckpointError, match=words):
         converted(tmp_path, **changes)
     assert not (tmp_path / "out").exists()
 
 
-def test_pickles_are_never_read(tmp_path: Path) -> None:
+def test_a_pickle_that_holds_more_than_tensors_is_never_read(tmp_path: Path) -> None:
     tiny_released.released_llava_qwen(tmp_path / "source", shards=1)
     tiny_released.siglip_tower(tmp_path / "siglip", weights=False)
-    (tmp_path / "source" / "model.safetensors").rename(tmp_path / "source" / "pytorch_model.bin")
-    with pytest.raises(EngineError, match="a pickle"):
+    (tmp_path / "source" / "model.safetensors").unlink()
+    torch.save({"weight": Path()}, tmp_path / "source" / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="refused: the pickle holds more than tensors"):
         convert("llava_qwen", tmp_path / "source", tmp_path / "out", tmp_path / "siglip")
 
 
@@ -263,22 +264,23 @@ def test_a_tower_that_is_nowhere_is_asked_for(tmp_path: Path) -> None:
     tiny_released.released_llava_qwen(
         tmp_path / "source", tower=False, mm_vision_tower="google/siglip-so400m-patch14-384"
     )
-    with pytest.raises(EngineError, match="not in it") as caught:
+    with pytest.raises(CheckpointError, match="not in it") as caught:
         convert("llava_qwen", tmp_path / "source", tmp_path / "out")
     assert "--vision-tower" in caught.value.remedy
     changed = tmp_path / "source" / "config.json"
     changed.write_text(changed.read_text().replace("so400m-patch14-384", "base"))
-    with pytest.raises(EngineError, match="geometry of `google/siglip-base`"):
+    with pytest.raises(CheckpointError, match="geometry of `google/siglip-base`"):
         convert("llava_qwen", tmp_path / "source", tmp_path / "out")
 
 
 def test_a_weight_that_nobody_knows_is_refused(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
     tiny_released.released_llava_qwen(tmp_path / "source", shards=1)
     tiny_released.siglip_tower(tmp_path / "siglip", weights=False)
-    save_file({"model.vision_resampler.query": torch.zeros(2)}, tmp_path / "source" / "more.safetensors")
-    with pytest.raises(EngineError, match=r"model\.vision_resampler\.query"):
+    file = tmp_path / "source" / "model.safetensors"
+    save_file(load_file(file) | {"model.vision_resampler.query": torch.zeros(2)}, file)
+    with pytest.raises(CheckpointError, match=r"model\.vision_resampler\.query"):
         convert("llava_qwen", tmp_path / "source", tmp_path / "out", tmp_path / "siglip")
 
 
@@ -302,7 +304,7 @@ def test_shards_hold_what_fits(tmp_path: Path) -> None:
     tensors = {f"t{number}": torch.arange(10.0) + number for number in range(3)}
     for name, tensor in tensors.items():
         writer.add(name, tensor[:8])
-    with pytest.raises(EngineError, match="t1"):
+    with pytest.raises(CheckpointError, match="t1"):
         writer.add("t1", tensors["t1"])
     writer.close()
     files = sorted(tmp_path.glob("*.safetensors"))
@@ -332,5 +334,5 @@ def test_the_command(tmp_path: Path) -> None:
     assert weights.samefile(second / weights.name)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
-    with pytest.raises(EngineError, match="not made by this step"):
+    with pytest.raises(CheckpointError, match="not made by this step"):
         convert("llava_qwen", tmp_path / "out", tmp_path / "mine")

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer, without_image_token
-from safe_llava.core.errors import TrainError
+from safe_llava.core.errors import CheckpointError
 
 MODEL = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
 PARTS = [
@@ -125,7 +125,7 @@ def test_takes_tokenizer_model_before_tokenizer_json(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match=r"no tokenizer\.model and no tokenizer\.json") as error:
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.model and no tokenizer\.json") as error:
         load_tokenizer(tmp_path, 10)
     assert str(tmp_path) in str(error.value)
 
@@ -133,7 +133,7 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "content"), [("tokenizer.model", b"\x00nonsense"), ("tokenizer.json", b"{half")])
 def test_a_broken_file_is_named(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(TrainError, match=name):
+    with pytest.raises(CheckpointError, match=name):
         load_tokenizer(tmp_path, 10)
 
 
@@ -141,7 +141,7 @@ def test_a_tokenizer_without_any_token_to_pad_with_is_refused(tmp_path: Path) ->
     backend = Tokenizer(models.BPE({"a": 0}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(TrainError, match="no pad, unk or eos"):
+    with pytest.raises(CheckpointError, match="no pad, unk or eos"):
         load_tokenizer(tmp_path, 10)
 
 
@@ -170,5 +170,5 @@ def test_a_small_model_of_the_same_kind_will_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", [{"model_type": "unigram"}, {"normalization_rule_name": "nmt_nfkc"}])
 def test_a_sentencepiece_model_of_another_kind_is_refused(option: dict[str, str], tmp_path: Path) -> None:
     small_model(tmp_path, **{"model_type": "bpe", **option})
-    with pytest.raises(TrainError, match="not a model of Llama's kind"):
+    with pytest.raises(CheckpointError, match="not a model of Llama's kind"):
         load_tokenizer(tmp_path, 10)

@@ -18,7 +18,7 @@ from safe_llava.checkpoints.templates import KNOWN
 from safe_llava.config.load import load
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.config.schema import Config
-from safe_llava.core.errors import EngineError
+from safe_llava.core.errors import CheckpointError, EngineError
 from safe_llava.engine.base import Request
 from safe_llava.engine.prompts import EXAMPLES, template_facts
 from safe_llava.engine.transformers.engine import TransformersEngine
@@ -117,14 +117,14 @@ def test_every_family_of_the_schema_is_known_and_made() -> None:
 def test_an_original_format_names_its_conversion(tmp_path: Path, family: str) -> None:
     row = next(row for row in CONFIG.models.values() if row.family == family)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
-    with pytest.raises(EngineError, match="original format") as caught:
+    with pytest.raises(CheckpointError, match="original format") as caught:
         TransformersEngine(tmp_path, row, device="cpu")
     assert f"safe_llava.engine.convert --family {family} --source {tmp_path}" in caught.value.remedy
 
 
 def test_the_format_of_llava_itself_names_its_conversion(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llava_llama"}')
-    with pytest.raises(EngineError, match="original format, `llava_llama`") as caught:
+    with pytest.raises(CheckpointError, match="original format, `llava_llama`") as caught:
         TransformersEngine(tmp_path, CONFIG.models["LLaVA"], device="cpu")
     command = caught.value.remedy.split(",")[0].split()[3:]
     assert convert.parser().parse_args(command).model == tmp_path

@@ -243,7 +243,7 @@ def trained(row: TrainedModel, folder: Path) -> None:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, Qwen2Config, SiglipVisionConfig
 
     from safe_llava.checkpoints.export import Form, write_checkpoint
-    from safe_llava.train.model.build import Tower
+    from safe_llava.checkpoints.tower import Tower
 
     siglip, qwen = "siglip" in row.vision_tower, "qwen" in row.language_model
     tokenizer: Any = qwen_tokenizer("<image>") if qwen else llama_tokenizer("<image>")

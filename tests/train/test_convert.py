@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from safe_llava.core.errors import TrainError
+from safe_llava.core.errors import CheckpointError, TrainError
 from safe_llava.core.files import read_jsonl
 from safe_llava.train import convert, inspect
 from train.tiny import Tiny
@@ -151,7 +151,7 @@ def test_a_pickle_with_code_in_it_is_refused(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"model.mm_projector.0.weight": Evil()}, tmp_path / "mm_projector.bin")
-    with pytest.raises(TrainError, match="refused: the pickle holds more than tensors") as caught:
+    with pytest.raises(CheckpointError, match="refused: the pickle holds more than tensors") as caught:
         convert.main(
             ["--to", "huggingface", "--projector", str(tmp_path / "mm_projector.bin"), "--out", str(tmp_path / "out")]
         )
@@ -172,7 +172,7 @@ def test_a_pickle_with_code_in_it_is_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_converted_says_why(changes: dict[str, Any], message: str, golden: Path, tmp_path: Path) -> None:
     values = json.loads((golden / "checkpoint" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**values, **changes}))
-    with pytest.raises(TrainError) as caught:
+    with pytest.raises(CheckpointError) as caught:
         convert.main(["--to", "huggingface", "--model", str(tmp_path), "--out", str(tmp_path / "out")])
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -184,13 +184,13 @@ def test_files_that_are_no_weights_are_named(tmp_path: Path, tiny: Tiny) -> None
     torch.save([1, 2], tmp_path / "list.bin")
     save_file({"linear_1.weight": torch.zeros(1)}, tmp_path / "half.safetensors")
     for name, to in (("cut.bin", "huggingface"), ("page.bin", "huggingface"), ("list.bin", "huggingface")):
-        with pytest.raises(TrainError, match=name):
+        with pytest.raises(CheckpointError, match=name):
             convert.main(["--to", to, "--projector", str(tmp_path / name), "--out", str(tmp_path / "out")])
-    with pytest.raises(TrainError, match=r"half\.safetensors: no linear_1\.bias"):
+    with pytest.raises(CheckpointError, match=r"half\.safetensors: no linear_1\.bias"):
         convert.main(
             ["--to", "original", "--projector", str(tmp_path / "half.safetensors"), "--out", str(tmp_path / "out")]
         )
-    with pytest.raises(TrainError, match="neither --model nor --projector"):
+    with pytest.raises(CheckpointError, match="neither --model nor --projector"):
         convert.main(["--to", "original", "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 

@@ -12,14 +12,13 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from safe_llava.checkpoints import export
+from safe_llava.checkpoints.tower import read_tower
 from safe_llava.config.load import read_yaml, resolve_inheritance
 from safe_llava.config.train import TrainedModel
 from safe_llava.train import run
 from safe_llava.train.loop.metrics import read_metrics
-from safe_llava.train.model.build import read_tower
 from safe_llava.train.model.loss import LossModel
-from safe_llava.train.samples.annotated import SampleDataset, load_annotations
+from safe_llava.train.samples.annotated import ImageFormat, SampleDataset, load_annotations
 from safe_llava.train.samples.conversation import IGNORE_INDEX
 from train.tiny import Tiny
 
@@ -127,7 +126,7 @@ def dataset_of(row: TrainedModel, folders: Folders, tokenizer: Any, image_token_
         "finetune",
         image_token_id=image_token_id,
         max_length=row.max_length,
-        image=read_tower(folders.tower, row).image_format(row.finetune.image_geometry),
+        image=ImageFormat.of(read_tower(folders.tower, row.vision_feature_select), row.finetune.image_geometry),
         template=row.finetune.template,
     )
 
@@ -151,13 +150,14 @@ class Trained:
         self.row, self.folders, self.out = row, folders, out
         self.prompts: list[list[int]] = []
         self.answers: list[list[int]] = []
-        save = export.save_checkpoint
+        finish = run.finish
 
-        def answer_and_save(llava: Any, state: Any, row: Any, tower: Any, tokenizer: Any, out: Path) -> None:
-            self._answer(llava.eval(), tokenizer)
-            save(llava, state, row, tower, tokenizer, out)
+        def answer_and_finish(arguments: Any, job: run.Job, *rest: Any) -> Path:
+            if arguments.stage == "finetune":
+                self._answer(job.llava.eval(), job.tokenizer)
+            return finish(arguments, job, *rest)
 
-        patch.setattr(export, "save_checkpoint", answer_and_save)
+        patch.setattr(run, "finish", answer_and_finish)
         for stage in ("pretrain", "finetune"):
             arguments = folders.arguments(out / stage, row, stage)
             if stage == "finetune":

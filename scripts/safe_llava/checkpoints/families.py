@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safe_llava.config.models import EvaluatedModel
-from safe_llava.core.errors import EngineError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,20 @@ def model_type(model_dir: Path) -> str:
     """Return what a checkpoint calls itself in its ``config.json``.
 
     Raises:
-        EngineError: there is none, or it is not the configuration of a model.
+        CheckpointError: there is none, or it is not the configuration of a model.
     """
     path = model_dir / "config.json"
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["model_type"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"{path}: not the configuration of a model: {error!r}", "fetch or train it again") from error
+        raise CheckpointError(f"{path}: not the configuration of a model: {error!r}", CHECKPOINT_AGAIN) from error
 
 
 def check_family(model_dir: Path, row: EvaluatedModel) -> None:
     """Check that a folder holds a checkpoint of the row's family, in transformers' own format.
 
     Raises:
-        EngineError: it does not.
+        CheckpointError: it does not.
     """
     family, found = FAMILIES[row.family], model_type(model_dir)
     if found in family.model_types:
@@ -70,11 +70,11 @@ def check_family(model_dir: Path, row: EvaluatedModel) -> None:
         step = f"engine.convert --family {row.family} --source {model_dir}"
         if found == ORIGINAL:
             step = f"train.convert --to huggingface --model {model_dir} --vision-tower CLIP"
-        raise EngineError(
+        raise CheckpointError(
             f"{path}: the checkpoint is in its original format, `{found}`",
             f"python -m safe_llava.{step} --out FOLDER, then name FOLDER in the model's row",
         )
-    raise EngineError(
+    raise CheckpointError(
         f"{path}: the checkpoint is of type `{found}`, its row says `family: {row.family}`",
         "set `family` of the model's row, or where its checkpoint comes from",
     )

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from safe_llava.checkpoints.llava_qwen import TURN_END, read_qwen_tokenizer
 from safe_llava.checkpoints.processors import processor_class_of, write_video_settings
 from safe_llava.checkpoints.sentencepieces import read_internlm2_tokenizer
 from safe_llava.checkpoints.templates import KNOWN
+from safe_llava.checkpoints.tokenizer import TURN_END, read_qwen_tokenizer
 from safe_llava.checkpoints.weights import ShardWriter, check_fit, read_tensors
-from safe_llava.core.errors import CHECKPOINT_AGAIN, EngineError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 from safe_llava.core.files import read_json
 
 SPECIAL = {
@@ -65,7 +65,7 @@ def convert(source: Path, folder: Path) -> None:
     """Write an InternVL checkpoint to ``folder``, which exists, in Hugging Face's format.
 
     Raises:
-        EngineError: the checkpoint is of another kind, or incomplete.
+        CheckpointError: the checkpoint is of another kind, or incomplete.
     """
     from transformers import InternVLForConditionalGeneration
 
@@ -82,9 +82,9 @@ def convert(source: Path, folder: Path) -> None:
             writer.add(public, part)
             dtype = part.dtype if public == EMBEDDINGS else dtype
     if EMBEDDINGS not in writer.shapes:
-        raise EngineError(f"{source}: no embeddings of a language model in it", CHECKPOINT_AGAIN)
+        raise CheckpointError(f"{source}: no embeddings of a language model in it", CHECKPOINT_AGAIN)
     config = _config(values, internlm2, tokenizer, writer.shapes[EMBEDDINGS][0], dtype)
-    check_fit(InternVLForConditionalGeneration, config, writer.shapes)
+    check_fit(InternVLForConditionalGeneration, config, writer.shapes, tower="vision_tower.")
     writer.close()
     config.architectures = [InternVLForConditionalGeneration.__name__]
     config.save_pretrained(folder)
@@ -101,11 +101,11 @@ def _read_config(source: Path) -> dict[str, Any]:
     kinds = ("InternLM2ForCausalLM", "Qwen2ForCausalLM")
     kind = ((values.get("llm_config") or {}).get("architectures") or [None])[0]
     if kind not in kinds:
-        raise EngineError(f"{where}: its language model is `{kind}`", f"known are {' and '.join(kinds)}")
+        raise CheckpointError(f"{where}: its language model is `{kind}`", f"known are {' and '.join(kinds)}")
     wanted = {"ps_version": "v2", "select_layer": -1, "pad2square": False}
     for key, value in wanted.items():
         if values.get(key, value) != value:
-            raise EngineError(
+            raise CheckpointError(
                 f"{where}: {key} is {values[key]!r}: no class of transformers computes that",
                 "use InternVL2.5 or InternVL3",
             )
@@ -115,7 +115,7 @@ def _read_config(source: Path) -> dict[str, Any]:
 def _check_tokens(tokenizer: Any, source: Path) -> None:
     for name, token in SPECIAL.items():
         if token not in tokenizer.get_vocab() and name != "video_token":
-            raise EngineError(f"{source}: its tokenizer has no {token}", CHECKPOINT_AGAIN)
+            raise CheckpointError(f"{source}: its tokenizer has no {token}", CHECKPOINT_AGAIN)
 
 
 def _public(
@@ -190,8 +190,8 @@ def _renamed(name: str, part: str, names: Mapping[str, str]) -> str:
     raise _unknown(name)
 
 
-def _unknown(name: str) -> EngineError:
-    return EngineError(
+def _unknown(name: str) -> CheckpointError:
+    return CheckpointError(
         f"a weight of the checkpoint is not known: {name}", "convert checkpoints of InternVL2.5 and InternVL3 only"
     )
 

@@ -7,23 +7,19 @@ pretraining the original saves ``mm_projector.bin`` alone: a pickled state dict.
 
 from __future__ import annotations
 
-import logging
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from safe_llava.checkpoints.export import EMBEDDINGS, HEAD, PUBLIC_NAMES, Form
-from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
+from safe_llava.checkpoints.export import EMBEDDINGS, HEAD, Form
+from safe_llava.checkpoints.tower import PROJECTOR, Tower, load_pretrained, read_tower
+from safe_llava.checkpoints.weights import PUBLIC_NAMES, read_file, read_tensors
+from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 from safe_llava.core.files import atomic_path, read_json
-from safe_llava.train.model.build import PROJECTOR, Tower, load_pretrained, read_tower_as
 
-LOG = logging.getLogger(__name__)
 TEXT_TYPES = {"llava": "llama", "llava_llama": "llama", "llava_qwen": "qwen2"}
 TEMPLATE_OF = {"llama": "v1", "qwen2": "qwen_1_5"}
 # Projector layers of the original by kind, with their names here.
@@ -53,57 +49,13 @@ def is_original(folder: Path) -> bool:
     return config.is_file() and "mm_projector_type" in _config(folder)
 
 
-def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """Read one file of named tensors: safetensors, or a pickle of which nothing but tensors is accepted.
-
-    Raises:
-        TrainError: it cannot be read, or the pickle holds anything that could run code.
-    """
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise TrainError(
-            f"{file}: refused: the pickle holds more than tensors, and reading it could run code: "
-            f"{str(error).splitlines()[0]}",
-            "do not trust this file; fetch the checkpoint from its publisher, as safetensors if there is one",
-        ) from error
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise TrainError(
-            f"{file}: the weights cannot be read: {str(error).splitlines()[0]}", CHECKPOINT_AGAIN
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise TrainError(f"{file}: not a state dict: a mapping of names to tensors", CHECKPOINT_AGAIN)
-    return {str(name): value for name, value in state.items()}
-
-
-def read_folder(folder: Path) -> dict[str, torch.Tensor]:
-    """Read the weights of a checkpoint's folder: one file or several, safetensors before pickles."""
-    if not (folder / "config.json").is_file():
-        raise TrainError(f"{folder}: no config.json there", CHECKPOINT_AGAIN)
-    for stem, kind in (("model", "safetensors"), ("pytorch_model", "bin")):
-        index = folder / f"{stem}.{kind}.index.json"
-        if index.is_file():
-            names = sorted(set(read_json(index, CHECKPOINT_AGAIN)["weight_map"].values()))
-            if strange := [name for name in names if Path(name).name != name]:
-                raise TrainError(f"{index}: {strange[0]!r} is not in this folder", CHECKPOINT_AGAIN)
-            state: dict[str, torch.Tensor] = {}
-            for name in names:
-                state |= read_weights(folder / name)
-            return state
-        if (file := folder / f"{stem}.{kind}").is_file():
-            return read_weights(file)
-    raise TrainError(f"{folder}: neither model.safetensors nor pytorch_model.bin, whole or in parts", CHECKPOINT_AGAIN)
-
-
 def projector_kind(state: Mapping[str, torch.Tensor]) -> str:
     """Return "linear" or "mlp2x_gelu" by the names of a projector's weights."""
     names = {name.split("mm_projector.")[-1] for name in state if "mm_projector." in name}
     for kind, layers in LAYERS.items():
         if names == {f"{layer}.{part}".lstrip(".") for layer in layers for part in ("weight", "bias")}:
             return kind
-    raise TrainError(
+    raise CheckpointError(
         f"no projector that is known here has the weights {sorted(names)}", f"known are {', '.join(LAYERS)}"
     )
 
@@ -147,16 +99,16 @@ def read_original(folder: Path, vision_tower: Path | None = None, projector: Pat
         projector: a projector's file that takes the place of the checkpoint's own.
 
     Raises:
-        TrainError: a file is missing or not what it should be, or the checkpoint needs what LLaVA-1.5 has not.
+        CheckpointError: a file is missing or not what it should be, or the checkpoint needs what LLaVA-1.5 has not.
     """
     values = _config(folder)
     kind = _check_kind(folder, values)
     # SigLIP has no class token to drop: the original's choice means nothing there.
     tower = _tower(folder, values, vision_tower)
-    theirs = read_folder(folder)
+    theirs = dict(read_tensors(folder))
     if projector is not None:
         theirs = {name: value for name, value in theirs.items() if "mm_projector." not in name}
-        theirs |= {name: value for name, value in read_weights(projector).items() if "mm_projector." in name}
+        theirs |= {name: value for name, value in read_file(projector) if "mm_projector." in name}
     state = {f"{PROJECTOR}{name}": value for name, value in read_projector(theirs).items()}
     state |= _tower_weights(theirs, tower)
     for name, value in theirs.items():
@@ -179,12 +131,14 @@ def _check_kind(folder: Path, values: dict[str, Any]) -> str:
     kind = TEXT_TYPES.get(values.get("model_type", ""))
     if kind is None or "mm_projector_type" not in values:
         known = ", ".join(TEXT_TYPES)
-        raise TrainError(f"{folder}/config.json: not a LLaVA checkpoint of the original ({known})", CHECKPOINT_AGAIN)
+        raise CheckpointError(
+            f"{folder}/config.json: not a LLaVA checkpoint of the original ({known})", CHECKPOINT_AGAIN
+        )
     for key in ("mm_use_im_start_end", "mm_use_im_patch_token"):
         if values.get(key):
-            raise TrainError(f"{folder}/config.json: {key} is set, which LLaVA-1.5 does not use", "use LLaVA-1.5")
+            raise CheckpointError(f"{folder}/config.json: {key} is set, which LLaVA-1.5 does not use", "use LLaVA-1.5")
     if values.get("image_aspect_ratio") not in (None, "pad", "square"):
-        raise TrainError(
+        raise CheckpointError(
             f"{folder}/config.json: image_aspect_ratio {values['image_aspect_ratio']!r} is not of LLaVA-1.5",
             "convert checkpoints of LLaVA-1.5: one square a picture",
         )
@@ -194,13 +148,13 @@ def _check_kind(folder: Path, values: dict[str, Any]) -> str:
 def _tower(folder: Path, values: dict[str, Any], vision_tower: Path | None) -> Tower:
     path = vision_tower or folder / str(values.get("mm_vision_tower", ""))
     if not (path / "config.json").is_file():
-        raise TrainError(
+        raise CheckpointError(
             f"{folder}: its vision tower {values.get('mm_vision_tower')!r} is no folder here",
             "fetch that model and name its folder with --vision-tower",
         )
     siglip = "siglip" in str(read_json(path / "config.json", CHECKPOINT_AGAIN).get("model_type"))
     full = siglip or values.get("mm_vision_select_feature", "patch") == "cls_patch"
-    return read_tower_as(path, "full" if full else "patch")
+    return read_tower(path, "full" if full else "patch")
 
 
 def _tower_weights(theirs: Mapping[str, torch.Tensor], tower: Tower) -> dict[str, torch.Tensor]:
@@ -244,7 +198,6 @@ def original_weights(public: Mapping[str, torch.Tensor], config: Mapping[str, An
         public: weights by the names of published checkpoints, or of newer transformers.
     """
     names = {public: ours for ours, public in PUBLIC_NAMES.items()}
-    names["vision_tower."] = TOWER
     words = trained_words(config)
     kind = "linear" if config.get("projector_hidden_act") == "linear" else "mlp2x_gelu"
     theirs, projector = {}, {}

@@ -22,11 +22,12 @@ import torch
 
 from safe_llava.checkpoints.processors import processor_class_of, write_video_settings
 from safe_llava.checkpoints.templates import KNOWN
+from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, TURN_END, read_qwen_tokenizer
 from safe_llava.checkpoints.weights import ShardWriter, check_fit, grown, read_tensors
-from safe_llava.core.errors import CHECKPOINT_AGAIN, EngineError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 from safe_llava.core.files import read_json
 
-IMAGE, VIDEO, TURN_END = "<image>", "<video>", "<|im_end|>"
+VIDEO = "<video>"
 TOWER = "model.vision_tower.vision_tower."
 PROJECTOR = {"model.mm_projector.0.": "linear_1.", "model.mm_projector.2.": "linear_2."}
 EMBEDDINGS, HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
@@ -67,7 +68,7 @@ def read_pictures(values: Mapping[str, Any], size: int, where: Path) -> Pictures
         size: side of a tile, in pixels.
 
     Raises:
-        EngineError: no class here computes that.
+        CheckpointError: no class here computes that.
     """
     ratio = values.get("image_aspect_ratio") or "square"
     merge = values.get("mm_patch_merge_type") or "flat"
@@ -80,7 +81,7 @@ def read_pictures(values: Mapping[str, Any], size: int, where: Path) -> Pictures
             return Pictures(tiles=True, most=most, grid=grid)  # so many tiles that nothing is ever shrunk
     if ratio in ("pad", "square") and merge in ("flat", "spatial"):
         return Pictures(tiles=False, pad=ratio == "pad")
-    raise EngineError(
+    raise CheckpointError(
         f"{where}: image_aspect_ratio `{ratio}` with mm_patch_merge_type `{merge}`: no class computes that",
         "known are anyres and anyres_max_N with spatial_unpad, and pad or square with flat or spatial",
     )
@@ -95,7 +96,7 @@ def _grid(pinpoints: Any, size: int, where: Path) -> tuple[tuple[int, int], ...]
             return tuple((height * size, width * size) for width in widths for height in heights)
     elif isinstance(pinpoints, list) and pinpoints:
         return tuple((int(height), int(width)) for width, height in pinpoints)
-    raise EngineError(f"{where}: image_grid_pinpoints {pinpoints!r} is no list of sizes", CHECKPOINT_AGAIN)
+    raise CheckpointError(f"{where}: image_grid_pinpoints {pinpoints!r} is no list of sizes", CHECKPOINT_AGAIN)
 
 
 def convert(source: Path, folder: Path, vision_tower: Path | None) -> None:
@@ -105,21 +106,21 @@ def convert(source: Path, folder: Path, vision_tower: Path | None) -> None:
         vision_tower: the tower's own checkpoint: for its geometry, and for its weights where ``source`` has none.
 
     Raises:
-        EngineError: the checkpoint is of another kind, or incomplete.
+        CheckpointError: the checkpoint is of another kind, or incomplete.
     """
     values = _read_config(source)
     vision = _vision_config(values, vision_tower, source)
     pictures = read_pictures(values, vision.image_size, source / "config.json")
     tokenizer = read_qwen_tokenizer(source)
-    tokenizer.add_tokens([IMAGE, VIDEO], special_tokens=True)
-    image_id = int(tokenizer.convert_tokens_to_ids(IMAGE))
+    tokenizer.add_tokens([IMAGE_TOKEN, VIDEO], special_tokens=True)
+    image_id = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
     rows = int(tokenizer.convert_tokens_to_ids(VIDEO)) + 1
 
     writer = ShardWriter(folder)
     dtype = _write_weights(source, vision_tower, vision, rows, bool(values.get("tie_word_embeddings")), writer)
     config = _config(values, vision, pictures, image_id, writer.shapes[EMBEDDINGS][0], dtype)
     model_class = _model_class(pictures)
-    check_fit(model_class, config, {_without_level(name): shape for name, shape in writer.shapes.items()})
+    check_fit(model_class, config, writer.shapes)
     writer.close()
     config.architectures = [model_class.__name__]
     config.save_pretrained(folder)
@@ -134,17 +135,17 @@ def _read_config(source: Path) -> dict[str, Any]:
     values = dict(read_json(source / "config.json", CHECKPOINT_AGAIN))
     where = source / "config.json"
     if values.get("mm_projector_type") != "mlp2x_gelu":
-        raise EngineError(
+        raise CheckpointError(
             f"{where}: mm_projector_type `{values.get('mm_projector_type')}` is not mlp2x_gelu", CHECKPOINT_AGAIN
         )
     if "siglip" not in str(values.get("mm_vision_tower", "")).lower():
-        raise EngineError(
+        raise CheckpointError(
             f"{where}: mm_vision_tower `{values.get('mm_vision_tower')}` is no SigLIP",
             "python -m safe_llava.train.convert reads LLaVA-1.5's checkpoints",
         )
     for key in ("mm_use_im_start_end", "mm_use_im_patch_token"):
         if values.get(key):
-            raise EngineError(f"{where}: {key} is set, which no published checkpoint uses", CHECKPOINT_AGAIN)
+            raise CheckpointError(f"{where}: {key} is set, which no published checkpoint uses", CHECKPOINT_AGAIN)
     return values
 
 
@@ -158,7 +159,7 @@ def _vision_config(values: Mapping[str, Any], tower: Path | None, source: Path) 
         # A hub configuration leaves out what is the class's default.
         geometry = {key: own.get(key, getattr(SiglipVisionConfig(), key)) for key in geometry}
     elif "so400m-patch14-384" not in str(values["mm_vision_tower"]):
-        raise EngineError(
+        raise CheckpointError(
             f"{source}/config.json: the geometry of `{values['mm_vision_tower']}` is not known here",
             "name the folder of that tower's checkpoint with --vision-tower",
         )
@@ -179,7 +180,7 @@ def _write_weights(
         if public is not None:
             writer.add(public, tensor)
     if dtype is None:
-        raise EngineError(f"{source}: no model.embed_tokens.weight in it", CHECKPOINT_AGAIN)
+        raise CheckpointError(f"{source}: no model.embed_tokens.weight in it", CHECKPOINT_AGAIN)
     if not seen_tower:
         for name, tensor in _tower_weights(source, tower):
             public = _public(TOWER + name, vision.num_hidden_layers, tied)
@@ -190,7 +191,7 @@ def _write_weights(
 
 def _tower_weights(source: Path, tower: Path | None) -> Iterator[tuple[str, torch.Tensor]]:
     if tower is None:
-        raise EngineError(
+        raise CheckpointError(
             f"{source}: the weights of its vision tower are not in it",
             "fetch siglip-so400m-patch14-384 and name its folder with --vision-tower",
         )
@@ -201,7 +202,7 @@ def _public(name: str, layers: int, tied: bool) -> str | None:
     """Return a weight's published name, or None for what the original does not use.
 
     Raises:
-        EngineError: nobody here knows the weight.
+        CheckpointError: nobody here knows the weight.
     """
     if name.startswith(TOWER):
         inner = name.removeprefix(TOWER)
@@ -217,13 +218,9 @@ def _public(name: str, layers: int, tied: bool) -> str | None:
         return None
     if re.match(r"model\.(embed_tokens|layers|norm)\.|lm_head\.", name):
         return f"language_model.{name}"
-    raise EngineError(
+    raise CheckpointError(
         f"a weight of the checkpoint is not known: {name}", "convert checkpoints of SigLIP and Qwen2 only"
     )
-
-
-def _without_level(name: str) -> str:
-    return name.replace("vision_tower.vision_model.", "vision_tower.", 1)
 
 
 def _text_config(values: Mapping[str, Any], rows: int, dtype: torch.dtype) -> Any:
@@ -266,19 +263,6 @@ def _model_class(pictures: Pictures) -> Any:
     return LlavaOnevisionForConditionalGeneration if pictures.tiles else LlavaForConditionalGeneration
 
 
-def read_qwen_tokenizer(source: Path) -> Any:
-    """Return the Qwen2 tokenizer in a folder, its padding on the left."""
-    from transformers import Qwen2Tokenizer
-
-    try:
-        tokenizer = Qwen2Tokenizer.from_pretrained(source, local_files_only=True, padding_side="left")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise EngineError(f"{source}: no Qwen2 tokenizer: {error}", CHECKPOINT_AGAIN) from error
-    if TURN_END not in tokenizer.get_vocab():
-        raise EngineError(f"{source}: its tokenizer has no {TURN_END}", CHECKPOINT_AGAIN)
-    return tokenizer
-
-
 def _ends(tokenizer: Any) -> Any:
     from transformers import GenerationConfig
 
@@ -311,6 +295,6 @@ def _processor(pictures: Pictures, vision: Any, tokenizer: Any) -> Any:
         ),
         patch_size=vision.patch_size,
         num_additional_image_tokens=0,
-        image_token=IMAGE,
+        image_token=IMAGE_TOKEN,
         **common,
     )

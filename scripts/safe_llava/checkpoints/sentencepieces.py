@@ -1,47 +1,61 @@
-"""InternLM2's tokenizer, a SentencePiece model, as one of the ``tokenizers`` library: no code of the checkpoint's."""
+"""A SentencePiece model as a byte pair encoding of the ``tokenizers`` library that gives the same ids."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-from safe_llava.checkpoints.tokenizer import SPACE, _merges
-from safe_llava.core.errors import CHECKPOINT_AGAIN, EngineError
+from safe_llava.checkpoints.templates import EOS
+from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 from safe_llava.core.files import read_json
 
-BOS, EOS, UNK = "<s>", "</s>", "<unk>"
+BOS, UNK = "<s>", "<unk>"
+SPACE = "▁"  # SentencePiece's sign for a space
 # What a conversion gets wrong when the model normalises text in another way: spaces, bytes, compositions.
 PROBES = (
-    *("", "a", " a", "a  b   c      d  ", "\n\n\t a\r\n", "How old is the person?\nAnswer", "<0x0A> e.g."),
+    *("", "a", " a", "a  b   c      d  ", "\n\n\t a\r\n", "▁▁ <0x0A> e.g.", "---===...  "),
     "naïve café 你好 🙂 ﬁ ①\u3000\u0301",
 )
+
+
+def converted(file: Path, added: Mapping[int, str], kind: str, remedy: str) -> Tokenizer:
+    """Return the tokenizer of a ``tokenizer.model``; it puts ``<s>`` in front of a text, and nothing at its end.
+
+    Args:
+        added: special tokens by id; some take the place of a piece, others come behind the last.
+        kind: of model that is expected, for the message.
+        remedy: what to do about a model of another kind.
+
+    Raises:
+        CheckpointError: the file is no such model, or it splits text in a way that this does not.
+    """
+    try:
+        pieces = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{file}: not a SentencePiece model: {error}", CHECKPOINT_AGAIN) from error
+    backend = _byte_pair_encoding(pieces, added)
+    wrong = [text for text in PROBES if backend.encode(text, add_special_tokens=False).ids != pieces.encode(text)]
+    if wrong:
+        raise CheckpointError(
+            f"{file}: {wrong[0]!r} has other ids outside SentencePiece: this is not a model of {kind}'s kind", remedy
+        )
+    return backend
 
 
 def read_internlm2_tokenizer(source: Path) -> Any:
     """Return the tokenizer of a folder with ``tokenizer.model`` and ``tokenizer_config.json``; ``<s>`` is put in front.
 
     Raises:
-        EngineError: a file is missing, or the model splits text in a way that this does not.
+        CheckpointError: a file is missing, or the model splits text in a way that this does not.
     """
     from transformers import PreTrainedTokenizerFast
 
-    file = source / "tokenizer.model"
-    try:
-        pieces = sentencepiece.SentencePieceProcessor(model_file=str(file))
-    except (OSError, RuntimeError, TypeError) as error:
-        raise EngineError(f"{file}: not a SentencePiece model: {error}", CHECKPOINT_AGAIN) from error
-    added = _added_tokens(source)
-    backend = _byte_pair_encoding(pieces, added)
-    wrong = [text for text in PROBES if backend.encode(text, add_special_tokens=False).ids != pieces.encode(text)]
-    if wrong:
-        raise EngineError(
-            f"{file}: {wrong[0]!r} has other ids outside SentencePiece: this is not a model of InternLM2's kind",
-            CHECKPOINT_AGAIN,
-        )
+    backend = converted(source / "tokenizer.model", _added_tokens(source), "InternLM2", CHECKPOINT_AGAIN)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=BOS,
@@ -63,33 +77,55 @@ def _added_tokens(source: Path) -> dict[int, str]:
     return added
 
 
-def _byte_pair_encoding(pieces: sentencepiece.SentencePieceProcessor, added: dict[int, str]) -> Tokenizer:
+def _byte_pair_encoding(pieces: sentencepiece.SentencePieceProcessor, added: Mapping[int, str]) -> Tokenizer:
     names = [pieces.id_to_piece(index) for index in range(pieces.get_piece_size())]
     splits = _merges(pieces, names)
     names = [added.get(index, name) for index, name in enumerate(names)]
     behind = sorted(index for index in added if index >= len(names))
     if behind != list(range(len(names), len(names) + len(behind))):
-        raise EngineError(f"the added tokens leave a gap behind piece {len(names)}", CHECKPOINT_AGAIN)
+        raise CheckpointError(f"the added tokens leave a gap behind piece {len(names)}", CHECKPOINT_AGAIN)
     vocabulary = {name: index for index, name in enumerate(names)}
     if missing := [name for name in (BOS, EOS, UNK) if name not in vocabulary]:
-        raise EngineError(f"the SentencePiece model has no piece {missing[0]}", CHECKPOINT_AGAIN)
+        raise CheckpointError(
+            f"the SentencePiece model has no piece {missing[0]}", "use the tokenizer of a Llama or InternLM2 model"
+        )
     # Pieces that special tokens took the place of are made of nothing any more.
     merges = [(left, right) for left, right in splits if {left, right, left + right} <= vocabulary.keys()]
     backend = Tokenizer(models.BPE(vocabulary, merges, unk_token=UNK, fuse_unk=True, byte_fallback=True))
-    backend.normalizer = _normalizer(pieces)
+    dummy = pieces.encode("a", out_type=str)[0].startswith(SPACE)  # only where the model asks for one
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE)] * dummy + [normalizers.Replace(" ", SPACE)])
     backend.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, vocabulary[BOS])]
     )
-    backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    special = {vocabulary[name]: name for name in (UNK, BOS, EOS)} | added
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        # InternLM2's own decoder keeps the dummy space.
+        + [decoders.Strip(" ", 1, 0)] * (dummy and not added)
+    )
+    special = {vocabulary[name]: name for name in (UNK, BOS, EOS)} | dict(added)
     backend.add_special_tokens(
         [AddedToken(special[index], normalized=False, special=True) for index in sorted(special)]
     )
     return backend
 
 
-def _normalizer(pieces: sentencepiece.SentencePieceProcessor) -> normalizers.Normalizer:
-    """Return what SentencePiece does with spaces, its dummy space in front only where the model asks for one."""
-    spaces = normalizers.Replace(" ", SPACE)
-    dummy = pieces.encode("a", out_type=str)[0].startswith(SPACE)
-    return normalizers.Sequence([normalizers.Prepend(SPACE), spaces]) if dummy else normalizers.Sequence([spaces])
+def _merges(pieces: sentencepiece.SentencePieceProcessor, names: list[str]) -> list[tuple[str, str]]:
+    """Return every pair of pieces that makes a piece, best score of the made piece first.
+
+    Pieces of one score or with several splits: the longer left part first, which is what SentencePiece's
+    leftmost-first rule comes to (seen on runs of spaces, whose pieces share one score).
+    """
+    apart = (pieces.is_control, pieces.is_unknown, pieces.is_byte, pieces.is_unused)
+    scores = {
+        name: pieces.get_score(index)
+        for index, name in enumerate(names)
+        if not any(is_kind(index) for is_kind in apart)
+    }
+    splits = [
+        (score, name[:cut], name[cut:])
+        for name, score in scores.items()
+        for cut in range(1, len(name))
+        if name[:cut] in scores and name[cut:] in scores
+    ]
+    splits.sort(key=lambda split: (split[0], len(split[1]), len(split[2])), reverse=True)
+    return [(left, right) for _, left, right in splits]

@@ -13,20 +13,15 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import AddedToken, Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
-from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
+from safe_llava.checkpoints.sentencepieces import BOS, UNK, converted
+from safe_llava.checkpoints.templates import EOS
+from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 
 IMAGE_TOKEN = "<image>"
-BOS, EOS, UNK = "<s>", "</s>", "<unk>"
-SPACE = "▁"  # SentencePiece's sign for a space
-# What a conversion gets wrong when the model's normalisation is not Llama's: spaces, bytes, compositions.
-PROBES = (
-    *("", "a", " a", "a  b   c      d  ", "\n\n\t a\r\n", "▁▁ <0x0A> e.g.", "---===...  "),
-    "naïve café 你好 🙂 ﬁ ①\u3000\u0301",
-)
+TURN_END = "<|im_end|>"  # of ChatML
 
 
 def load_tokenizer(path: Path, max_length: int) -> PreTrainedTokenizerFast:
@@ -40,14 +35,14 @@ def load_tokenizer(path: Path, max_length: int) -> PreTrainedTokenizerFast:
         max_length: ``model_max_length``, in tokens; it is recorded, nothing is cut here.
 
     Raises:
-        TrainError: no tokenizer is there, it cannot be read, or it is not of Llama's kind.
+        CheckpointError: no tokenizer is there, it cannot be read, or it is not of Llama's kind.
     """
     model = path / "tokenizer.model" if path.is_dir() else path
     if model.is_file() and model.suffix != ".json":
         return _from_sentencepiece(model, max_length)
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
-        raise TrainError(
+        raise CheckpointError(
             f"{path}: no tokenizer.model and no tokenizer.json there",
             CHECKPOINT_AGAIN,
         )
@@ -109,11 +104,11 @@ def _from_json(file: Path, max_length: int) -> PreTrainedTokenizerFast:
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, local_files_only=True, **options)
     except Exception as error:  # the library raises bare Exception for a file it cannot parse
-        raise TrainError(f"{file}: not a tokenizer: {error}", CHECKPOINT_AGAIN) from error
+        raise CheckpointError(f"{file}: not a tokenizer: {error}", CHECKPOINT_AGAIN) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
-        raise TrainError(
+        raise CheckpointError(
             f"{file.parent}: the tokenizer names no pad, unk or eos token",
             "fetch tokenizer_config.json of the model as well",
         )
@@ -122,19 +117,9 @@ def _from_json(file: Path, max_length: int) -> PreTrainedTokenizerFast:
 
 
 def _from_sentencepiece(file: Path, max_length: int) -> PreTrainedTokenizerFast:
-    try:
-        pieces = sentencepiece.SentencePieceProcessor(model_file=str(file))
-    except (OSError, RuntimeError, TypeError) as error:
-        raise TrainError(f"{file}: not a SentencePiece model: {error}", CHECKPOINT_AGAIN) from error
-    backend = _byte_pair_encoding(pieces)
-    wrong = [text for text in PROBES if backend.encode(text, add_special_tokens=False).ids != pieces.encode(text)]
-    if wrong:
-        raise TrainError(
-            f"{file}: {wrong[0]!r} has other ids outside SentencePiece: this is not a model of Llama's kind",
-            "use a folder that has the model's tokenizer.json and no tokenizer.model",
-        )
+    remedy = "use a folder that has the model's tokenizer.json and no tokenizer.model"
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
+        tokenizer_object=converted(file, {}, "Llama", remedy),
         bos_token=BOS,
         eos_token=EOS,
         unk_token=UNK,
@@ -145,43 +130,14 @@ def _from_sentencepiece(file: Path, max_length: int) -> PreTrainedTokenizerFast:
     )
 
 
-def _byte_pair_encoding(pieces: sentencepiece.SentencePieceProcessor) -> Tokenizer:
-    names = [pieces.id_to_piece(index) for index in range(pieces.get_piece_size())]
-    vocabulary = {name: index for index, name in enumerate(names)}
-    if missing := [name for name in (BOS, EOS, UNK) if name not in vocabulary]:
-        raise TrainError(
-            f"the SentencePiece model has no piece {missing[0]}", "use the tokenizer of a Llama or Vicuna model"
-        )
-    model = models.BPE(vocabulary, _merges(pieces, names), unk_token=UNK, fuse_unk=True, byte_fallback=True)
-    backend = Tokenizer(model)
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, vocabulary[BOS])]
-    )
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    backend.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in (UNK, BOS, EOS)])
-    return backend
+def read_qwen_tokenizer(source: Path) -> Any:
+    """Return the Qwen2 tokenizer in a folder, its padding on the left."""
+    from transformers import Qwen2Tokenizer
 
-
-def _merges(pieces: sentencepiece.SentencePieceProcessor, names: list[str]) -> list[tuple[str, str]]:
-    """Return every pair of pieces that makes a piece, best score of the made piece first.
-
-    Pieces of one score or with several splits: the longer left part first, which is what SentencePiece's
-    leftmost-first rule comes to (seen on runs of spaces, whose pieces share one score).
-    """
-    apart = (pieces.is_control, pieces.is_unknown, pieces.is_byte, pieces.is_unused)
-    scores = {
-        name: pieces.get_score(index)
-        for index, name in enumerate(names)
-        if not any(is_kind(index) for is_kind in apart)
-    }
-    splits = [
-        (score, name[:cut], name[cut:])
-        for name, score in scores.items()
-        for cut in range(1, len(name))
-        if name[:cut] in scores and name[cut:] in scores
-    ]
-    splits.sort(key=lambda split: (split[0], len(split[1]), len(split[2])), reverse=True)
-    return [(left, right) for _, left, right in splits]
+    try:
+        tokenizer = Qwen2Tokenizer.from_pretrained(source, local_files_only=True, padding_side="left")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{source}: no Qwen2 tokenizer: {error}", CHECKPOINT_AGAIN) from error
+    if TURN_END not in tokenizer.get_vocab():
+        raise CheckpointError(f"{source}: its tokenizer has no {TURN_END}", CHECKPOINT_AGAIN)
+    return tokenizer

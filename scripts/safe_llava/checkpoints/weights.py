@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,51 +11,99 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from safe_llava.core.errors import CHECKPOINT_AGAIN, EngineError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 from safe_llava.core.files import read_json, write_json
 
 SHARD_BYTES = 2 << 30
 INDEX = "model.safetensors.index.json"
+# What the classes of transformers 5 call their parts, and what published checkpoints call them: every version of
+# transformers and vLLM reads these.
+PUBLIC_NAMES = {
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "model.image_newline": "image_newline",
+    "model.vision_tower.": "vision_tower.",
+}
+VIT = "vision_tower.vision_model."  # a CLIP or SigLIP tower has one more level in published checkpoints
+
+
+def public_name(name: str, tower: str = VIT) -> str:
+    """Return a parameter's name in published checkpoints.
+
+    Args:
+        tower: what the names of the vision tower's weights begin with there.
+    """
+    for ours, public in PUBLIC_NAMES.items():
+        if name.startswith(ours):
+            return (tower if public == "vision_tower." else public) + name.removeprefix(ours)
+    return name
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint.
+    """Return the files of a checkpoint's weights, whole or in parts: safetensors before pickles.
 
     Raises:
-        EngineError: there are none, or a file that the index names is missing. Pickles are never read.
+        CheckpointError: there are none, or one that an index names is missing.
     """
-    index = folder / INDEX
-    if index.is_file():
-        named = sorted(set(read_json(index, CHECKPOINT_AGAIN)["weight_map"].values()))
-        files = [folder / Path(name).name for name in named]
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    for file in files:
-        if not file.is_file():
-            raise EngineError(f"{file}: no such file, and {index.name} names it", CHECKPOINT_AGAIN)
-    if files:
+    for stem, kind in (("model", "safetensors"), ("pytorch_model", "bin")):
+        index = folder / f"{stem}.{kind}.index.json"
+        if index.is_file():
+            names = sorted(set(read_json(index, CHECKPOINT_AGAIN)["weight_map"].values()))
+            for name in names:
+                if Path(name).name != name:
+                    raise CheckpointError(f"{index}: {name!r} is not in this folder", CHECKPOINT_AGAIN)
+                if not (folder / name).is_file():
+                    raise CheckpointError(f"{folder / name}: no such file, and {index.name} names it", CHECKPOINT_AGAIN)
+            return [folder / name for name in names]
+        if (file := folder / f"{stem}.{kind}").is_file():
+            return [file]
+    if files := sorted(folder.glob("*.safetensors")):
         return files
-    if pickles := sorted(folder.glob("*.bin")):
-        raise EngineError(
-            f"{pickles[0]}: the weights are a pickle, and reading one can run code",
-            "fetch the checkpoint as safetensors, or have its publisher's library write them",
-        )
-    raise EngineError(f"{folder}: no *.safetensors there", CHECKPOINT_AGAIN)
+    raise CheckpointError(
+        f"{folder}: neither model.safetensors nor pytorch_model.bin, whole or in parts", CHECKPOINT_AGAIN
+    )
 
 
-def read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every tensor of a checkpoint by name, one in memory at a time.
+def read_file(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of one file by name; safetensors one at a time, a pickle where it holds tensors alone.
 
     Raises:
-        EngineError: a file cannot be read.
+        CheckpointError: the file cannot be read, or it is a pickle that could run code.
     """
-    for file in weight_files(folder):
-        try:
+    try:
+        if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 - not a mapping
                     yield name, opened.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise EngineError(f"{file}: the weights cannot be read: {error}", CHECKPOINT_AGAIN) from error
+            return
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file}: refused: the pickle holds more than tensors, and reading it could run code: "
+            f"{str(error).splitlines()[0]}",
+            "do not trust this file; fetch the checkpoint from its publisher, as safetensors if there is one",
+        ) from error
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: the weights cannot be read: {str(error).splitlines()[0]}", CHECKPOINT_AGAIN
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{file}: not a state dict: a mapping of names to tensors", CHECKPOINT_AGAIN)
+    for name, value in state.items():
+        yield str(name), value
+
+
+def read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every tensor of a checkpoint by name, one in memory at a time where the files are safetensors.
+
+    Raises:
+        CheckpointError: a file is missing or cannot be read.
+    """
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: no config.json there", CHECKPOINT_AGAIN)
+    for file in weight_files(folder):
+        yield from read_file(file)
 
 
 class ShardWriter:
@@ -75,10 +124,10 @@ class ShardWriter:
         """Take a tensor.
 
         Raises:
-            EngineError: one of that name came before.
+            CheckpointError: one of that name came before.
         """
         if name in self.shapes:
-            raise EngineError(f"two weights of the checkpoint become {name}", CHECKPOINT_AGAIN)
+            raise CheckpointError(f"two weights of the checkpoint become {name}", CHECKPOINT_AGAIN)
         if self._held and self._bytes + tensor.nbytes > self._limit:
             self._write()
         tensor = tensor.contiguous()
@@ -119,40 +168,22 @@ def grown(tensor: torch.Tensor, rows: int) -> torch.Tensor:
     return torch.cat([tensor, mean.expand(missing, -1)])
 
 
-def check_fit(model_class: Any, config: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+def check_fit(model_class: Any, config: Any, shapes: Mapping[str, tuple[int, ...]], tower: str = VIT) -> None:
     """Check that weights by their published names are those of a model, none missing and none over.
 
+    Args:
+        tower: as for ``public_name``.
+
     Raises:
-        EngineError: naming the first that differs.
+        CheckpointError: naming the first that differs.
     """
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in model_class(config).named_parameters()}
-    expected = {public_name(name): shape for name, shape in expected.items()}
+    expected = {public_name(name, tower): shape for name, shape in expected.items()}
     wrong = sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name))
     if wrong:
-        raise EngineError(
+        raise CheckpointError(
             f"the weights do not fit {model_class.__name__}: {wrong[0]} is {shapes.get(wrong[0], 'absent')}, not "
             f"{expected.get(wrong[0], 'known')} ({len(wrong)} differ)",
             CHECKPOINT_AGAIN,
         )
-
-
-# What the classes of transformers 5 call their parts, and what published checkpoints call them.
-PUBLIC = {
-    "model.language_model.": "language_model.model.",
-    "lm_head.": "language_model.lm_head.",
-    "model.multi_modal_projector.": "multi_modal_projector.",
-    "model.image_newline": "image_newline",
-    "model.vision_tower.": "vision_tower.",
-}
-
-
-def public_name(name: str) -> str:
-    """Return a parameter's name in published checkpoints, which transformers and vLLM read.
-
-    A SigLIP tower has one more level there: ``vision_tower.vision_model``.
-    """
-    for ours, public in PUBLIC.items():
-        if name.startswith(ours):
-            return public + name.removeprefix(ours)
-    return name

@@ -49,6 +49,10 @@ class DataError(SafeLlavaError):
     """A data set is missing, broken, or not where it should be."""
 
 
+class CheckpointError(SafeLlavaError):
+    """A checkpoint, its tokenizer or its processor cannot be read, converted or written."""
+
+
 class TrainError(SafeLlavaError):
     """Training cannot start or go on."""
 

@@ -12,15 +12,13 @@ import argparse
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from safe_llava.checkpoints.families import CONVERTED, FAMILIES, model_type
+from safe_llava.checkpoints.folder import whole_folder
 from safe_llava.core import cli
-from safe_llava.core.errors import EngineError
+from safe_llava.core.errors import CheckpointError
 from safe_llava.core.files import file_digest, write_json
 from safe_llava.core.imports import light_transformers
 
@@ -46,15 +44,15 @@ def convert(family: str, source: Path, out: Path, vision_tower: Path | None = No
         vision_tower: folder of the vision tower's checkpoint (``llava_qwen`` only).
 
     Raises:
-        EngineError: the checkpoint is of another kind or incomplete, or ``out`` cannot be written.
+        CheckpointError: the checkpoint is of another kind or incomplete, or ``out`` cannot be written.
     """
     found = model_type(source)
     if found not in FAMILIES[family].released_types | FAMILIES[family].model_types:
-        raise EngineError(
+        raise CheckpointError(
             f"{source}/config.json: the checkpoint is of type `{found}`, not one of family `{family}`",
             "set `family` of the model's row, or where its checkpoint comes from",
         )
-    with _whole_folder(out) as partial:
+    with whole_folder(out, RECORD) as partial:
         if found in FAMILIES[family].model_types:
             _take_over(source, partial)
         else:
@@ -85,26 +83,6 @@ def _take_over(source: Path, folder: Path) -> None:
 def _digests(folder: Path) -> dict[str, str]:
     files = sorted({file for pattern in READ for file in folder.glob(pattern)})
     return {file.name: file_digest(file) for file in files}
-
-
-@contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    if out.exists() and not (out / RECORD).is_file() and any(out.iterdir()):
-        raise EngineError(f"{out} exists and was not made by this step", "name another folder, or remove this one")
-    partial = out.with_name(f".{out.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        for file in partial.iterdir():
-            if file.stat().st_nlink == 1:
-                file.chmod(0o644)  # safetensors writes files that only their owner can read
-        shutil.rmtree(out, ignore_errors=True)
-        partial.replace(out)
-    except (OSError, SafetensorError) as error:
-        raise EngineError(f"{out}: the checkpoint cannot be written: {error}", "free space, then run again") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

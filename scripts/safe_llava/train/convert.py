@@ -20,10 +20,12 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 
 from safe_llava.checkpoints import llava as original
-from safe_llava.checkpoints.export import whole_folder, write_checkpoint
+from safe_llava.checkpoints.export import write_checkpoint
+from safe_llava.checkpoints.folder import whole_folder
 from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer, without_image_token
+from safe_llava.checkpoints.weights import read_file, read_tensors
 from safe_llava.core import cli
-from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 from safe_llava.core.files import atomic_path, read_json, write_json
 from safe_llava.core.imports import light_transformers
 
@@ -69,10 +71,10 @@ def to_original(model: Path, out: Path, tokenizer: Path | None) -> None:
 
     values = read_json(model / "config.json", CHECKPOINT_AGAIN)
     if values.get("model_type") != "llava":
-        raise TrainError(f"{model}: not a Hugging Face LLaVA checkpoint", "give one that this project exported")
+        raise CheckpointError(f"{model}: not a Hugging Face LLaVA checkpoint", "give one that this project exported")
     processor = read_json(model / "processor_config.json", CHECKPOINT_AGAIN)
     config = LlavaConfig.from_pretrained(model, local_files_only=True)
-    theirs = original.original_weights(original.read_folder(model), values)
+    theirs = original.original_weights(dict(read_tensors(model)), values)
     with whole_folder(out) as partial:
         write_json(partial / "config.json", _original_config(config, processor, theirs))
         save_torch_state_dict(theirs, partial)
@@ -157,13 +159,13 @@ def _write_tokenizer(source: Path, folder: Path) -> None:
 
 def convert_projector(file: Path, out: Path, to: str) -> None:
     """Convert a projector alone."""
-    weights = original.read_weights(file)
+    weights = dict(read_file(file))
     if to == "huggingface":
         with atomic_path(out) as temporary:
             save_file(original.read_projector(weights), temporary, metadata={"format": "pt"})
         return
     if missing := {"linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias"} - weights.keys():
-        raise TrainError(f"{file}: no {sorted(missing)[0]} in it", "give a projector.safetensors of this project")
+        raise CheckpointError(f"{file}: no {sorted(missing)[0]} in it", "give a projector.safetensors of this project")
     original.write_pickle(original.original_projector(weights, "mlp2x_gelu"), out)
 
 
@@ -173,11 +175,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     for name in ("model", "projector", "vision_tower", "tokenizer"):
         path = getattr(arguments, name)
         if path is not None and not path.exists():
-            raise TrainError(f"--{name.replace('_', '-')} {path}: no such file or folder", "check the path")
+            raise CheckpointError(f"--{name.replace('_', '-')} {path}: no such file or folder", "check the path")
     light_transformers()
     if arguments.model is None:
         if arguments.projector is None:
-            raise TrainError("neither --model nor --projector", "name what is to be converted")
+            raise CheckpointError("neither --model nor --projector", "name what is to be converted")
         convert_projector(arguments.projector, arguments.out, arguments.to)
     elif arguments.to == "huggingface":
         paths = (arguments.vision_tower, arguments.tokenizer, arguments.projector)

@@ -189,12 +189,12 @@ def lay_out(
 def load_samples(arguments: argparse.Namespace, row: TrainedModel, stage: Stage) -> tuple[Any, Any, Any]:
     """Return the stage's data set, its vision tower's description, and the tokenizer of the model that is made."""
     from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
-    from safe_llava.train.model.build import read_tower
-    from safe_llava.train.samples.annotated import SampleDataset, load_annotations
+    from safe_llava.checkpoints.tower import read_tower
+    from safe_llava.train.samples.annotated import ImageFormat, SampleDataset, load_annotations
 
     samples = load_annotations(arguments.annotations)
     tokenizer = load_tokenizer(arguments.language_model, row.max_length)
-    tower = read_tower(arguments.vision_tower, row)
+    tower = read_tower(arguments.vision_tower, row.vision_feature_select)
     dataset = SampleDataset(
         samples,
         arguments.images,
@@ -202,7 +202,7 @@ def load_samples(arguments: argparse.Namespace, row: TrainedModel, stage: Stage)
         arguments.stage,
         image_token_id=add_image_token(tokenizer),
         max_length=row.max_length,
-        image=tower.image_format(stage.image_geometry),
+        image=ImageFormat.of(tower, stage.image_geometry),
         template=stage.template,
     )
     return dataset, tower, tokenizer
@@ -248,8 +248,9 @@ def finish(
     arguments: argparse.Namespace, job: Job, steps: list[StepMetrics], processes: Processes, made: dict[str, Any]
 ) -> Path:
     """Keep model, metrics and summary in the folder of the checkpoints; return where."""
-    from safe_llava.checkpoints.export import save_checkpoint, save_projector
-    from safe_llava.train.model.build import PROJECTOR
+    from safe_llava.checkpoints.export import Form, save_projector, write_checkpoint
+    from safe_llava.checkpoints.tower import PROJECTOR
+    from safe_llava.train.model.build import merge_lora
 
     pretrain = arguments.stage == "pretrain"
     state = job.loop.engine.gather((PROJECTOR,) if pretrain else ("",))
@@ -258,7 +259,9 @@ def finish(
         if pretrain:
             save_projector(state, folder / results.MODEL)
         else:
-            save_checkpoint(job.llava, state, job.row, job.tower, job.tokenizer, folder / results.MODEL)
+            form = Form(job.row.finetune.template, job.row.finetune.image_geometry)
+            merged = merge_lora(state, job.row)
+            write_checkpoint(job.llava.config, merged, form, job.tower, job.tokenizer, folder / results.MODEL)
         write_metrics(folder / results.METRICS, steps)
         write_json(folder / results.SUMMARY, summary(arguments, job, steps, processes))
 

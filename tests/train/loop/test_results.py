@@ -111,13 +111,13 @@ def test_a_notice_while_results_are_written_stops_nothing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    save = export.save_checkpoint
+    save = export.write_checkpoint
 
     def signal_and_save(*arguments: Any) -> None:
         os.kill(os.getpid(), number)
         save(*arguments)
 
-    monkeypatch.setattr(export, "save_checkpoint", signal_and_save)
+    monkeypatch.setattr(export, "write_checkpoint", signal_and_save)
     caplog.set_level("INFO")
     assert train(tiny, tmp_path) == 0
     assert "the signal to stop came behind the last step" in caplog.text

@@ -11,15 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from safe_llava.core.errors import TrainError
-from safe_llava.train.model.build import build_model, merge_lora, parameter_groups, read_tower, set_trainable
+from safe_llava.checkpoints.tower import read_tower
+from safe_llava.core.errors import CheckpointError, TrainError
+from safe_llava.train.model.build import build_model, merge_lora, parameter_groups, set_trainable
 from train.tiny import Tiny, make_row
 
 LORA = {"rank": 2, "alpha": 6, "dropout": 0.0, "projector_learning_rate": 2e-5}
 
 
 def build(tiny: Tiny, row: Any, projector: Path | None = None) -> Any:
-    return build_model(row, tiny.language_model, read_tower(tiny.tower, row), projector, 10_000)
+    return build_model(row, tiny.language_model, read_tower(tiny.tower, row.vision_feature_select), projector, 10_000)
 
 
 def trainable(model: Any) -> set[str]:
@@ -74,7 +75,7 @@ def test_bf16_and_weights_in_a_bin_file(tiny: Tiny, tmp_path: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     row = make_row(precision="bf16")
-    llava = build_model(row, folder, read_tower(tiny.tower, row), None, 10_000)
+    llava = build_model(row, folder, read_tower(tiny.tower, row.vision_feature_select), None, 10_000)
     assert {value.dtype for value in llava.parameters()} == {torch.bfloat16}
 
 
@@ -88,7 +89,7 @@ def test_a_bin_file_with_code_in_it_is_not_run(tiny: Tiny, tmp_path: Path) -> No
     (folder / "model.safetensors").unlink()
     torch.save({"x": Evil()}, folder / "pytorch_model.bin")
     with pytest.raises(Exception, match=r"[Ww]eights"):
-        build_model(make_row(), folder, read_tower(tiny.tower, make_row()), None, 10_000)
+        build_model(make_row(), folder, read_tower(tiny.tower, "patch"), None, 10_000)
     assert not (tmp_path / "ran").exists()
 
 
@@ -106,8 +107,8 @@ def test_a_broken_language_model_is_named(fault: str, tiny: Tiny, tmp_path: Path
         del weights["model.layers.1.mlp.up_proj.weight"]
         file.unlink()
         save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(TrainError) as caught:
-        build_model(make_row(), folder, read_tower(tiny.tower, make_row()), None, 10_000)
+    with pytest.raises(CheckpointError) as caught:
+        build_model(make_row(), folder, read_tower(tiny.tower, "patch"), None, 10_000)
     assert str(folder) in caught.value.message
 
 
@@ -125,10 +126,10 @@ def test_siglip_has_no_class_token_to_drop(tiny: Tiny, tmp_path: Path) -> None:
         hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=14
     )
     SiglipVisionModel(config).save_pretrained(tmp_path)
-    with pytest.raises(TrainError, match="SigLIP has none"):
-        read_tower(tmp_path, make_row())
+    with pytest.raises(CheckpointError, match="SigLIP has none"):
+        read_tower(tmp_path, "patch")
     row = make_row(vision_feature_select="full", finetune={"image_geometry": "resize"})
-    tower = read_tower(tmp_path, row)
+    tower = read_tower(tmp_path, row.vision_feature_select)
     assert (tower.tokens, tower.class_tokens, tower.mean) == (4, 0, (0.5, 0.5, 0.5))
     llava = build_model(row, tiny.language_model, tower, None, 10_000)
     features = llava.get_image_features(torch.zeros(1, 3, 28, 28), return_dict=True).pooler_output
@@ -136,7 +137,7 @@ def test_siglip_has_no_class_token_to_drop(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_full_keeps_clips_class_token(tiny: Tiny) -> None:
-    assert read_tower(tiny.tower, make_row(vision_feature_select="full")).tokens == 5
+    assert read_tower(tiny.tower, "full").tokens == 5
 
 
 def test_a_whole_clip_is_read_for_its_vision_half(tiny: Tiny, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_a_whole_clip_is_read_for_its_vision_half(tiny: Tiny, tmp_path: Path) ->
     text = CLIPTextConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     clip = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=CLIPVisionConfig(**vision).to_dict()))
     clip.save_pretrained(tmp_path)
-    tower = read_tower(tmp_path, make_row())
+    tower = read_tower(tmp_path, "patch")
     llava = build_model(make_row(), tiny.language_model, tower, None, 10_000)
     name = "encoder.layers.1.mlp.fc1.weight"
     found = {key: value for key, value in llava.model.vision_tower.state_dict().items() if key.endswith(name)}

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
+from safe_llava.checkpoints.tower import read_tower
 from safe_llava.core.files import read_jsonl
-from safe_llava.train.model.build import build_model, read_tower, set_trainable
+from safe_llava.train.model.build import build_model, set_trainable
 from safe_llava.train.model.loss import LossModel, sample_weights
-from safe_llava.train.samples.annotated import Features, SampleDataset, load_annotations
+from safe_llava.train.samples.annotated import Features, ImageFormat, SampleDataset, load_annotations
 from safe_llava.train.samples.batches import MicroBatch, count_labelled, make_micro_batch
 from train.tiny import Tiny, make_row
 
@@ -23,7 +24,7 @@ from train.tiny import Tiny, make_row
 def load(tiny: Tiny, row: Any, projector: Path, annotations: Path) -> tuple[LossModel, SampleDataset]:
     tokenizer = load_tokenizer(tiny.language_model, row.max_length)
     image_token_id = add_image_token(tokenizer)
-    tower = read_tower(tiny.tower, row)
+    tower = read_tower(tiny.tower, row.vision_feature_select)
     llava = build_model(row, tiny.language_model, tower, projector, image_token_id)
     set_trainable(llava, row, row.finetune)
     dataset = SampleDataset(
@@ -33,7 +34,7 @@ def load(tiny: Tiny, row: Any, projector: Path, annotations: Path) -> tuple[Loss
         "finetune",
         image_token_id=image_token_id,
         max_length=row.max_length,
-        image=tower.image_format("pad"),
+        image=ImageFormat.of(tower, "pad"),
     )
     return LossModel(llava, image_token_id), dataset
 
@@ -176,7 +177,7 @@ def test_losses_and_gradient_norms_are_the_originals(original: Tiny, shared: Pat
         annotations.write_text(json.dumps([rows[identity] for identity in case["ids"]]))
         model, dataset = load(original, row, original.root / "projector.safetensors", annotations)
         if stage == "pretrain":
-            image = read_tower(original.tower, row).image_format("crop")
+            image = ImageFormat.of(read_tower(original.tower, row.vision_feature_select), "crop")
             dataset = SampleDataset(
                 dataset.samples,
                 original.images,

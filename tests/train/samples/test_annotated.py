@@ -13,12 +13,13 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
+from safe_llava.checkpoints.tower import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN
 from safe_llava.core.errors import DataError, TrainError
 from safe_llava.core.files import read_jsonl
 from safe_llava.train import inspect
 from safe_llava.train.samples.annotated import Features, ImageFormat, Sample, SampleDataset, collate, load_annotations
 from safe_llava.train.samples.conversation import IGNORE_INDEX
-from safe_llava.train.samples.images import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, ImageGeometry, preprocess
+from safe_llava.train.samples.images import ImageGeometry, preprocess
 
 MODEL = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
 IMAGE_ID = 32000

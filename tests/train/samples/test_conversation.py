@@ -13,21 +13,10 @@ import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from safe_llava.checkpoints.templates import PLAIN, QWEN_1_5, TEMPLATES, V1, VICUNA_SYSTEM, Template
 from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
 from safe_llava.core.errors import TrainError
-from safe_llava.train.samples.conversation import (
-    IGNORE_INDEX,
-    IMAGE_TOKEN_INDEX,
-    PLAIN,
-    QWEN_1_5,
-    TEMPLATES,
-    V1,
-    VICUNA_SYSTEM,
-    Encoded,
-    Template,
-    encode,
-    expand,
-)
+from safe_llava.train.samples.conversation import IGNORE_INDEX, IMAGE_TOKEN_INDEX, Encoded, encode, expand
 
 MODEL = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
 IMAGE_ID = 32000

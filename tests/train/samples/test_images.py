@@ -9,12 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from safe_llava.checkpoints.tower import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD
 from safe_llava.core.errors import TrainError
 from safe_llava.train.samples.images import (
-    CLIP_MEAN,
-    CLIP_STD,
-    SIGLIP_MEAN,
-    SIGLIP_STD,
     ImageGeometry,
     load_image,
     pad_to_square,

@@ -36,7 +36,7 @@ def give(kept: Path, places: Mapping[str, Path]) -> None:
     Raises:
         TrainError: a folder of another kind is in the place, or the disk does not take a copy.
     """
-    from safe_llava.checkpoints.export import whole_folder  # and with it transformers, which a training imports late
+    from safe_llava.checkpoints.folder import whole_folder
 
     for name, target in places.items():
         source = kept / name

@@ -2,95 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from safe_llava.checkpoints.tower import PROJECTOR, Tower, load_config, load_pretrained
 from safe_llava.config.train import Stage, TrainedModel
 from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
 from safe_llava.core.imports import light_transformers
-from safe_llava.train.samples.annotated import ImageFormat
-from safe_llava.train.samples.images import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, ImageGeometry
 
 LOG = logging.getLogger(__name__)
-PROJECTOR = "model.multi_modal_projector."
 LANGUAGE_MODEL = ("model.language_model.", "lm_head.")
-TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}  # whole model: its vision half
-
-
-@dataclass(frozen=True)
-class Tower:
-    """What a vision tower's folder says about it.
-
-    Attributes:
-        class_tokens: positions before the patches (CLIP: 1, SigLIP: 0).
-        tokens: positions that one image takes in a sequence.
-    """
-
-    path: Path
-    config: Any
-    class_tokens: int
-    tokens: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def drops_class_token(self) -> bool:
-        """Whether an image takes fewer positions than the tower has."""
-        return self.tokens < (self.config.image_size // self.config.patch_size) ** 2 + self.class_tokens
-
-    def image_format(self, geometry: str) -> ImageFormat:
-        """Return how pictures reach this tower under a stage's geometry ("pad", "crop" or "resize")."""
-        return ImageFormat(self.config.image_size, self.tokens, self.mean, self.std, ImageGeometry(geometry))
-
-
-def _load_config(path: Path) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise TrainError(f"{path}: no configuration that transformers knows: {error}", CHECKPOINT_AGAIN) from error
-
-
-def read_tower(path: Path, row: TrainedModel) -> Tower:
-    """Read what the folder of a CLIP or SigLIP tower says, without its weights (``read_tower_as``)."""
-    return read_tower_as(path, row.vision_feature_select)
-
-
-def read_tower_as(path: Path, select: str) -> Tower:
-    """Read what the folder of a CLIP or SigLIP tower says, without its weights.
-
-    Args:
-        select: "patch" drops the class token, "full" keeps every position.
-
-    Raises:
-        TrainError: another kind of tower, or a class token is to be dropped that the tower does not have.
-    """
-    config = _load_config(path)
-    kind = config.model_type
-    config = config.vision_config if kind in TOWERS else config
-    kind = TOWERS.get(kind, kind)
-    if kind not in TOWERS.values():
-        raise TrainError(f"{path}: {kind} is no known vision tower", "name a CLIP or SigLIP model in the row")
-    clip = kind == TOWERS["clip"]
-    if select == "patch" and not clip:
-        raise TrainError(
-            "vision_feature_select `patch` drops a class token, and SigLIP has none", "set it to `full` in the row"
-        )
-    patches = (config.image_size // config.patch_size) ** 2
-    tokens = patches + (int(clip) if select == "full" else 0)
-    file = path / "preprocessor_config.json"
-    pixels = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    mean = tuple(pixels.get("image_mean", CLIP_MEAN if clip else SIGLIP_MEAN))
-    std = tuple(pixels.get("image_std", CLIP_STD if clip else SIGLIP_STD))
-    return Tower(path, config, int(clip), tokens, mean, std)
 
 
 def build_model(
@@ -119,7 +45,7 @@ def build_model(
     disable_progress_bar()  # one a process and a part; the training has its own
 
     dtype = torch.bfloat16 if row.precision == "bf16" else torch.float32
-    config = _llava_config(row, _load_config(language_model), tower, image_token_id)
+    config = _llava_config(row, load_config(language_model), tower, image_token_id)
     with torch.device("meta"):
         llava = LlavaForConditionalGeneration(config)
     # Without it a process would hold all weights in the CPU's memory first: eight of them, eight times.
@@ -150,19 +76,6 @@ def _llava_config(row: TrainedModel, text: Any, tower: Tower, image_token_id: in
         vision_feature_select_strategy="default" if row.vision_feature_select == "patch" else "full",
         tie_word_embeddings=text.tie_word_embeddings,
     )
-
-
-def load_pretrained(model_class: Any, path: Path, dtype: torch.dtype, **options: Any) -> Any:
-    """Load weights; .bin files go through transformers' loader, which reads tensors only."""
-    try:
-        model, report = model_class.from_pretrained(
-            path, dtype=dtype, local_files_only=True, output_loading_info=True, **options
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise TrainError(f"{path}: the weights cannot be read: {error}", CHECKPOINT_AGAIN) from error
-    if missing := sorted(report["missing_keys"]):
-        raise TrainError(f"{path}: no weights for {missing[0]} ({len(missing)} missing)", CHECKPOINT_AGAIN)
-    return model
 
 
 def _new_projector(config: Any, row: TrainedModel) -> nn.Module:

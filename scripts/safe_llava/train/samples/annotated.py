@@ -11,15 +11,17 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from safe_llava.checkpoints.templates import PLAIN, TEMPLATES, V1
 from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, without_image_token
+from safe_llava.checkpoints.tower import CLIP_MEAN, CLIP_STD, Tower
 from safe_llava.core.errors import FETCH_AGAIN, DataError, TrainError
 from safe_llava.core.files import read_json, read_jsonl
 from safe_llava.train.samples import conversation as chat
-from safe_llava.train.samples.images import CLIP_MEAN, CLIP_STD, ImageGeometry, load_image, preprocess
+from safe_llava.train.samples.images import ImageGeometry, load_image, preprocess
 
 Stage = Literal["pretrain", "finetune"]
 STAGE_GEOMETRY: dict[Stage, ImageGeometry] = {"pretrain": ImageGeometry.CROP, "finetune": ImageGeometry.PAD}
-STAGE_TEMPLATE: dict[Stage, str] = {"pretrain": chat.PLAIN.name, "finetune": chat.V1.name}
+STAGE_TEMPLATE: dict[Stage, str] = {"pretrain": PLAIN.name, "finetune": V1.name}
 REMEDY = f"{FETCH_AGAIN}; or mend the row"
 
 
@@ -58,6 +60,11 @@ class ImageFormat:
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
     geometry: ImageGeometry | None = None
+
+    @classmethod
+    def of(cls, tower: Tower, geometry: str) -> ImageFormat:
+        """Return how pictures reach a tower under a stage's geometry ("pad", "crop" or "resize")."""
+        return cls(tower.config.image_size, tower.tokens, tower.mean, tower.std, ImageGeometry(geometry))
 
 
 @dataclass(frozen=True)
@@ -163,11 +170,11 @@ class SampleDataset:
         pixels: bool = True,
     ) -> None:
         template = template or STAGE_TEMPLATE[stage]
-        if template not in chat.TEMPLATES:
-            raise TrainError(f"no template is called {template!r}", f"choose one of {', '.join(chat.TEMPLATES)}")
+        if template not in TEMPLATES:
+            raise TrainError(f"no template is called {template!r}", f"choose one of {', '.join(TEMPLATES)}")
         self.samples, self.images, self.pixels = samples, images, pixels
         self.tokenizer = without_image_token(tokenizer)
-        self.template = chat.TEMPLATES[template]
+        self.template = TEMPLATES[template]
         self.image = image or ImageFormat()
         self.geometry = self.image.geometry or STAGE_GEOMETRY[stage]
         self.image_token_id, self.max_length = image_token_id, max_length
@@ -206,9 +213,9 @@ class SampleDataset:
     def _check(self, sample: Sample) -> None:
         """Refuse before the run what would stop it hours later."""
         remedy = "mend or remove the sample in the annotations"
-        turns = sample.conversations if self.template is chat.PLAIN else chat.spoken_turns(sample.conversations)
+        turns = sample.conversations if self.template is PLAIN else chat.spoken_turns(sample.conversations)
         pictured = [turn["from"] for turn in turns if IMAGE_TOKEN in turn["value"]]
-        if self.template is chat.PLAIN and (sample.image is None or len(turns) != 2 or pictured != [turns[0]["from"]]):
+        if self.template is PLAIN and (sample.image is None or len(turns) != 2 or pictured != [turns[0]["from"]]):
             raise TrainError(f"sample {sample.id}: pretraining needs one turn with {IMAGE_TOKEN} and a caption", remedy)
         if sample.image is not None and len(pictured) > 1:
             raise TrainError(f"sample {sample.id}: {len(pictured)} turns ask for its one image", remedy)

@@ -14,78 +14,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from safe_llava.checkpoints.chat_templates import CHATML_CHAT_TEMPLATE, PLAIN_CHAT_TEMPLATE, VICUNA_CHAT_TEMPLATE
-from safe_llava.checkpoints.tokenizer import EOS, IMAGE_TOKEN
+from safe_llava.checkpoints.templates import EOS, PLAIN, V1, Template
+from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN
 from safe_llava.core.errors import TrainError
 
 IGNORE_INDEX = -100  # label of a position that is not taught
 IMAGE_TOKEN_INDEX = -200  # stands for the whole image before it is expanded
 HUMAN, GPT = "human", "gpt"
-VICUNA_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-CHATML_SYSTEM = "You are a helpful assistant."
-
-
-@dataclass(frozen=True)
-class Template:
-    """How a conversation is written down for a language model.
-
-    Attributes:
-        system: what stands before the first turn, with its separator.
-        human, gpt: what opens a turn of each speaker.
-        gap: between the opening and the text of a turn.
-        human_end, gpt_end: what closes a turn; ``gpt_end`` is taught with the answer.
-        gpt_tail: what follows a closed answer and is not taught.
-        close_empty: whether a turn without text is closed (otherwise it is its opening alone).
-        separate_answers: whether an answer is tokenised apart from what stands before it.
-        counts_rounds: whether the original has this template, with its check of round lengths.
-        chat_template: the same in Jinja, for the processor of an exported checkpoint. It writes no ``<s>``: the
-            tokenizer adds it, so tokenise its output with special tokens on.
-    """
-
-    name: str
-    chat_template: str
-    system: str = ""
-    human: str = ""
-    gpt: str = ""
-    gap: str = ""
-    human_end: str = ""
-    gpt_end: str = ""
-    gpt_tail: str = ""
-    close_empty: bool = False
-    separate_answers: bool = False
-    counts_rounds: bool = False
-
-
-PLAIN = Template("plain", PLAIN_CHAT_TEMPLATE, gpt_end="\n")
-V1 = Template(
-    "v1",
-    VICUNA_CHAT_TEMPLATE.replace("SYSTEM_SENTENCE", VICUNA_SYSTEM.replace("'", "\\'")),
-    system=f"{VICUNA_SYSTEM} ",
-    human="USER:",
-    gpt="ASSISTANT:",
-    gap=" ",
-    human_end=" ",
-    gpt_end=EOS,
-    counts_rounds=True,
-)
-# Ours: the original has no ChatML. An answer is a chunk of its own, because generation starts after "assistant\n" and
-# a byte-level tokenizer would otherwise join that newline to an answer that begins with one.
-QWEN_1_5 = Template(
-    "qwen_1_5",
-    CHATML_CHAT_TEMPLATE.replace("SYSTEM_SENTENCE", CHATML_SYSTEM),
-    system=f"<|im_start|>system\n{CHATML_SYSTEM}<|im_end|>\n",
-    human="<|im_start|>user\n",
-    gpt="<|im_start|>assistant\n",
-    human_end="<|im_end|>\n",
-    gpt_end="<|im_end|>",
-    gpt_tail="\n",
-    close_empty=True,
-    separate_answers=True,
-)
-TEMPLATES: dict[str, Template] = {template.name: template for template in (PLAIN, V1, QWEN_1_5)}
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,6 @@ from safe_llava.images.pixels import UndecodableError
 from safe_llava.images.reader import read_rgb
 
 FETCH = f"{again('unpacked')} (docs/data.md, When something goes wrong)"
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 
 
 class ImageGeometry(StrEnum):

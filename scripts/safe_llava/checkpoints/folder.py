@@ -1,0 +1,59 @@
+"""A checkpoint's folder, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from safe_llava.core.errors import CheckpointError
+from safe_llava.core.files import read_json
+
+CONFIG = "config.json"
+
+
+@contextmanager
+def whole_folder(out: Path, made_here: str = CONFIG) -> Iterator[Path]:
+    """Yield a folder beside ``out`` for a checkpoint, and rename it into place when the block succeeds.
+
+    Args:
+        made_here: a file that shows that a folder in the place may be replaced.
+
+    Raises:
+        CheckpointError: ``out`` exists and is something else, or the disk does not take the checkpoint.
+    """
+    if out.exists() and not (out / made_here).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise CheckpointError(
+            f"{out} exists and was not made by this step: no {made_here} in it",
+            "name another folder, or remove this one",
+        )
+    partial = out.with_name(f".{out.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _flush(partial)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.replace(out)
+    except (OSError, SafetensorError) as error:
+        remedy = "free space, then run the same command again; a training resumes from its last checkpoint"
+        raise CheckpointError(f"{out}: the checkpoint cannot be written: {error}", remedy) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """Put every file of a folder on disk, so that the rename does not outrun them."""
+    read_json(folder / CONFIG)
+    for file in folder.rglob("*"):
+        if file.is_dir():
+            continue
+        if file.stat().st_nlink == 1:
+            file.chmod(0o644)  # safetensors writes files that only their owner can read
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
