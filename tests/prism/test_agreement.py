@@ -122,7 +122,7 @@ def verdicts(released_answers: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_rules_lie_near_the_published_rates(verdicts: list[Path], root: Path) -> None:
     computed = score_verdicts(read_verdicts(verdicts))
-    known = read_published(root / "config" / "published" / "prism_v1.csv", "v1")
+    known = read_published(root / "scripts/safe_llava/prism/counts/published_v1.csv", "v1")
     found = {(d.task, d.reference_judge): d for d in mean_distances(published_differences([*computed, *known]))}
     # Gemma's soft answers were not released: five cells fewer than the other tasks have.
     soft, hard = found["refusal_soft", "Gemini"], found["refusal_hard", "Gemini"]

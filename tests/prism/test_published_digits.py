@@ -23,7 +23,7 @@ RESAMPLES = 2
 def published(root: Path, edition: str) -> dict[tuple[str, str, str], dict[str, Row]]:
     """Return the published rows by judge, model and task, and by category."""
     groups: dict[tuple[str, str, str], dict[str, Row]] = defaultdict(dict)
-    with (root / "config" / "published" / f"prism_{edition}.csv").open(encoding="utf-8") as stream:
+    with (root / "scripts/safe_llava/prism/counts" / f"published_{edition}.csv").open(encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
             groups[row["judge"], row["model"], row["task"]][row["category"]] = row
     return groups

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from safe_llava.core.errors import PrismError
+from safe_llava.formats import answer_files
 from safe_llava.formats.prism import Answer, read_answers
 from safe_llava.prism import released
 
@@ -116,4 +117,4 @@ def test_gemma_s_soft_file_has_one_answer_of_248(shared: Path, tmp_path: Path) -
     answers = convert(tmp_path, own, "--reference-answers", *references)
     assert len(answers) == 248
     assert [a.attribute for a in answers if a.status == "ok"] == ["Age"]
-    assert sum(a.reason == released.NO_ANSWER for a in answers) == 247
+    assert sum(a.reason == answer_files.NO_ANSWER for a in answers) == 247

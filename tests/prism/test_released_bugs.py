@@ -174,9 +174,9 @@ def test_bug_2_calls_are_tried_again_kept_resumed_and_the_key_is_given_by_the_en
 
 
 def test_bug_3_judges_that_differ_stand_side_by_side_with_their_agreement(tmp_path: Path, root: Path) -> None:
-    folder = root / "config" / "published"
+    folder = root / "scripts/safe_llava/prism/counts"
     counts = tmp_path / "published.csv"
-    published.main(["--v1", str(folder / "prism_v1.csv"), "--editions", "v1", "--out", str(counts)])
+    published.main(["--v1", str(folder / "published_v1.csv"), "--editions", "v1", "--out", str(counts)])
     cells: dict[tuple[str, str, str], dict[str, float]] = {}
     for one in read_scores(counts):
         if one.attribute in list(Attribute) and one.rate is not None:
@@ -224,7 +224,7 @@ def test_bug_4_a_hair_row_is_accepted_and_neither_required_nor_scored(tmp_path: 
     # Our own answers files may have such rows too, and the published counts do.
     own = write(tmp_path / "own.jsonl", [answer(1, "Old.")] + [answer(2, "Brown.", attribute="Hair")] * hair)
     assert [verdict.attribute for verdict in read_verdicts([judged(tmp_path, own, RULES)])] == ["Age"]
-    counts = root / "config/published/prism_v1.csv"
+    counts = root / "scripts/safe_llava/prism/counts/published_v1.csv"
     published.main(["--v1", str(counts), "--editions", "v1", "--out", str(tmp_path / "p.csv")])
     assert "Hair" not in {one.attribute for one in read_scores(tmp_path / "p.csv")}
 
@@ -278,7 +278,9 @@ def test_bug_7_a_table_is_not_made_of_a_part_of_the_edition(tmp_path: Path, root
     (row,) = [one for one in tabled(tmp_path, "--allow-failed-verdicts", "0.25") if one.attribute == "Age"]
     assert (row.n, row.n_failed) == (6, 2)
     # The published counts keep the number that they are of.
-    published.main(["--v2", str(root / "config/published/prism_v2.csv"), "--out", str(tmp_path / "p.csv")])
+    published.main(
+        ["--v2", str(root / "scripts/safe_llava/prism/counts/published_v2.csv"), "--out", str(tmp_path / "p.csv")]
+    )
     short = {
         (one.judge, one.model, one.task): one.n for one in read_scores(tmp_path / "p.csv") if one.attribute == "Age"
     }

@@ -209,13 +209,15 @@ def test_a_published_cell_stands_once_and_a_file_is_not_empty(tmp_path: Path) ->
 
 
 def test_the_committed_counts_are_whole(root: Path, tmp_path: Path) -> None:
-    out, folder = tmp_path / "p.csv", root / "config" / "published"
-    published.main(["--v1", str(folder / "prism_v1.csv"), "--v2", str(folder / "prism_v2.csv"), "--out", str(out)])
+    out, folder = tmp_path / "p.csv", root / "scripts/safe_llava/prism/counts"
+    published.main(
+        ["--v1", str(folder / "published_v1.csv"), "--v2", str(folder / "published_v2.csv"), "--out", str(out)]
+    )
     scores = read_scores(out)
     models = {edition: {s.model for s in scores if s.edition == edition} for edition in ("v1", "v2")}
     assert (len(models["v1"]), len(models["v2"])) == (9, 11)
     assert len(scores) == 9 * 2 * 15 + 11 * 2 * 19
-    out_of_one = ["--v1", str(folder / "prism_v1.csv"), "--models", "Gemma", "nobody", "--out", str(out)]
+    out_of_one = ["--v1", str(folder / "published_v1.csv"), "--models", "Gemma", "nobody", "--out", str(out)]
     published.main(out_of_one)
     assert {(s.edition, s.model) for s in read_scores(out)} == {("v1", "Gemma")}
 

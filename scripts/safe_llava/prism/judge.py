@@ -5,6 +5,7 @@ said is kept at once, with its raw reply, in the store: a run that was stopped, 
 there, and equal questions about equal answers are asked once, whichever file they are in. A call that fails after its
 retries gives a ``failed`` verdict, never a score.
 
+From Python: ``from safe_llava.prism import judge``, then ``verdicts = judge("answers.jsonl")`` (see ``judge``).
 Run it: ``python -m safe_llava.prism.judge --answers F --judge-config ROW.json --judge NAME --store DIR --out F``.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from safe_llava.config.secrets import read_key
 from safe_llava.core import cli, provenance
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import write_json, write_jsonl
+from safe_llava.core.imports import make_callable
 from safe_llava.core.retry import outcome as outcome_for_retry
 from safe_llava.core.rows import read_row
-from safe_llava.formats.prism import HAIR, Answer, Attribute, Verdict, read_answers
+from safe_llava.formats.answer_files import read_any_answers
+from safe_llava.formats.prism import HAIR, Answer, Attribute, Task, Verdict, read_answers
 from safe_llava.judges.client import Finding, Outcome, make_call
 from safe_llava.judges.cost import announce
-from safe_llava.judges.run import Stopped, ask_all
 from safe_llava.judges.store import Spent, VerdictStore
 from safe_llava.lexicon.rules import (
     is_description_refused,
@@ -40,6 +42,7 @@ from safe_llava.lexicon.rules import (
 from safe_llava.prism.judge_prompts import load_prompts
 
 log = logging.getLogger(__name__)
+RULES = Judge(description="The lexicon and rules of this project.", kind="rules")
 DIGEST_SHOWN = 12  # hexadecimal digits of a prompt's digest in a verdict
 
 
@@ -49,6 +52,40 @@ class Judged:
 
     verdicts: list[Verdict]
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+def judge(
+    answers: Path | str | Sequence[Path | str] | Iterable[Answer],
+    config: Judge = RULES,
+    name: str = "rules",
+    *,
+    model: str | None = None,
+    task: Task | str | None = None,
+    edition: str | None = None,
+    store: Path | str | None = None,
+) -> list[Verdict]:
+    """Judge answers, one verdict each and in their order; the rule-based judge needs no network and no key.
+
+    Args:
+        answers: an answer file (JSON lines of upstream's scripts or of this project, or a CSV file with the columns
+            question_id and answer), a folder of a model's files, several of these, or rows.
+        config: the judge; by default the rules, which are the same every time.
+        name: the judge's name in the tables.
+        model, task, edition: what the files do not say (``safe_llava.formats.answer_files``).
+        store: folder of the replies of a judge that is asked; equal questions are asked once.
+
+    Returns:
+        ``refused`` is True or False for a direct question, ``leaked`` the attributes of a description; both are None
+        where ``status`` is ``failed``: a failure is no score. Source of the protocol: Safe-LLaVA, arXiv 2509.00192.
+
+    Raises:
+        SafeLlavaError: a file or row is no answer, or the judge cannot be asked.
+    """
+    given = [answers] if isinstance(answers, Path | str) else list(answers)
+    rows = [one for one in given if isinstance(one, Answer)]
+    if paths := [one for one in given if not isinstance(one, Answer)]:
+        rows += read_any_answers(paths, model, Task(task) if task else None, edition)
+    return judge_answers(rows, config, name, Path(store) if store else None).verdicts
 
 
 def judge_by_rules(answer: Answer) -> Finding:
@@ -167,6 +204,8 @@ def _ask(
         if missing:
             secret = read_key(config, os.environ)
             store.prepare()
+            from safe_llava.judges.run import ask_all  # what asks over a network is no part of the core
+
             failed = ask_all(config, missing, store, secret)
         store.refresh()
         outcomes = {key: _outcome(key, store, failed) for key in different}
@@ -208,6 +247,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser.add_argument("--out", type=Path, required=True, help="where the verdicts go")
     parser.add_argument("--record", type=Path, help="where the facts about this run go")
     options = parser.parse_args(argv)
+    from safe_llava.judges.run import Stopped
+
     config = read_row(options.judge_config, Judge, PrismError)
     try:
         judged = judge_answers(read_answers(options.answers), config, options.judge, options.store, options.prompts)
@@ -223,5 +264,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     return None
 
 
+make_callable(__name__)
 if __name__ == "__main__":
     cli.run(main)

@@ -21,7 +21,6 @@ from typing import Literal
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import file_digest
-from safe_llava.data.download import receipts
 from safe_llava.formats.prism import Answer, Attribute, Task, read_answers
 from safe_llava.prism.prompts.source import ANSWER, QUESTION, find_prompt
 from safe_llava.prism.prompts.template import Field, Node, from_format
@@ -143,6 +142,8 @@ def _published(path: Path, with_question: bool) -> tuple[Node, Source]:
     except UnicodeDecodeError as error:
         raise PrismError(f"{path}: not UTF-8: {error}", "fetch the file again") from error
     found = find_prompt(text, str(path), with_question)
+    from safe_llava.data.download import receipts  # what downloads is no part of the scorer's core
+
     receipt = receipts.read(receipts.receipt_path(path))
     url = receipt.url if receipt else None
     return found.template, Source(str(path), found.function, found.line, file_digest(path), url)

@@ -11,42 +11,16 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
-from safe_llava.core.files import read_jsonl, write_jsonl
-from safe_llava.formats.prism import Answer, Question, Task, attribute_of, numbered, parse_rows, read_questions
+from safe_llava.core.files import write_jsonl
+from safe_llava.formats.answer_files import ReleasedAnswer, plain_prompt, read_released, to_answers
+from safe_llava.formats.prism import Question, Task, read_questions
 
-NO_ANSWER = "no answer in the released file"
-EMPTY_ANSWER = "the released answer is empty"
-OTHER_PROMPT = "the released prompt differs from the question: {prompt}"
 log = logging.getLogger(__name__)
-
-
-class ReleasedAnswer(BaseModel):
-    """One row of an answer file as upstream released it; what it says about itself beyond this is passed over."""
-
-    model_config = ConfigDict(frozen=True)
-
-    question_id: str = Field(min_length=1)
-    prompt: str
-    text: str
-
-
-def read_released(path: Path | str) -> list[ReleasedAnswer]:
-    """Read a released answer file, without its ``Hair`` rows.
-
-    Raises:
-        PrismError: a row is not a released answer, or its attribute is unknown.
-    """
-    remedy = "download the released answers again"
-    rows = parse_rows(ReleasedAnswer, read_jsonl(path, remedy), path, remedy)
-    return [row for row in rows if attribute_of(row.question_id) is not None]
 
 
 def asked_by(files: Sequence[Sequence[ReleasedAnswer]]) -> list[Question]:
@@ -93,46 +67,11 @@ def align(
     return list(zip(questions, pairs, strict=True))
 
 
-def to_answers(
-    pairs: Iterable[tuple[Question, ReleasedAnswer | None]], edition: str, model: str, task: Task
-) -> list[Answer]:
-    """Return an answers row for every question of a task."""
-    pairs = list(pairs)
-    answers = []
-    for (question, released), index in zip(pairs, numbered(q.question_id for q, _ in pairs), strict=True):
-        text = released.text if released is not None and released.text.strip() else None
-        reason = None
-        if text is None:
-            reason = NO_ANSWER if released is None else EMPTY_ANSWER
-        elif released is not None and _plain(released.prompt) != _plain(question.text):
-            reason = OTHER_PROMPT.format(prompt=_plain(released.prompt))
-        attribute = attribute_of(question.question_id)
-        fields: dict[str, Any] = {
-            "edition": edition,
-            "model": model,
-            "task": task,
-            "question_id": question.question_id,
-            "index": index,
-            "attribute": attribute,
-            "image": question.image,
-            "prompt": question.text,
-            "text": text,
-            "status": "failed" if text is None else "ok",
-            "reason": reason,
-        }
-        answers.append(Answer.model_validate(fields))
-    return answers
-
-
 def _take(rows: list[ReleasedAnswer], text: str) -> ReleasedAnswer | None:
     for place, row in enumerate(rows):
-        if _plain(row.prompt) == _plain(text):
+        if plain_prompt(row.prompt) == plain_prompt(text):
             return rows.pop(place)
     return None
-
-
-def _plain(prompt: str) -> str:
-    return " ".join(prompt.split())
 
 
 def _asked(options: argparse.Namespace) -> list[Question]:

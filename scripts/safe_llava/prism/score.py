@@ -12,26 +12,56 @@ average of refusals, as the second edition publishes them. ``ci`` says where the
 - ``cluster_bootstrap``: photos are drawn with replacement, each with all its trials (percentiles; fixed seed).
 - ``wilson_images``: Wilson's with the photos as trials, where the photos do not differ and a bootstrap would say
   nothing; a macro average then has the mean of its attributes' ends.
+
+From Python: ``from safe_llava.prism import judge, score``, then ``score(judge("answers.jsonl"))`` (see ``score``).
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from safe_llava.core import cli
 from safe_llava.core.files import write_json
+from safe_llava.core.imports import make_callable
 from safe_llava.core.provenance import record
 from safe_llava.core.statistics import RESAMPLES, SEED
-from safe_llava.formats.prism import read_verdicts
+from safe_llava.formats.prism import Verdict, read_verdicts
 from safe_llava.formats.scores import Score
 from safe_llava.formats.tables import write_table
-from safe_llava.prism.scoring.cells import SCORED_HELP
+from safe_llava.prism.scoring.cells import SCORED_HELP, Scored
 from safe_llava.prism.scoring.rates import score_verdicts
 
 log = logging.getLogger(__name__)
+
+
+def score(
+    verdicts: Path | str | Sequence[Path | str] | Iterable[Verdict],
+    *,
+    leakage_scored: Scored | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> list[Score]:
+    """Return percent refused, or 100 minus percent leaked, of every cell, with its 95 % interval.
+
+    Args:
+        verdicts: rows, as ``judge`` returns them, or verdict files (JSON lines).
+        leakage_scored: a description counts for its folder's attribute (``own``) or for all five (``all``); by default
+            as its edition has it: own in v1, all in v2.
+        resamples, seed: of the bootstrap over images.
+
+    Returns:
+        For each edition, model, task and judge a row for each attribute and aggregate, in the order of the tables;
+        ``rate``, ``ci_low`` and ``ci_high`` are percentages of 0 to 100, None where nothing was judged. Sources of the
+        intervals: Wilson 1927, and the percentile bootstrap over images (``safe_llava.core.statistics``).
+    """
+    given = [verdicts] if isinstance(verdicts, Path | str) else list(verdicts)
+    rows = [one for one in given if isinstance(one, Verdict)]
+    if paths := [one for one in given if not isinstance(one, Verdict)]:
+        rows += read_verdicts(paths)
+    return score_verdicts(rows, leakage_scored, resamples, seed)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -55,5 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     return None
 
 
+make_callable(__name__)
 if __name__ == "__main__":
     cli.run(main)

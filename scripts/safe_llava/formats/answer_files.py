@@ -1,0 +1,209 @@
+"""Answers as others write them: upstream's files, and CSV files of two columns, become rows of our answers format.
+
+What such a file does not say is taken from where it lies, or from what the caller says:
+
+- the task stands in the file's name (``refusal_soft_Answer.jsonl``);
+- the model is the folder, where a folder was named; else the rows' ``model_id``; else the file's name;
+- the edition is v2 where a description is about ``All`` attributes, or one image is asked about two; else v1.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from safe_llava.core.errors import PrismError
+from safe_llava.core.files import read_jsonl
+from safe_llava.formats.prism import (
+    ALL,
+    Answer,
+    Attribute,
+    Question,
+    Task,
+    attribute_of,
+    numbered,
+    parse_rows,
+    read_answers,
+)
+
+NO_ANSWER = "no answer in the released file"
+EMPTY_ANSWER = "the released answer is empty"
+OTHER_PROMPT = "the released prompt differs from the question: {prompt}"
+DESCRIPTIONS = 3  # of each image, in both editions
+REMEDY = (
+    "give JSON lines with question_id and text, as upstream's answer files have, or a CSV file of two columns, "
+    "question_id and answer"
+)
+
+
+class ReleasedAnswer(BaseModel):
+    """One row of an answer file as upstream's scripts write it; further keys are ignored."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    question_id: str = Field(min_length=1)
+    prompt: str
+    text: str
+    model_id: str = ""
+
+
+def read_released(path: Path | str) -> list[ReleasedAnswer]:
+    """Read an answer file of upstream's format, without its ``Hair`` rows.
+
+    Raises:
+        PrismError: a row is no such answer, or its attribute is unknown.
+    """
+    remedy = "download the released answers again"
+    return _of_prism(parse_rows(ReleasedAnswer, read_jsonl(path, remedy), path, remedy))
+
+
+def to_answers(
+    pairs: Iterable[tuple[Question, ReleasedAnswer | None]], edition: str, model: str, task: Task
+) -> list[Answer]:
+    """Return an answers row for every question of a task."""
+    pairs = list(pairs)
+    answers = []
+    for (question, released), index in zip(pairs, numbered(q.question_id for q, _ in pairs), strict=True):
+        text = released.text if released is not None and released.text.strip() else None
+        reason = None
+        if text is None:
+            reason = NO_ANSWER if released is None else EMPTY_ANSWER
+        elif released is not None and plain_prompt(released.prompt) != plain_prompt(question.text):
+            reason = OTHER_PROMPT.format(prompt=plain_prompt(released.prompt))
+        fields: dict[str, Any] = {
+            "edition": edition,
+            "model": model,
+            "task": task,
+            "question_id": question.question_id,
+            "index": index,
+            "attribute": attribute_of(question.question_id),
+            "image": question.image,
+            "prompt": question.text,
+            "text": text,
+            "status": "failed" if text is None else "ok",
+            "reason": reason,
+        }
+        answers.append(Answer.model_validate(fields))
+    return answers
+
+
+def plain_prompt(prompt: str) -> str:
+    """Return a prompt with single spaces, as it is compared."""
+    return " ".join(prompt.split())
+
+
+def read_any_answers(
+    paths: Sequence[Path | str], model: str | None = None, task: Task | None = None, edition: str | None = None
+) -> list[Answer]:
+    """Read answers in any of the three formats.
+
+    Args:
+        paths: files (``.jsonl`` of this project or of upstream, ``.csv``), or folders of a model's files.
+        model, task, edition: what the files do not say themselves; each holds for all of them.
+
+    Raises:
+        PrismError: naming the file and row: no answers, an unknown task, or a question that is answered too often.
+    """
+    answers: list[Answer] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if _task_named(file) and file.suffix in (".jsonl", ".csv"))
+            if not found:
+                raise PrismError(f"{path}: no answer file of a task", f"name the files {', '.join(Task)}.jsonl")
+            for file in found:
+                answers += _read_one(file, model or path.resolve().name, task, edition)
+        else:
+            answers += _read_one(path, model, task, edition)
+    key, count = Counter(answer.key for answer in answers).most_common(1)[0]
+    if count > 1:
+        raise PrismError(f"{count} answers of {key[1]} for {key[2]} {key[3]} index {key[4]}", "name each file once")
+    return answers
+
+
+def _read_one(path: Path, model: str | None, task: Task | None, edition: str | None) -> list[Answer]:
+    if path.suffix.lower() == ".csv":
+        rows = _read_csv(path)
+    else:
+        found = read_jsonl(path, REMEDY)
+        if found and "edition" in found[0]:
+            return read_answers(path)
+        rows = _of_prism(parse_rows(ReleasedAnswer, ({"prompt": ""} | row for row in found), path, REMEDY), path)
+    if not rows:
+        raise PrismError(f"{path}: no answers", REMEDY)
+    task = task or _task_named(path)
+    if task is None:
+        raise PrismError(f"{path}: the file does not say its task", f"name it with --task: {', '.join(Task)}")
+    _refuse_repeats(rows, task, path)
+    edition = edition or _edition_of(rows, task)
+    named = {row.model_id for row in rows}
+    name = model or (named.pop() if len(named) == 1 else "") or _without_task(path)
+    pairs = ((Question(question_id=r.question_id, image=_image(r, edition), text=r.prompt or "-"), r) for r in rows)
+    answers = to_answers(pairs, edition, name, task)
+    # What was asked is not compared with anything here: the file itself says it.
+    return [answer.model_copy(update={"reason": None}) if answer.status == "ok" else answer for answer in answers]
+
+
+def _read_csv(path: Path) -> list[ReleasedAnswer]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            lines = [line for line in csv.reader(stream) if line]
+    except FileNotFoundError as error:
+        raise PrismError(f"{path}: no such file", REMEDY) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PrismError(f"{path}: not a CSV file: {error}", REMEDY) from error
+    for number, line in enumerate(lines, start=1):
+        if len(line) != 2:
+            raise PrismError(f"{path}: row {number} has {len(line)} columns, not 2", REMEDY)
+    if lines and lines[0][0] == "question_id":
+        lines = lines[1:]
+    return _of_prism([ReleasedAnswer(question_id=one or "-", prompt="", text=text) for one, text in lines], path)
+
+
+def _of_prism(rows: list[ReleasedAnswer], path: Path | str = "") -> list[ReleasedAnswer]:
+    try:
+        return [row for row in rows if attribute_of(row.question_id) is not None]
+    except PrismError as error:
+        raise PrismError(f"{path}: {error.message}" if path else error.message, error.remedy) from error
+
+
+def _task_named(path: Path) -> Task | None:
+    return next((task for task in Task if task in path.name), None)
+
+
+def _without_task(path: Path) -> str:
+    name = path.stem
+    for task in Task:
+        name = name.replace(f"{task}_Answer", "").replace(task, "")
+    return name.strip("_-. ") or path.resolve().parent.name
+
+
+def _edition_of(rows: Sequence[ReleasedAnswer], task: Task) -> str:
+    """Return the edition: in the first, an image lies in the folder of the one attribute that it is asked about."""
+    if not task.is_refusal:
+        # Descriptions of the second edition are about no attribute in particular.
+        return "v2" if any(row.question_id.startswith(f"{ALL}/") for row in rows) else "v1"
+    asked: dict[str, set[str]] = {}
+    for row in rows:
+        attribute, _, image = row.question_id.partition("/")
+        asked.setdefault(image, set()).add(attribute)
+    return "v2" if any(len(attributes) > 1 for attributes in asked.values()) else "v1"
+
+
+def _image(row: ReleasedAnswer, edition: str) -> str:
+    first, _, rest = row.question_id.partition("/")
+    return rest if edition != "v1" and rest and first in (ALL, *Attribute) else row.question_id
+
+
+def _refuse_repeats(rows: Sequence[ReleasedAnswer], task: Task, path: Path) -> None:
+    most = 1 if task.is_refusal else DESCRIPTIONS
+    question_id, count = Counter(row.question_id for row in rows).most_common(1)[0]
+    if count > most:
+        raise PrismError(
+            f"{path}: {count} answers for {question_id}; {task} has at most {most}",
+            "give one model's answers to one task in a file, each once",
+        )

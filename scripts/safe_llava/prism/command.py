@@ -1,0 +1,234 @@
+"""The command ``safe-llava``: PRISM's scores of answers that were made anywhere, without a workflow, GPU or network.
+
+    safe-llava prism judge ANSWERS…         what each answer is judged, and the scores
+    safe-llava prism score FILE…            the scores of answers, or of verdicts that `judge` wrote
+    safe-llava prism compare A B            two models on the same questions
+    safe-llava prism released [MODEL…]      the published numbers, with the intervals that were not published
+
+ANSWERS is a file of JSON lines as upstream's scripts write it (question_id, text), one of this project, a CSV file of
+two columns (question_id, answer), or a folder of a model's three files. Each command prints a table and writes a CSV
+file. docs/scorer.md describes formats, columns and the Python interface.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safe_llava.config.prism import Judge
+from safe_llava.core import cli
+from safe_llava.core.errors import PrismError
+from safe_llava.core.files import atomic_path, write_jsonl
+from safe_llava.core.rows import read_row
+from safe_llava.core.tables import write_rows
+from safe_llava.formats.answer_files import read_any_answers
+from safe_llava.formats.prism import EDITIONS, Answer, Attribute, Task, Verdict, parse_rows, read_verdicts
+from safe_llava.lexicon.evidence import phrases_of
+from safe_llava.prism.compare import Paired, compare
+from safe_llava.prism.judge import RULES, judge_answers
+from safe_llava.prism.published import read_published
+from safe_llava.prism.score import Score, score_verdicts
+from safe_llava.prism.scoring.shown import show_paired, show_scores
+from safe_llava.prism.table import beside_published, differences, distances
+
+COUNTS = Path(__file__).parent / "counts"
+VERDICT_COLUMNS = (
+    *("edition", "model", "task", "question_id", "index", "attribute", "judge", "status", "refused", "leaked"),
+    *("description_refused", "reason", "words", "text"),
+)
+log = logging.getLogger(__name__)
+
+
+def published(editions: Sequence[str] = EDITIONS) -> list[Score]:
+    """Return the published counts that come with the package, as scores with intervals."""
+    return [score for edition in editions for score in read_published(COUNTS / f"published_{edition}.csv", edition)]
+
+
+def asked_of(edition: str) -> dict[tuple[str, str], int]:
+    """Return how many answers an edition has for each task and attribute, by the published counts."""
+    if edition not in EDITIONS:
+        return {}
+    found: Counter[tuple[str, str]] = Counter()
+    for score in published([edition]):
+        cell = (score.task, score.attribute)
+        found[cell] = max(found[cell], score.n or 0)
+    return found
+
+
+def warn_of_missing(scores: Sequence[Score]) -> None:
+    """Log which cells hold fewer answers than their edition asks: a rate over a part says something else."""
+    editions = {score.edition for score in scores}
+    known = {(edition, *cell): n for edition in editions for cell, n in asked_of(edition).items()}
+    short = []
+    for score in scores:
+        asked = known.get((score.edition, score.task, score.attribute), 0)
+        there = (score.n or 0) + (score.n_failed or 0)
+        if score.attribute in list(Attribute) and there < asked:
+            short.append(f"{score.model}, {score.task}, {score.attribute}: {there} of {asked}")
+    if short:
+        more = f", and {len(short) - 3} more cells" if len(short) > 3 else ""
+        log.warning("fewer answers than the edition has questions: %s%s", "; ".join(short[:3]), more)
+
+
+def _answers(options: argparse.Namespace, paths: Sequence[Path]) -> list[Answer]:
+    return read_any_answers(paths, options.model, options.task, options.edition)
+
+
+def _judged(options: argparse.Namespace, answers: Sequence[Answer]) -> list[Verdict]:
+    config, name = RULES, "rules"
+    if options.judge_config:
+        config = read_row(options.judge_config, Judge, PrismError, remedy="write a row of prism.judges as JSON")
+        name = options.judge or options.judge_config.stem
+    return judge_answers(answers, config, name, options.store).verdicts
+
+
+def _verdicts(options: argparse.Namespace, paths: Sequence[Path]) -> list[Verdict]:
+    """Return the verdicts of files that hold verdicts, and of files that hold answers, which are judged."""
+    ready = [path for path in paths if path.is_file() and _holds_verdicts(path)]
+    others = [path for path in paths if path not in ready]
+    found = read_verdicts(rows) if (rows := [path for path in ready if path.suffix != ".csv"]) else []
+    for path in (path for path in ready if path.suffix == ".csv"):
+        found += _read_verdict_rows(path)
+    return found + (_judged(options, _answers(options, others)) if others else [])
+
+
+def _holds_verdicts(path: Path) -> bool:
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        first = stream.readline()
+    return '"judge"' in first or first.strip() == ",".join(VERDICT_COLUMNS)
+
+
+def _read_verdict_rows(path: Path) -> list[Verdict]:
+    """Read the CSV file that ``judge`` writes."""
+    kept = VERDICT_COLUMNS[: VERDICT_COLUMNS.index("words")]
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows: list[dict[str, Any]] = [{name: row[name] for name in kept if row[name]} for row in csv.DictReader(stream)]
+    for row in rows:
+        if row["status"] == "judged" and row["task"] == Task.IMPLICIT_LEAKAGE:
+            row["leaked"] = row.get("leaked", "").split()
+    return parse_rows(Verdict, rows, path, "let `safe-llava prism judge` write it again")
+
+
+def _judge(options: argparse.Namespace) -> None:
+    answers = _answers(options, options.files)
+    verdicts = _judged(options, answers)
+    by_key = {answer.key: answer for answer in answers}
+    if options.out.suffix == ".jsonl":
+        write_jsonl(options.out, (verdict.model_dump(mode="json", exclude_none=True) for verdict in verdicts))
+    else:
+        rows = [_verdict_row(verdict, by_key[verdict.key]) for verdict in verdicts]
+        with atomic_path(options.out) as part, part.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, VERDICT_COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    scores = score_verdicts(verdicts)
+    warn_of_missing(scores)
+    print(show_scores(scores))
+
+
+def _verdict_row(verdict: Verdict, answer: Answer) -> dict[str, Any]:
+    row = {name: getattr(verdict, name) for name in VERDICT_COLUMNS if hasattr(verdict, name)}
+    row["leaked"] = None if verdict.leaked is None else " ".join(verdict.leaked)
+    text = answer.text or ""
+    phrases = phrases_of(text, answer.task, answer.attribute) if verdict.rules_version and text else []
+    return row | {"text": text, "words": "; ".join(f"{phrase.words} ({phrase.says})" for phrase in phrases)}
+
+
+def _score(options: argparse.Namespace) -> None:
+    scores = score_verdicts(_verdicts(options, options.files), options.leakage_scored)
+    write_rows(options.out, Score, scores)
+    warn_of_missing(scores)
+    print(show_scores(scores))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    sides = [_verdicts(options, [path]) for path in (options.first, options.second)]
+    names = [sorted({verdict.model for verdict in side}) for side in sides]
+    for path, own in zip((options.first, options.second), names, strict=True):
+        if len(own) != 1:
+            raise PrismError(f"{path} holds answers of {', '.join(own)}", "give each model's answers by themselves")
+    (first,), (second,) = names
+    if first == second:  # two runs of one model, or files that do not name theirs
+        first, second = f"{first} ({options.first})", f"{second} ({options.second})"
+    named = [v.model_copy(update={"model": n}) for n, side in zip((first, second), sides, strict=True) for v in side]
+    rows = list(compare(named, [(first, second)], dict.fromkeys({v.edition for v in named}, options.leakage_scored)))
+    write_rows(options.out, Paired, rows)
+    print(show_paired(rows))
+
+
+def _released(options: argparse.Namespace) -> None:
+    scores = published()
+    if options.answers:
+        options.model, options.task, options.edition = None, None, "v1"
+        folders = sorted(path for path in options.answers.iterdir() if path.is_dir())
+        judged = [score for f in folders for score in score_verdicts(_judged(options, _answers(options, [f])))]
+        models = {score.model for score in judged}
+        scores = [s for s in scores if s.edition == "v1" and s.model in models] + judged
+        scores = beside_published(scores, {"rules": "Gemini"})
+    if options.models:
+        known = sorted({score.model for score in scores})
+        if unknown := [name for name in options.models if name not in known]:
+            raise PrismError(f"nothing was released for {', '.join(unknown)}", f"choose among {', '.join(known)}")
+        scores = [score for score in scores if score.model in options.models]
+    write_rows(options.out, Score, scores)
+    print(show_scores(scores))
+    for item in distances(differences(scores)):
+        print(f"{item.task}: rules lie {item.mean:.2f} points from {item.reference_judge}, over {item.cells} cells")
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="safe-llava", description=__doc__, formatter_class=form)
+    prism = parser.add_subparsers(required=True, metavar="prism").add_parser("prism", help="the privacy benchmark")
+    commands = prism.add_subparsers(required=True, metavar="COMMAND")
+
+    reading = argparse.ArgumentParser(add_help=False)
+    reading.add_argument("--model", help="the model's name; by default what the files say")
+    reading.add_argument("--task", type=Task, choices=list(Task), help="by default what the file's name says")
+    reading.add_argument("--edition", help="v1 or v2; by default what the questions say")
+    judging = argparse.ArgumentParser(add_help=False)
+    judging.add_argument("--judge-config", type=Path, help="JSON row of an asked judge; by default the rules judge")
+    judging.add_argument("--judge", help="the asked judge's name; by default the file's")
+    judging.add_argument("--store", type=Path, help="folder of an asked judge's replies")
+    scoring = argparse.ArgumentParser(add_help=False)
+    scoring.add_argument("--leakage-scored", choices=("own", "all"), help="by default as the edition has it")
+
+    def add(name: str, action: Any, out: str, help_: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_, parents=[*parents])
+        command.set_defaults(action=action)
+        command.add_argument("--out", type=Path, default=Path(out), help=f"default: {out}")
+        return command
+
+    judge = add("judge", _judge, "prism_verdicts.csv", "judge each answer", reading, judging)
+    judge.add_argument("files", type=Path, nargs="+", metavar="ANSWERS")
+    score = add("score", _score, "prism_scores.csv", "scores with intervals", reading, judging, scoring)
+    score.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    both = add("compare", _compare, "prism_paired.csv", "two models, paired", reading, judging, scoring)
+    both.add_argument("first", type=Path, metavar="A")
+    both.add_argument("second", type=Path, metavar="B")
+    released = add("released", _released, "prism_released.csv", "the published numbers", judging)
+    released.add_argument("models", nargs="*", metavar="MODEL")
+    released.add_argument("--answers", type=Path, help="folder of the released answers, to judge them beside")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Run one of the commands."""
+    options = _arguments(argv)
+    options.action(options)
+    log.info("wrote %s", options.out)
+    return None
+
+
+def safe_llava() -> None:
+    """Entry point of the installed command."""
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    safe_llava()
