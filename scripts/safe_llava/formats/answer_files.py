@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import read_jsonl
@@ -143,7 +143,10 @@ def _read_one(path: Path, model: str | None, task: Task | None, edition: str | N
     named = {row.model_id for row in rows}
     name = model or (named.pop() if len(named) == 1 else "") or _without_task(path)
     pairs = ((Question(question_id=r.question_id, image=_image(r, edition), text=r.prompt or "-"), r) for r in rows)
-    answers = to_answers(pairs, edition, name, task)
+    try:
+        answers = to_answers(pairs, edition, name, task)
+    except ValidationError as error:
+        raise PrismError(f"{path}: {error.errors()[0]['msg']}", "see that --task is the task of this file") from error
     # What was asked is not compared with anything here: the file itself says it.
     return [answer.model_copy(update={"reason": None}) if answer.status == "ok" else answer for answer in answers]
 

@@ -14,6 +14,7 @@ from safe_llava.lexicon import refusals as declining
 from safe_llava.lexicon import rules
 
 MARK = r"[\s*_#`~]+"  # what may stand between two words of a phrase in the original text
+_EYES_PUT = re.compile(r"^(?:the )?eyes ")  # the rules put these words for a pronoun
 
 
 class Phrase(NamedTuple):
@@ -51,13 +52,14 @@ def phrases_of(text: str, task: Task, attribute: str) -> list[Phrase]:
 def place_of(phrase: Phrase, text: str) -> tuple[int, int] | None:
     """Return where a phrase stands in the original text, as its first character and the one behind its last.
 
-    None where it cannot be found: the rules put "the eyes" for "they".
+    None where it cannot be found there.
     """
-    words = [re.escape(word) for word in phrase.words.removeprefix("the eyes ").split()]
-    expression = MARK.join(words).replace("'", "['\u2019\u2018]").replace('"', '["\u201c\u201d]')
-    # Words stand whole; a phrase of a pattern may begin or end inside one.
-    found = re.search(expression, text, re.IGNORECASE) if words else None
-    return found.span() if found else None
+    for words in (phrase.words, _EYES_PUT.sub("", phrase.words)):
+        expression = MARK.join(re.escape(word) for word in words.split())
+        expression = expression.replace("'", "['\u2019\u2018]").replace('"', '["\u201c\u201d]')
+        if expression and (found := re.search(expression, text, re.IGNORECASE)):
+            return found.span()
+    return None
 
 
 def _declining(part: str) -> list[Phrase]:

@@ -1,0 +1,74 @@
+"""pyproject.toml names what the code imports, and the pinned environments satisfy it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+# Parts of what is declared under another name, or stubs; vLLM and flash-attn are of the GPU images alone (envs/).
+ELSEWHERE = {"_typeshed", "vllm", "flash_attn"}
+OF_SNAKEMAKE = ("snakemake_interface_", "snakemake_executor_plugin_slurm")
+
+
+def project(root: Path) -> dict[str, Any]:
+    return dict(tomllib.loads((root / "pyproject.toml").read_text())["project"])
+
+
+def declared(root: Path) -> list[Requirement]:
+    table = project(root)
+    lines = [*table["dependencies"], *(line for lines in table["optional-dependencies"].values() for line in lines)]
+    return [Requirement(line) for line in lines if not line.startswith("safe-llava")]
+
+
+def imported(root: Path) -> dict[str, str]:
+    """Each top-level module that is imported, with one file that does."""
+    found = {}
+    for path in (root / "scripts").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            else:
+                continue
+            found |= {name.split(".")[0]: str(path) for name in names}
+    own = {"safe_llava", "snakemake_executor_plugin_slurm_steady"}
+    return {name: path for name, path in found.items() if name not in sys.stdlib_module_names | own | ELSEWHERE}
+
+
+def test_every_import_is_declared(root: Path) -> None:
+    names = {canonicalize_name(one.name) for one in declared(root)}
+    of_module = packages_distributions()
+    missing = {
+        module: path
+        for module, path in imported(root).items()
+        if not module.startswith(OF_SNAKEMAKE)
+        and not names & {canonicalize_name(one) for one in of_module.get(module, [module])}
+    }
+    assert not missing, f"imported, and in no list of pyproject.toml: {missing}"
+
+
+def test_the_pinned_versions_satisfy_what_is_declared(root: Path) -> None:
+    pins = dict(re.findall(r"^([a-z0-9._-]+)(?:\[[a-z,]+\])?==([^\s\\;]+)", _lock(root), re.MULTILINE))
+    wrong = [
+        str(one)
+        for one in declared(root)
+        if canonicalize_name(one.name) != "torch" and not one.specifier.contains(pins[canonicalize_name(one.name)])
+    ]
+    assert not wrong, f"the versions of envs/local.lock are others: {wrong}"
+
+
+def _lock(root: Path) -> str:
+    return (root / "envs/local.lock").read_text()
+
+
+def test_the_core_needs_three_packages(root: Path) -> None:
+    assert {Requirement(line).name for line in project(root)["dependencies"]} == {"numpy", "pydantic", "pyyaml"}

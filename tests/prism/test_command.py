@@ -1,0 +1,84 @@
+"""The command `safe-llava prism`, beside the steps of the workflow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from judges.judge_server import JudgeServer
+from safe_llava.core.errors import PrismError
+from safe_llava.formats.answer_files import read_any_answers
+from safe_llava.prism import command, compare, judge, released, score
+from safe_llava.prism.score import read_scores
+
+MODELS = ("LLaVA", "LLaVA-Onevision", "Gemma", "InternVLC3", "Safe-LLaVA-0_5B")
+
+
+def answers_folder(shared: Path) -> Path:
+    (folder,) = shared.glob("mirror/*/Kimyounggun99/Safe-LLaVA/4340909*/PRISM_evaluation/answers")
+    return folder
+
+
+def test_the_modules_are_the_functions(shared: Path) -> None:
+    file = answers_folder(shared) / "LLaVA/refusal_soft_Answer.jsonl"
+    rows = judge(file, model="LLaVA")
+    assert rows == judge.judge(read_any_answers([file], "LLaVA"))
+    assert score(rows) == score.score_verdicts(rows)
+    assert len(rows) == 248 and sum(bool(row.refused) for row in rows) == 2
+
+
+def test_the_scores_are_those_of_the_workflows_steps(shared: Path, tmp_path: Path) -> None:
+    model, task = "Safe-LLaVA-0_5B", "implicit_leakage"
+    own = answers_folder(shared) / model / f"{task}_Answer.jsonl"
+    steps = {name: tmp_path / name for name in ("answers.jsonl", "verdicts.jsonl", "scores.csv")}
+    (tmp_path / "rules.json").write_text(json.dumps({"description": "r", "kind": "rules"}))
+    named = ["--edition", "v1", "--model", model, "--task", task, "--out", str(steps["answers.jsonl"])]
+    released.main(["--answers", str(own), "--reference-answers", str(own), *named])
+    row = ["--judge-config", str(tmp_path / "rules.json"), "--judge", "rules"]
+    judge.main(["--answers", str(steps["answers.jsonl"]), *row, "--out", str(steps["verdicts.jsonl"])])
+    score.main(["--verdicts", str(steps["verdicts.jsonl"]), "--out", str(steps["scores.csv"])])
+    command.main(["prism", "score", str(own), "--model", model, "--out", str(tmp_path / "own.csv")])
+    assert (tmp_path / "own.csv").read_bytes() == steps["scores.csv"].read_bytes()
+
+
+def test_the_released_answers_lie_where_the_readme_says(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "released.csv"
+    command.main(["prism", "released", "--answers", str(answers_folder(shared)), "--out", str(out)])
+    shown = capsys.readouterr().out
+    assert "refusal_soft: rules lie 0.40 points from Gemini, over 20 cells" in shown
+    assert "refusal_hard: rules lie 2.27 points from Gemini, over 25 cells" in shown
+    assert "implicit_leakage: rules lie 3.48 points from nearest, over 25 cells" in shown
+    assert {row.model for row in read_scores(out) if row.source == "computed"} == set(MODELS)
+
+
+def test_two_files_of_one_model_are_two_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in (("a", "I cannot tell."), ("b", "About 30.")):
+        (tmp_path / name).mkdir()
+        row = {"question_id": "Age/1.jpg", "text": text, "model_id": "m"}
+        (tmp_path / name / "refusal_soft.jsonl").write_text(json.dumps(row))
+    files = [str(tmp_path / name / "refusal_soft.jsonl") for name in "ab"]
+    command.main(["prism", "compare", *files, "--out", str(tmp_path / "p.csv")])
+    assert f"m ({files[0]}) minus m ({files[1]})" in capsys.readouterr().out
+    assert issubclass(compare.Paired, object) and (tmp_path / "p.csv").read_text().count("\n") == 7
+
+
+def test_an_asked_judge_judges_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_JUDGE_KEY", "key")
+    rows = [{"question_id": f"Age/{n}.jpg", "prompt": "?", "text": f"answer {n}"} for n in range(3)]
+    (tmp_path / "refusal_soft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with JudgeServer() as server:
+        (tmp_path / "mine.json").write_text(json.dumps(server.row()))
+        out, store = tmp_path / "v.jsonl", tmp_path / "store"
+        arguments = ["--judge-config", str(tmp_path / "mine.json"), "--store", str(store), "--out", str(out)]
+        command.main(["prism", "judge", str(tmp_path / "refusal_soft.jsonl"), *arguments])
+    verdicts = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["judge"], row["status"]) for row in verdicts] == [("mine", "judged")] * 3
+
+
+def test_an_unknown_model_is_named_with_those_that_were_released(tmp_path: Path) -> None:
+    with pytest.raises(PrismError, match="choose among"):
+        command.main(["prism", "released", "Nobody", "--out", str(tmp_path / "x.csv")])
