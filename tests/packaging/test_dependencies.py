@@ -70,5 +70,5 @@ def _lock(root: Path) -> str:
     return (root / "envs/local.lock").read_text()
 
 
-def test_the_core_needs_three_packages(root: Path) -> None:
-    assert {Requirement(line).name for line in project(root)["dependencies"]} == {"numpy", "pydantic", "pyyaml"}
+def test_the_core_needs_two_packages(root: Path) -> None:
+    assert {Requirement(line).name for line in project(root)["dependencies"]} == {"numpy", "pydantic"}

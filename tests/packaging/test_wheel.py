@@ -84,7 +84,7 @@ def test_the_functions_judge_and_score(empty: Path, tmp_path: Path) -> None:
     answers(tmp_path / "model", safe=True)
     code = (
         "from safe_llava.prism import judge, score; rows = score(judge('model')); "
-        "print([(r.model, r.task, r.attribute, r.n, r.rate, r.ci_low, r.ci_high) for r in rows if r.n])"
+        "print([(r.model, str(r.task), r.attribute, r.n, r.rate, r.ci_low, r.ci_high) for r in rows if r.n])"
     )
     # Wilson's interval of 4 of 4: [100 / (1 + 1.96 ** 2 / 4), 100].
     assert run(empty / "python", "-c", code, cwd=tmp_path).stdout.strip() == (

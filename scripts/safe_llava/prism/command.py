@@ -25,16 +25,17 @@ from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import atomic_path, write_jsonl
 from safe_llava.core.rows import read_row
-from safe_llava.core.tables import write_rows
 from safe_llava.formats.answer_files import read_any_answers
 from safe_llava.formats.prism import EDITIONS, Answer, Attribute, Task, Verdict, parse_rows, read_verdicts
+from safe_llava.formats.scores import PairedDifference, Score
+from safe_llava.formats.tables import write_table
 from safe_llava.lexicon.evidence import phrases_of
-from safe_llava.prism.compare import Paired, compare
+from safe_llava.prism.compare import paired_differences
 from safe_llava.prism.judge import RULES, judge_answers
 from safe_llava.prism.published import read_published
-from safe_llava.prism.score import Score, score_verdicts
+from safe_llava.prism.scoring.differences import beside_published, mean_distances, published_differences
+from safe_llava.prism.scoring.rates import score_verdicts
 from safe_llava.prism.scoring.shown import show_paired, show_scores
-from safe_llava.prism.table import beside_published, differences, distances
 
 COUNTS = Path(__file__).parent / "counts"
 VERDICT_COLUMNS = (
@@ -141,7 +142,7 @@ def _verdict_row(verdict: Verdict, answer: Answer) -> dict[str, Any]:
 
 def _score(options: argparse.Namespace) -> None:
     scores = score_verdicts(_verdicts(options, options.files), options.leakage_scored)
-    write_rows(options.out, Score, scores)
+    write_table(options.out, Score, scores)
     warn_of_missing(scores)
     print(show_scores(scores))
 
@@ -156,8 +157,10 @@ def _compare(options: argparse.Namespace) -> None:
     if first == second:  # two runs of one model, or files that do not name theirs
         first, second = f"{first} ({options.first})", f"{second} ({options.second})"
     named = [v.model_copy(update={"model": n}) for n, side in zip((first, second), sides, strict=True) for v in side]
-    rows = list(compare(named, [(first, second)], dict.fromkeys({v.edition for v in named}, options.leakage_scored)))
-    write_rows(options.out, Paired, rows)
+    rows = list(
+        paired_differences(named, [(first, second)], dict.fromkeys({v.edition for v in named}, options.leakage_scored))
+    )
+    write_table(options.out, PairedDifference, rows)
     print(show_paired(rows))
 
 
@@ -175,9 +178,9 @@ def _released(options: argparse.Namespace) -> None:
         if unknown := [name for name in options.models if name not in known]:
             raise PrismError(f"nothing was released for {', '.join(unknown)}", f"choose among {', '.join(known)}")
         scores = [score for score in scores if score.model in options.models]
-    write_rows(options.out, Score, scores)
+    write_table(options.out, Score, scores)
     print(show_scores(scores))
-    for item in distances(differences(scores)):
+    for item in mean_distances(published_differences(scores)):
         print(f"{item.task}: rules lie {item.mean:.2f} points from {item.reference_judge}, over {item.cells} cells")
 
 
