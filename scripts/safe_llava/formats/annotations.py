@@ -8,17 +8,26 @@ is counted instead.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+import ijson
 
 from safe_llava.core.errors import DataError, damaged
-from safe_llava.core.json_stream import read_rows
+from safe_llava.core.files import CHUNK_BYTES
 
 HUMAN, GPT = "human", "gpt"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Escaped backslashes, whole surrogate pairs, and in group 1 what is left: half a pair.
+ESCAPES = re.compile(rb"\\(?:\\|u[dD](?:[89abAB]..\\u[dD][c-fC-F]..|([89a-fA-F])))", re.DOTALL)
+LONGEST_ESCAPE = len(r"\ud83d\ude00")
+READ_BYTES = 1 << 14  # how deep a row can get between two looks
+DEEPEST = 5000
 PLACEHOLDER = "<image>"
 SAMPLE_KEYS = frozenset({"id", "image", "conversations"})
 TURN_KEYS = frozenset({"from", "value"})
@@ -115,6 +124,65 @@ def read_samples(path: Path, facts: Facts | None = None) -> Iterator[Sample]:
         yield sample
     if not number:
         raise DataError(f"{path}: not a list of samples", remedy)
+
+
+def read_rows(path: Path, remedy: str) -> Iterator[Any]:
+    """Yield the items of a JSON list, or the objects of a JSONL file; nothing where the file holds something else.
+
+    Raises:
+        DataError: the file is missing, or is not JSON; the row is named. What was yielded before is not taken back.
+    """
+    number = 0
+    try:
+        with path.open("rb") as stream:
+            backend = ijson.get_backend("python") if _holds_half_pair(stream) else ijson
+            stream.seek(0)
+            stream.seek(len(BYTE_ORDER_MARK) if stream.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0)
+            lines = stream.peek(CHUNK_BYTES).lstrip()[:1] == b"{"
+            watched = _Watched(stream, DataError(f"{path}: a row is nested too deeply", remedy))
+            for row in backend.items(
+                watched, "" if lines else "item", multiple_values=lines, use_float=True, buf_size=READ_BYTES
+            ):
+                number, watched.open = number + 1, 0
+                yield row
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file", remedy) from error
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise DataError(f"{path}: not JSON: row {number + 1}: {why}", remedy) from error
+
+
+@dataclass
+class _Watched:
+    """A stream that ends with an error where brackets open and open: the parser's memory grows with their square."""
+
+    stream: BinaryIO
+    error: DataError
+    open: int = 0
+
+    def read(self, size: int) -> bytes:
+        """Read on; brackets in texts count as well, so the bound is far above what rows have."""
+        chunk = self.stream.read(size)
+        self.open += sum(map(chunk.count, (b"[", b"{"))) - sum(map(chunk.count, (b"]", b"}")))
+        if self.open > DEEPEST:
+            raise self.error
+        return chunk
+
+
+def _holds_half_pair(stream: BinaryIO) -> bool:
+    """Tell whether a JSON text has half a surrogate pair: ijson's C parser silently reads it as a question mark."""
+    text = b""
+    while chunk := stream.read(CHUNK_BYTES):
+        text += chunk
+        sure = judged = max(0, len(text) - LONGEST_ESCAPE)
+        for found in ESCAPES.finditer(text):
+            if found.start() >= sure:
+                break
+            if found[1]:
+                return True
+            judged = max(judged, found.end())
+        text = text[judged:]
+    return any(found[1] for found in ESCAPES.finditer(text))
 
 
 def find_fault(row: Any) -> str | None:
