@@ -85,6 +85,38 @@ class BenchmarkTask(Row):
         return self
 
 
+class ReleasedAnswers(Row):
+    """A file of answers to a general benchmark that others released; its files lie under the data root."""
+
+    benchmark: Name = Field(description="The benchmark's name in the table.")
+    model: str = Field(min_length=1, description="Who answered.")
+    scored_as: Literal["pope", "scienceqa", "seedbench", "llava-bench", "mmvet"] | None = Field(
+        None, description="How the files are read and scored; null: not here, and the note says why."
+    )
+    answers: str = Field(min_length=1, description="The answers; for judged benchmarks what the judge said of them.")
+    questions: str | None = Field(None, description="The questions.")
+    labels: list[str] = Field([], description="Files with what is right, where the questions do not say it.")
+    run: str = Field("", description="Which of several judgements of the same answers.")
+    published: dict[str, float] = Field({}, description="Published scores of this model, by metric.")
+    questions_published: dict[str, int] = Field(
+        {}, description="How many questions a published score is of, by metric; other numbers are not compared."
+    )
+    note: str = Field("", description="What a reader of the score has to know.")
+
+    @model_validator(mode="after")
+    def _says_why(self) -> Self:
+        if self.scored_as is None and not self.note:
+            raise ValueError("answers that are not scored (`scored_as: null`) say why in their `note`")
+        return self
+
+
+class ReleasedBenchmarks(Row):
+    """Answers to general benchmarks that others released."""
+
+    dataset: Name = Field(description="Data set row with the files.")
+    answers: list[ReleasedAnswers] = Field(description="What `results/tables/benchmarks_released.csv` scores.")
+
+
 class BenchmarksSelect(Row):
     """What `snakemake benchmarks` evaluates."""
 
@@ -104,6 +136,7 @@ class BenchmarksConfig(Row):
     compare: list[Name] | None = Field(
         None, description="Models whose scores stand beside the published ones; null: all that are evaluated."
     )
+    released: ReleasedBenchmarks | None = Field(None, description="Answers that others released, scored again.")
     tasks: dict[Name, BenchmarkTask] = Field(description="Benchmarks by name.")
 
     def judge_of(self, name: str) -> str | None:

@@ -230,6 +230,8 @@ def _check_evaluation(config: Config) -> None:
             _require(name, rows, f"prism.select.{key}")
     for name, task in benchmarks.tasks.items():
         _require(task.dataset, sets, f"benchmarks.tasks.{name}.dataset")
+    if config.benchmarks.released is not None:
+        _require(config.benchmarks.released.dataset, sets, "benchmarks.released.dataset")
     compared = [name for pair in config.paper.compare for name in (pair.safe, pair.original)]
     for where, names in (
         ("benchmarks.select.models", benchmarks.select.models),

@@ -40,6 +40,30 @@ class BenchmarkScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReleasedScore:
+    """One score of answers that others released; without a score where the verdict says why.
+
+    ``run`` tells several judgements of the same answers apart; ``answers`` is the file, under the data root.
+    """
+
+    model: Text
+    benchmark: Text
+    run: str = ""
+    metric: str = ""
+    score: Number = field(default=None, metadata=TWO_DIGITS)
+    stderr: Number = field(default=None, metadata=TWO_DIGITS)
+    ci_low: Number = field(default=None, metadata=TWO_DIGITS)
+    ci_high: Number = field(default=None, metadata=TWO_DIGITS)
+    n: Count = None
+    n_failed: Count = None
+    published: Number = None
+    difference: Number = field(default=None, metadata=TWO_DIGITS)
+    verdict: str
+    answers: Text
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkPair:
     """Two models on the same units of a benchmark; the difference is first minus second.
 

@@ -10,14 +10,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from safe_llava.benchmarks.scoring.official import RULED, RULES, is_right, pope_answer
+from safe_llava.benchmarks.scoring.pope import POPE_MEAN, Answered, pope_units
 from safe_llava.benchmarks.scoring.units import Kind, Units, as_units
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core.errors import BenchmarkError
 
-POPE_MEAN = "pope_f1_mean"
 QBENCH_NAMED = "qbench_acc_named"
 OWN = {POPE_MEAN: "pope_f1_score", QBENCH_NAMED: "qbench_acc"}  # scores that lmms-eval has not, by one that it has
-POPE_KINDS: dict[str, Kind] = {"pope_f1_score": "f1", "pope_precision": "precision", "pope_recall": "recall"}
 MME = ("mme_perception_score", "mme_cognition_score")
 # How far a score may be from its units: lmms-eval rounds LLaVA-Bench's means to a thousandth and their ratio to a tenth
 # of a percent, and Q-Bench's score to 1e-5.
@@ -113,20 +112,15 @@ def beyond(samples: Samples, task: BenchmarkTask) -> dict[str, Units]:
 
 
 def _pope(samples: Samples, scale: float) -> dict[str, Units]:
-    answers = [(pope_answer(sample["filtered_resps"][0]), _pope_truth(sample)) for sample in samples]
-    names = [f"{sample['doc_id']}" for sample in samples]
-    kinds = [str(sample["doc"].get("category", "")) for sample in samples]
-    parts = [[float(said == true == "yes"), float(said == "yes"), float(true == "yes")] for said, true in answers]
-
-    def units(kind: Kind, values: list[list[float]]) -> Units:
-        return as_units(kind, zip(names, kinds, values, strict=True), scale)
-
-    return {
-        **{name: units(kind, parts) for name, kind in POPE_KINDS.items()},
-        "pope_accuracy": units("mean", [[float(said == true)] for said, true in answers]),
-        "pope_yes_ratio": units("mean", [[said] for _, said, _ in parts]),
-        **({POPE_MEAN: units("f1_of_strata", parts)} if all(kinds) else {}),
-    }
+    return pope_units(
+        (
+            Answered(
+                f"{one['doc_id']}", str(one["doc"].get("category", "")), str(one["filtered_resps"][0]), _pope_truth(one)
+            )
+            for one in samples
+        ),
+        scale,
+    )
 
 
 def _pope_truth(sample: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from safe_llava.core.errors import BenchmarkError
 from safe_llava.core.files import atomic_path
-from safe_llava.core.statistics import RESAMPLES, SEED, resample_weights
+from safe_llava.core.statistics import RESAMPLES, SEED, percentile_interval, resample_weights, wilson_interval
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 # mean: of the only part. sum_of_means: of each stratum, added up. ratio: second part over first. f1, precision, recall:
@@ -75,9 +75,22 @@ class Units:
             return None
         if self.kind == "mean":
             return float(self.parts[:, 0].std(ddof=1) / math.sqrt(len(self.names)) * self.scale)
-        drawn = np.concatenate([self.scores(weights) for weights in resample_weights(self.codes, resamples, seed)])
+        drawn = self._drawn(resamples, seed)
         known = drawn[~np.isnan(drawn)]
         return float(known.std(ddof=1)) if known.size > 1 else None
+
+    def interval(self, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[float, float] | None:
+        """Return the 95 % interval: Wilson's where every unit is right or wrong, else of a bootstrap over the units.
+
+        None where the units do not vary and so say nothing.
+        """
+        if self.kind == "mean" and set(np.unique(self.parts)) <= {0.0, 1.0}:
+            low, high = wilson_interval(float(self.parts.sum()), len(self.names))
+            return low * self.scale, high * self.scale
+        return percentile_interval(self._drawn(resamples, seed))
+
+    def _drawn(self, resamples: int, seed: int) -> Array:
+        return np.concatenate([self.scores(weights) for weights in resample_weights(self.codes, resamples, seed)])
 
 
 def _score(kind: Kind, sums: Array, counts: np.ndarray) -> Array:

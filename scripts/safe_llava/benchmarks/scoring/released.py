@@ -1,0 +1,195 @@
+"""Answers that LLaVA's authors released, read from their files and scored by the rules of this project.
+
+Each reader returns what the scores are made of, by metric; one file may hold several judgements of the same answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from safe_llava.benchmarks.scoring.official import scienceqa_answer, seedbench_answer
+from safe_llava.benchmarks.scoring.pope import Answered, pope_units
+from safe_llava.benchmarks.scoring.units import Units, as_units
+from safe_llava.config.benchmarks import ReleasedAnswers
+from safe_llava.core.errors import BenchmarkError
+from safe_llava.core.files import read_json, read_jsonl
+
+REMEDY = "delete the file with its receipt and run again, or correct benchmarks.released"
+OF_AN_IMAGE = 6  # POPE's questions about an image: three objects that it shows, in turn with three that it does not
+LLAVA_BENCH = {"llava_bench_conv": "conv", "llava_bench_detail": "detail", "llava_bench_complex": "complex"}
+MARKS = re.compile(r"\s*(\d+(?:\.\d+)?)[ ,;]+(\d+(?:\.\d+)?)\s*(?:\n|$)")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One judgement of a file of answers: what each score is made of, and the questions that have none.
+
+    ``run`` tells several judgements in one file apart.
+    """
+
+    units: dict[str, Units]
+    n_failed: int = 0
+    run: str = ""
+
+
+def score(row: ReleasedAnswers, root: Path) -> list[Scored]:
+    """Score a file of released answers.
+
+    Args:
+        row: what the file is.
+        root: the data root.
+
+    Raises:
+        BenchmarkError: the files do not belong together, or are not of their form.
+    """
+    assert row.scored_as is not None
+    try:
+        return READERS[row.scored_as](row, root)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BenchmarkError(
+            f"{root / row.answers}: not of the form of {row.scored_as}: {type(error).__name__}: {error}", REMEDY
+        ) from error
+
+
+def _questions(row: ReleasedAnswers, root: Path) -> Path:
+    if row.questions is None:
+        raise BenchmarkError(f"{row.answers}: no file of questions is named", "set `questions` in benchmarks.released")
+    return root / row.questions
+
+
+def _replies(path: Path, text: str = "text") -> dict[str, str]:
+    return {str(row["question_id"]): str(row[text]) for row in read_jsonl(path)}
+
+
+def _pope(row: ReleasedAnswers, root: Path) -> list[Scored]:
+    questions = read_jsonl(_questions(row, root))
+    replies = _replies(root / row.answers)
+    labelled = [root / path for path in row.labels if (root / path).is_file()]
+    truths = _labels(questions, labelled) if labelled and len(labelled) == len(row.labels) else _construction(questions)
+    answered = [
+        Answered(name, question["category"], replies[name], truth)
+        for question, truth in zip(questions, truths, strict=True)
+        if (name := str(question["question_id"])) in replies
+    ]
+    return [Scored(pope_units(answered, 100.0), len(questions) - len(answered))]
+
+
+def _object(question: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a question's image and its first line; LLaVA's file spells some of them "imange"."""
+    return str(question["image"]), str(question["text"]).split("\n", 1)[0].replace("imange", "image")
+
+
+def _labels(questions: Sequence[Mapping[str, Any]], files: Sequence[Path]) -> list[str]:
+    """Return the truths from POPE's own files: their names end in the category, and they keep the order."""
+    known = {path.stem.rsplit("_", 1)[-1]: iter(read_jsonl(path)) for path in files}
+    truths = []
+    for question in questions:
+        label: dict[str, Any] = next(known[question["category"]], {})
+        if not label or _object(label) != _object(question):
+            raise BenchmarkError(
+                f"POPE's labels of the category {question['category']} do not belong to question "
+                f"{question['question_id']}",
+                "use the label files of the commit that config/datasets.yaml names",
+            )
+        truths.append(str(label["label"]))
+    return truths
+
+
+def _construction(questions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the truths that follow from how POPE was made, for LLaVA's questions without the label files.
+
+    An image is asked about in each category: three objects that it shows, in turn with three that it does not. The
+    former are the same in all categories. (The random category lacks 90 questions, and so is not in turn.)
+    """
+    shown: dict[str, set[tuple[str, str]]] = {}
+    for category in ("popular", "adversarial"):
+        asked = [_object(one) for one in questions if one["category"] == category]
+        blocks = [list(block) for _, block in groupby(asked, key=lambda one: one[0])]
+        if not asked or any(len(block) != OF_AN_IMAGE for block in blocks):
+            raise BenchmarkError(
+                "POPE's label files are missing, and these questions are not in the order that gives the labels away",
+                "fetch coco_pope_random.json, coco_pope_popular.json and coco_pope_adversarial.json",
+            )
+        shown[category] = {one for block in blocks for one in block[::2]}
+    if shown["popular"] != shown["adversarial"]:
+        raise BenchmarkError("POPE's questions: the categories do not ask about the same objects", REMEDY)
+    return ["yes" if _object(one) in shown["popular"] else "no" for one in questions]
+
+
+def _scienceqa(row: ReleasedAnswers, root: Path) -> list[Scored]:
+    """Score ScienceQA: the questions with a picture, which the published score is of, and all."""
+    replies: dict[str, str] = read_json(root / row.answers, REMEDY)["outputs"]
+    rows, with_image, failed = [], [], 0
+    for question in read_json(_questions(row, root), REMEDY):
+        name, truth = str(question["id"]), question["conversations"][1]["value"]
+        if name not in replies:
+            failed += 1
+            continue
+        rows.append((name, "", [float(scienceqa_answer(replies[name]) == truth)]))
+        with_image += rows[-1:] * ("image" in question)
+    units = {"exact_match": as_units("mean", with_image, 100.0), "exact_match_all": as_units("mean", rows, 100.0)}
+    return [Scored(units, failed)]
+
+
+def _seedbench(row: ReleasedAnswers, root: Path) -> list[Scored]:
+    replies = _replies(root / row.answers, "prediction")
+    (labels,) = row.labels
+    found: dict[str, list[tuple[str, str, list[float]]]] = {"seed_image": [], "seed_all": [], "seed_video": []}
+    questions = read_json(root / labels, REMEDY)["questions"]
+    failed = 0
+    for question in questions:
+        name = str(question["question_id"])
+        if name not in replies:
+            failed += 1
+            continue
+        right = [float(seedbench_answer(replies[name]) == question["answer"])]
+        for metric in ("seed_all", f"seed_{question['data_type']}"):
+            found[metric].append((name, "", right))
+    return [Scored({metric: as_units("mean", rows, 100.0) for metric, rows in found.items() if rows}, failed)]
+
+
+def _llava_bench(row: ReleasedAnswers, root: Path) -> list[Scored]:
+    """Score LLaVA-Bench from a judge's reviews: the first line holds the reference's mark and the model's, 1 to 10."""
+    parts: dict[str, list[tuple[str, str, list[float]]]] = {}
+    failed = 0
+    for review in read_jsonl(root / row.answers):
+        marks = MARKS.match(review["content"])
+        if marks is None:
+            failed += 1
+            continue
+        one = (str(review["question_id"]), "", [float(mark) for mark in marks.groups()])
+        for kind in ("all", LLAVA_BENCH[review["category"]]):
+            parts.setdefault(f"gpt_eval_llava_{kind}", []).append(one)
+    return [Scored({metric: as_units("ratio", rows, 100.0) for metric, rows in parts.items()}, failed)]
+
+
+def _mmvet(row: ReleasedAnswers, root: Path) -> list[Scored]:
+    """Score MM-Vet from a judge's grades between 0 and 1, of one or more runs in a file."""
+    grades: dict[str, dict[str, Any]] = read_json(root / row.answers, REMEDY)
+    runs = max(len(grade["score"]) for grade in grades.values())
+
+    def run(place: int) -> Iterator[tuple[str, str, list[float]]]:
+        for name, grade in grades.items():
+            if place < len(grade["score"]) and 0.0 <= float(grade["score"][place]) <= 1.0:
+                yield name, "", [float(grade["score"][place])]
+
+    found = [as_units("mean", run(place), 100.0) for place in range(runs)]
+    several = [f"{place}" if runs > 1 else "" for place in range(1, runs + 1)]
+    return [
+        Scored({"gpt_eval_score": units}, len(grades) - len(units.names), name)
+        for units, name in zip(found, several, strict=True)
+    ]
+
+
+READERS: dict[str, Callable[[ReleasedAnswers, Path], list[Scored]]] = {
+    "pope": _pope,
+    "scienceqa": _scienceqa,
+    "seedbench": _seedbench,
+    "llava-bench": _llava_bench,
+    "mmvet": _mmvet,
+}
