@@ -169,9 +169,9 @@ def test_broken_truth_is_refused(tmp_path: Path, row: dict) -> None:
 
 def test_missing_column_and_model_are_named(run: Callable[..., dict], tmp_path: Path) -> None:
     run()
-    scores = check.read_table(tmp_path / "scores.csv", check.SCORE_COLUMNS)
+    scores = check._read_table(tmp_path / "scores.csv", check.SCORE_COLUMNS)
     with pytest.raises(DemoError, match="no scores of nobody"):
         check.cells(scores, "nobody", "refusal_soft")
     (tmp_path / "bad.csv").write_text("model,benchmark\na,b\n")
     with pytest.raises(DemoError, match="no column metric"):
-        check.read_table(tmp_path / "bad.csv", check.BENCHMARK_COLUMNS)
+        check._read_table(tmp_path / "bad.csv", check.BENCHMARK_COLUMNS)

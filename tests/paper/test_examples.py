@@ -10,20 +10,20 @@ from PIL import Image
 
 from safe_llava.core.errors import PaperError
 from safe_llava.paper.figures.contact_sheet import examples_figure, shorten, wrap
-from safe_llava.paper.figures.examples import choose, find_image
+from safe_llava.paper.figures.examples import choose_examples, find_image
 
 
 def test_the_draw_repeats_and_goes_through_the_attributes(answers: list[Path], images: Path) -> None:
-    models, examples = choose(answers, [images], 5, seed=1)
+    models, examples = choose_examples(answers, [images], 5, seed=1)
     assert models == ["tiny-safe", "tiny-original"]
     assert [example.image.parts[-3] for example in examples] == ["Age", "Gender", "Race", "Eye_Color", "Weight"]
-    assert choose(answers, [images], 5, seed=1)[1] == examples
-    others = [choose(answers, [images], 5, seed=seed)[1] for seed in range(2, 8)]
+    assert choose_examples(answers, [images], 5, seed=1)[1] == examples
+    others = [choose_examples(answers, [images], 5, seed=seed)[1] for seed in range(2, 8)]
     assert any(other != examples for other in others)
 
 
 def test_every_task_is_shown_with_every_answer(answers: list[Path], images: Path) -> None:
-    _, examples = choose(answers, [images], 2, seed=1)
+    _, examples = choose_examples(answers, [images], 2, seed=1)
     gender = examples[1]
     assert [exchange.task for exchange in gender.exchanges] == ["refusal_soft", "refusal_hard", "implicit_leakage"]
     assert gender.exchanges[0].question == "What is the Gender of this person?"
@@ -39,20 +39,20 @@ def test_the_sheet_says_where_there_is_no_answer(answers: list[Path], images: Pa
 
 
 def test_no_more_images_than_there_are(answers: list[Path], images: Path) -> None:
-    _, examples = choose(answers, [images], 99, seed=1)
+    _, examples = choose_examples(answers, [images], 99, seed=1)
     assert len({example.image for example in examples}) == len(examples) == 10
 
 
 def test_models_without_a_common_image_are_refused(answers: list[Path], images: Path) -> None:
     answers[1].write_text(answers[1].read_text().replace("00000", "99999"))
     with pytest.raises(PaperError, match="no image has an answer row of every model"):
-        choose(answers, [images], 1, seed=1)
+        choose_examples(answers, [images], 1, seed=1)
 
 
 def test_a_missing_image_is_named(answers: list[Path], images: Path) -> None:
     shutil.rmtree(images / "Age")
     with pytest.raises(PaperError, match="image Age/a_folder"):
-        choose(answers, [images], 1, seed=1)
+        choose_examples(answers, [images], 1, seed=1)
 
 
 def test_an_image_that_does_not_decode_is_named(answers: list[Path], images: Path) -> None:

@@ -88,12 +88,12 @@ def test_the_committed_labels_are_the_stratified_two_hundred() -> None:
 
 
 def test_the_sample_is_spread_evenly_and_can_be_drawn_again() -> None:
-    assert sample.shares({"a": 1, "b": 9, "c": 9}, 6) == {"a": 1, "b": 3, "c": 2}
+    assert sample.even_shares({"a": 1, "b": 9, "c": 9}, 6) == {"a": 1, "b": 3, "c": 2}
     with pytest.raises(PrismError, match="only 2 answers"):
-        sample.shares({"a": 2}, 3)
+        sample.even_shares({"a": 2}, 3)
     rows = {task: {"a": list(range(100)), "b": list(range(100))} for task in sample.SIZES}
-    assert sample.draw(rows, 1) == sample.draw(rows, 1) != sample.draw(rows, 2)
-    assert len(sample.draw(rows, 1)) == 200
+    assert sample.draw_sample(rows, 1) == sample.draw_sample(rows, 1) != sample.draw_sample(rows, 2)
+    assert len(sample.draw_sample(rows, 1)) == 200
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +152,10 @@ def test_over_refusal_of_the_released_answers(verdicts: list[Path]) -> None:
 
 
 def test_the_committed_labels_are_the_drawn_ones(released_answers: Path) -> None:
-    drawn = sample.draw(sample.read_released(released_answers), sample.SEED)
+    drawn = sample.draw_sample(sample.read_answer_files(released_answers), sample.SEED)
     with LABELS.open(encoding="utf-8") as stream:
         kept = [
             (row["model"], row["task"], row["question_id"], row["index"], row["answer_id"])
             for row in csv.DictReader(stream)
         ]
-    assert kept == [(m, t, row["question_id"], str(row["index"]), row["answer_id"]) for m, t, row in drawn]
+    assert kept == [(row.model, row.task, row.question_id, str(row.index), row.answer_id) for row, _ in drawn]

@@ -16,6 +16,7 @@ import pytest
 
 from safe_llava.core.errors import PrismError
 from safe_llava.core.retry import retry_stamp
+from safe_llava.engine import facts
 from safe_llava.engine.base import Reply, Request, failed
 from safe_llava.formats.prism import read_answers
 from safe_llava.prism import answers
@@ -206,7 +207,7 @@ def test_what_an_answer_depends_on_is_asked_again(
     engine.asked.clear()
     more: list[str] = []
     if change == "engine":
-        monkeypatch.setattr(answers, "ENGINE_VERSION", answers.ENGINE_VERSION + 1)
+        monkeypatch.setattr(facts, "ENGINE_VERSION", answers.ENGINE_VERSION + 1)
     elif change == "device":
         more = ["--device", "cpu"]
     elif change == "dtype":

@@ -49,7 +49,7 @@ class Quantity:
         return bool(COMPARISONS[self.comparison](round(self.value, 2), self.threshold))
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
+def _read_table(path: Path, columns: Sequence[str]) -> list[Row]:
     """Read a CSV and make sure of its columns.
 
     Raises:
@@ -116,7 +116,7 @@ def prism_quantities(scores: Sequence[Row], safe: str, original: str) -> list[Qu
     return quantities
 
 
-def read_answers(paths: Sequence[Path], model: str) -> list[dict[str, Any]]:
+def soft_answers(paths: Sequence[Path], model: str) -> list[dict[str, Any]]:
     """Return a model's answers to the direct soft questions about the five attributes.
 
     Raises:
@@ -134,7 +134,7 @@ def naming_quantities(paths: Sequence[Path], truth: Truth, safe: str, original: 
     """Return how often each model names what was drawn, against always giving the most frequent value."""
     quantities = []
     for model in (safe, original):
-        rows = read_answers(paths, model)
+        rows = soft_answers(paths, model)
         named, majority = named_rate(rows, truth), majority_rate(rows, truth)
         quantities.append(Quantity("answers that name what was drawn", model, named))
         quantities.append(Quantity("most frequent value is right", model, majority))
@@ -164,7 +164,7 @@ def benchmark_quantities(rows: Sequence[Row], benchmark: str, safe: str, origina
     return [*quantities, Quantity(f"{benchmark} accuracy, distance (points)", "both", distance, 10.0, "<=")]
 
 
-def write_table(path: Path, quantities: Sequence[Quantity]) -> None:
+def _write_table(path: Path, quantities: Sequence[Quantity]) -> None:
     """Write the quantities as CSV."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -189,11 +189,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     arguments = parser.parse_args(argv)
     pair = (arguments.safe, arguments.original)
     quantities = [
-        *prism_quantities(read_table(arguments.scores, SCORE_COLUMNS), *pair),
+        *prism_quantities(_read_table(arguments.scores, SCORE_COLUMNS), *pair),
         *naming_quantities(arguments.answers, read_truth(arguments.truth), *pair),
-        *benchmark_quantities(read_table(arguments.benchmarks, BENCHMARK_COLUMNS), arguments.benchmark, *pair),
+        *benchmark_quantities(_read_table(arguments.benchmarks, BENCHMARK_COLUMNS), arguments.benchmark, *pair),
     ]
-    write_table(arguments.out, quantities)
+    _write_table(arguments.out, quantities)
     missed = [item for item in quantities if item.holds is False]
     for item in quantities:
         log.info("%s, %s: %.2f %s", item.quantity, item.model, item.value, "MISSED" if item in missed else "")

@@ -50,6 +50,7 @@ class ReleasedAnswer(BaseModel):
     prompt: str
     text: str
     model_id: str = ""
+    answer_id: str = ""
 
 
 def read_released(path: Path | str) -> list[ReleasedAnswer]:

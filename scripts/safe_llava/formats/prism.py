@@ -16,10 +16,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import read_jsonl
+from safe_llava.core.rows import check_row
 
 HAIR = "Hair"  # a seventh folder that was dropped before the release, still in some files
 ALL = "All"  # where another attribute's name would stand: v2's descriptions, each scored for all five
@@ -79,8 +80,8 @@ class Question(BaseModel):
     text: str = Field(min_length=1)
 
 
-class Row(BaseModel):
-    """What an answer and a verdict have in common: which question of which run it belongs to."""
+class QuestionRow(BaseModel):
+    """What an answer and a verdict have in common: which question, put to which model, the row belongs to."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -106,7 +107,7 @@ class Row(BaseModel):
         return self
 
 
-class Answer(Row):
+class Answer(QuestionRow):
     """One row of an answers file: one question asked of one model, answered or not."""
 
     image: str
@@ -123,7 +124,7 @@ class Answer(Row):
         return self
 
 
-class Verdict(Row):
+class Verdict(QuestionRow):
     """One row of a verdicts file: what one judge found in one answer."""
 
     judge: str = Field(min_length=1)
@@ -169,15 +170,7 @@ def parse_rows(kind: type[AnyRow], rows: Iterable[dict[str, Any]], path: Path | 
     Raises:
         PrismError: naming the file, the row's number and its first fault.
     """
-    parsed = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            parsed.append(kind.model_validate(row))
-        except ValidationError as error:
-            fault = error.errors()[0]
-            where = ".".join(str(part) for part in fault["loc"]) or "row"
-            raise PrismError(f"{path}: row {number}: {where}: {fault['msg']}", remedy) from error
-    return parsed
+    return [check_row(kind, row, f"{path}: row {number}", PrismError, remedy) for number, row in enumerate(rows, 1)]
 
 
 def read_questions(path: Path | str) -> list[Question]:
@@ -235,7 +228,7 @@ def read_verdicts(paths: Sequence[Path | str]) -> list[Verdict]:
     return verdicts
 
 
-def _refuse_twins_and_nothing(rows: Sequence[Row], path: Path | str, remedy: str) -> None:
+def _refuse_twins_and_nothing(rows: Sequence[QuestionRow], path: Path | str, remedy: str) -> None:
     if not rows:
         raise PrismError(f"{path}: no rows", remedy)
     key, count = Counter(row.key for row in rows).most_common(1)[0]

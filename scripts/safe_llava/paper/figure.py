@@ -30,8 +30,7 @@ COLOURED = {
 }
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options of one figure."""
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", required=True, choices=get_args(FigureKind))
     parser.add_argument("--input", nargs="+", type=Path, default=[], metavar="FILE.csv", help="tidy scores or metrics")
@@ -46,7 +45,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def draw(options: argparse.Namespace) -> Figure:
+def draw_figure(options: argparse.Namespace) -> Figure:
     """Return the figure that the options ask for.
 
     Raises:
@@ -75,9 +74,9 @@ def draw(options: argparse.Namespace) -> Figure:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the figure and write both files."""
-    options = parse(argv)
+    options = _arguments(argv)
     with mpl.rc_context(STYLE):
-        figure = draw(options)
+        figure = draw_figure(options)
         save(figure, options.pdf, "pdf")
         save(figure, options.png, "png")
 

@@ -24,7 +24,9 @@ DEEDS = {
 MARK = "†"
 
 
-def summary(prism: Path, benchmarks: Path | None, pairs: Sequence[tuple[str, str]], paired: Path | None = None) -> str:
+def results_page(
+    prism: Path, benchmarks: Path | None, pairs: Sequence[tuple[str, str]], paired: Path | None = None
+) -> str:
     """Return the page as Markdown.
 
     Args:
@@ -186,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.md")
     options = parser.parse_args(argv)
     pairs = [(safe, original) for safe, original in options.compare]
-    write_text(options.out, summary(options.prism, options.benchmarks, pairs, options.paired))
+    write_text(options.out, results_page(options.prism, options.benchmarks, pairs, options.paired))
 
 
 if __name__ == "__main__":

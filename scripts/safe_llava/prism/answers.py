@@ -70,7 +70,7 @@ class EditionFiles(BaseModel):
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedQuestion:
     """One question as it is put to the model."""
 
     task: Task
@@ -81,14 +81,14 @@ class Asked:
     max_new_tokens: int
 
 
-def questions_of(
+def edition_questions(
     edition: EditionFiles,
     root: Path,
     row: EvaluatedModel,
     model_digest: str,
     facts: Mapping[str, Any],
     new_tokens: int | None = None,
-) -> list[Asked]:
+) -> list[AskedQuestion]:
     """Return every question of an edition in the order of its files, keyed by all that its answer depends on.
 
     Args:
@@ -135,7 +135,7 @@ def questions_of(
                 prompt=question.text,
                 image=digest(image),
             )
-            asked.append(Asked(task, question, index, image, key, budget))
+            asked.append(AskedQuestion(task, question, index, image, key, budget))
     return asked
 
 
@@ -149,7 +149,7 @@ def _image_path(question: Question, folder: Path) -> Path:
     return folder / name
 
 
-def answer_all(asked: Sequence[Asked], store: ReplyStore, engine: Callable[[], Engine]) -> None:
+def answer_all(asked: Sequence[AskedQuestion], store: ReplyStore, engine: Callable[[], Engine]) -> None:
     """Put to the model what the store does not hold yet; the model is loaded only if something is left.
 
     Raises:
@@ -173,7 +173,7 @@ def answer_all(asked: Sequence[Asked], store: ReplyStore, engine: Callable[[], E
         )
 
 
-def prompts_sent(asked: Sequence[Asked], engines: Sequence[Engine], path: Path) -> dict[str, Any] | None:
+def prompts_sent(asked: Sequence[AskedQuestion], engines: Sequence[Engine], path: Path) -> dict[str, Any] | None:
     """Return what the model's template makes of a question of each task; kept in ``path`` from the first use on.
 
     Args:
@@ -190,7 +190,7 @@ def prompts_sent(asked: Sequence[Asked], engines: Sequence[Engine], path: Path) 
     return dict(read_json(path)) if path.exists() else None
 
 
-def answer_row(one: Asked, reply: Reply, edition: str, model: str) -> dict[str, Any]:
+def answer_row(one: AskedQuestion, reply: Reply, edition: str, model: str) -> dict[str, Any]:
     """Return a row of the answers file."""
     return Answer(
         edition=edition,
@@ -258,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not (args.model / "config.json").is_file():
         raise PrismError(f"{args.model}: no config.json: not a checkpoint", "fetch or train the model first")
     digest = folder_digest(args.model)
-    asked = questions_of(edition, args.root, row, digest, engine_facts(row, args.device), args.new_tokens)
+    asked = edition_questions(edition, args.root, row, digest, engine_facts(row, args.device), args.new_tokens)
     engines: list[Engine] = []
     prompts = args.partial / f"{edition.name}.prompts.json"
 

@@ -47,7 +47,7 @@ DIGEST_SHOWN = 12  # hexadecimal digits of a prompt's digest in a verdict
 
 
 @dataclass
-class Judged:
+class JudgedAnswers:
     """The verdicts of an answers file, and what it took to get them."""
 
     verdicts: list[Verdict]
@@ -145,7 +145,7 @@ def unanswered(answer: Answer) -> str | None:
 
 def judge_answers(
     answers: Sequence[Answer], config: Judge, name: str, store: Path | None = None, prompts: Path | None = None
-) -> Judged:
+) -> JudgedAnswers:
     """Judge every answer, in the answers' order; ``Hair`` rows are left out, empty and failed answers never sent.
 
     Args:
@@ -174,7 +174,7 @@ def judge_answers(
         by_rules = config.kind == "rules" or not answer.task.is_refusal
         verdicts.append(to_verdict(answer, name, found, version if by_rules else None, prompt))
     facts["failed"] = sum(verdict.status == "failed" and not verdict.unanswered for verdict in verdicts)
-    return Judged(verdicts, facts)
+    return JudgedAnswers(verdicts, facts)
 
 
 def _ask(

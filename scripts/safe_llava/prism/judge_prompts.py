@@ -60,7 +60,7 @@ _MARKS = {name: f" <{name}>'\n" for name in (QUESTION, ANSWER, NOUN)}
 
 
 @dataclass(frozen=True)
-class Source:
+class PromptSource:
     """Where a prompt was read: ``url`` is as its receipt says, None where it has none."""
 
     file: str
@@ -77,7 +77,7 @@ class Prompts:
     name: str
     refusal: Node
     leakage: Node
-    sources: tuple[Source, ...] = ()
+    sources: tuple[PromptSource, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -131,7 +131,7 @@ def load_prompts(choice: Choice, edition: str, family: Family, folder: Path | st
     return Prompts(f"published-{edition}-{family}", refusal, leakage, (of_refusal, of_leakage))
 
 
-def _published(path: Path, with_question: bool) -> tuple[Node, Source]:
+def _published(path: Path, with_question: bool) -> tuple[Node, PromptSource]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
@@ -146,7 +146,7 @@ def _published(path: Path, with_question: bool) -> tuple[Node, Source]:
 
     receipt = receipts.read(receipts.receipt_path(path))
     url = receipt.url if receipt else None
-    return found.template, Source(str(path), found.function, found.line, file_digest(path), url)
+    return found.template, PromptSource(str(path), found.function, found.line, file_digest(path), url)
 
 
 def _shown(prompts: Prompts, task: Task, answer: Answer | None) -> str:

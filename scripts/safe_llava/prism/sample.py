@@ -10,25 +10,27 @@ The CSV names the answers and leaves ``label`` empty; the sheet (never committed
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import random
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
-from safe_llava.core.files import atomic_path, read_jsonl, write_text
+from safe_llava.core.files import write_text
+from safe_llava.formats.answer_files import read_released
+from safe_llava.formats.prism import Task, numbered
+from safe_llava.formats.tables import write_table
+from safe_llava.prism.scoring.labels import LabelRow
 
 SEED = 20261120
-SIZES = {"refusal_soft": 60, "refusal_hard": 60, "implicit_leakage": 80}
-COLUMNS = ("model", "task", "question_id", "index", "answer_id", "label")
+SIZES = {Task.REFUSAL_SOFT: 60, Task.REFUSAL_HARD: 60, Task.IMPLICIT_LEAKAGE: 80}
+Drawn = TypeVar("Drawn")
 log = logging.getLogger(__name__)
 
 
-def shares(available: Mapping[str, int], size: int) -> dict[str, int]:
+def even_shares(available: Mapping[str, int], size: int) -> dict[str, int]:
     """Split ``size`` evenly over the models, as far as each has answers; earlier names get the remainder."""
     taken = dict.fromkeys(sorted(available), 0)
     while sum(taken.values()) < size:
@@ -40,32 +42,32 @@ def shares(available: Mapping[str, int], size: int) -> dict[str, int]:
     return taken
 
 
-def draw(rows_by_task: Mapping[str, Mapping[str, Sequence[Any]]], seed: int) -> list[tuple[str, str, Any]]:
-    """Return (model, task, row) of the sample; the same rows and seed always give the same sample."""
+def draw_sample(answers: Mapping[Task, Mapping[str, Sequence[Drawn]]], seed: int) -> list[Drawn]:
+    """Return a sample of answers, given by task and model; the same answers and seed always give the same sample."""
     generator = random.Random(seed)
-    drawn = []
+    drawn: list[Drawn] = []
     for task, size in SIZES.items():
-        by_model = rows_by_task[task]
-        for model, count in shares({name: len(rows) for name, rows in by_model.items()}, size).items():
+        by_model = answers[task]
+        for model, count in even_shares({name: len(rows) for name, rows in by_model.items()}, size).items():
             picked = sorted(generator.sample(range(len(by_model[model])), count))
-            drawn += [(model, task, by_model[model][place]) for place in picked]
+            drawn += [by_model[model][place] for place in picked]
     return drawn
 
 
-def read_released(folder: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Read ``<folder>/<model>/<task>_Answer.jsonl`` and number the rows of each question from 0 (``index``)."""
-    tasks: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(dict)
+def read_answer_files(folder: Path) -> dict[Task, dict[str, list[tuple[LabelRow, str]]]]:
+    """Read ``<folder>/<model>/<task>_Answer.jsonl``: by task and model, the row of each answer and its text."""
+    found: dict[Task, dict[str, list[tuple[LabelRow, str]]]] = {}
     for task in SIZES:
+        found[task] = {}
         for path in sorted(folder.glob(f"*/{task}_Answer.jsonl")):
-            seen: Counter[str] = Counter()
-            rows = read_jsonl(path)
-            for row in rows:
-                row["index"] = seen[row["question_id"]]
-                seen[row["question_id"]] += 1
-            tasks[task][path.parent.name] = rows
-        if not tasks[task]:
+            rows, model = read_released(path), path.parent.name
+            found[task][model] = [
+                (LabelRow(model, task, row.question_id, index, row.answer_id, ""), row.text)
+                for row, index in zip(rows, numbered(row.question_id for row in rows), strict=True)
+            ]
+        if not found[task]:
             raise PrismError(f"{folder}: no */{task}_Answer.jsonl", "give the folder of the released answers")
-    return dict(tasks)
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -76,16 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser.add_argument("--out", type=Path, required=True, help="CSV of the drawn answers, labels empty")
     parser.add_argument("--sheet", type=Path, help="text file with the answers to read")
     options = parser.parse_args(argv)
-    drawn = draw(read_released(options.answers_dir), options.seed)
-    with atomic_path(options.out) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for model, task, row in drawn:
-            writer.writerow([model, task, row["question_id"], row["index"], row["answer_id"], ""])
+    drawn = draw_sample(read_answer_files(options.answers_dir), options.seed)
+    write_table(options.out, LabelRow, [row for row, _ in drawn])
     if options.sheet:
         lines = [
-            f"[{number}] {model} {task} {row['question_id']} #{row['index']}\n{row['text']}\n"
-            for number, (model, task, row) in enumerate(drawn)
+            f"[{number}] {row.model} {row.task} {row.question_id} #{row.index}\n{text}\n"
+            for number, (row, text) in enumerate(drawn)
         ]
         write_text(options.sheet, "\n".join(lines))
     log.info("seed %d: %d answers drawn into %s", options.seed, len(drawn), options.out)

@@ -16,7 +16,7 @@ from matplotlib.textpath import TextToPath
 from safe_llava.core.errors import PaperError
 from safe_llava.images.pixels import UndecodableError
 from safe_llava.images.reader import read_rgb
-from safe_llava.paper.figures.examples import Exchange, choose
+from safe_llava.paper.figures.examples import Exchange, choose_examples
 from safe_llava.paper.figures.style import GRID, MUTED, colour
 from safe_llava.paper.tables.titles import TASK_TITLES
 
@@ -46,7 +46,7 @@ def examples_figure(answers: Sequence[Path], folders: Sequence[Path], count: int
     Raises:
         PaperError: the examples cannot be chosen, or an image does not decode.
     """
-    models, examples = choose(answers, folders, count, seed)
+    models, examples = choose_examples(answers, folders, count, seed)
     left = MARGIN + IMAGE_INCHES + GAP
     width = left + len(models) * (COLUMN_INCHES + GAP)
     words, frames = [], []

@@ -33,7 +33,9 @@ class Example:
     exchanges: tuple[Exchange, ...]
 
 
-def choose(answers: Sequence[Path], folders: Sequence[Path], count: int, seed: int) -> tuple[list[str], list[Example]]:
+def choose_examples(
+    answers: Sequence[Path], folders: Sequence[Path], count: int, seed: int
+) -> tuple[list[str], list[Example]]:
     """Return the models and ``count`` examples drawn by ``seed``, one attribute after another.
 
     Raises:

@@ -46,7 +46,7 @@ class UnsupportedError(Exception):
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPrompt:
     """A function that returns a prompt; the fields of ``template`` are ``question`` and ``answer``."""
 
     function: str
@@ -59,7 +59,7 @@ class Found:
         return self.template.fields()
 
 
-def find_prompt(source: str, file: str, with_question: bool) -> Found:
+def find_prompt(source: str, file: str, with_question: bool) -> FoundPrompt:
     """Return the prompt function of a script.
 
     Args:
@@ -92,7 +92,7 @@ def find_prompt(source: str, file: str, with_question: bool) -> Found:
     raise PrismError(f"{file}: no function returns a prompt made of {what}; seen: {seen}", REMEDY)
 
 
-def _only(fitting: Sequence[Found], file: str) -> Found:
+def _only(fitting: Sequence[FoundPrompt], file: str) -> FoundPrompt:
     """Return the one that is meant: by its name, else any where all say the same."""
     named = [one for one in fitting if "prompt" in one.function.lower()] or list(fitting)
     if len({one.template for one in named}) > 1:
@@ -101,7 +101,7 @@ def _only(fitting: Sequence[Found], file: str) -> Found:
     return named[0]
 
 
-def _candidates(tree: ast.Module) -> tuple[list[Found], list[str]]:
+def _candidates(tree: ast.Module) -> tuple[list[FoundPrompt], list[str]]:
     """Return the functions that return a text with fields, and why other prompt-like ones were refused."""
     constants = _constants(tree)
     found, refused = [], []
@@ -162,7 +162,7 @@ def _looks_like_a_prompt(function: Function) -> bool:
     return formatted or (bool(returns) and "prompt" in function.name.lower())
 
 
-def _with_meanings(name: str, function: Function, parameters: Sequence[str], template: Node) -> Found:
+def _with_meanings(name: str, function: Function, parameters: Sequence[str], template: Node) -> FoundPrompt:
     """Return the prompt with its parameters named by what they stand for.
 
     A parameter is known by the words of its name; where one name says nothing, the order of the released scripts
@@ -179,7 +179,7 @@ def _with_meanings(name: str, function: Function, parameters: Sequence[str], tem
             )
         meanings = dict(zip(used, (QUESTION, ANSWER) if len(used) == 2 else (ANSWER,), strict=True))
     renamed = {parameter: str(meaning) for parameter, meaning in meanings.items()}
-    return Found(name, function.lineno, _rename(template, renamed), by_position)
+    return FoundPrompt(name, function.lineno, _rename(template, renamed), by_position)
 
 
 def _meaning(parameter: str) -> str | None:
