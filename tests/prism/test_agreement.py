@@ -13,9 +13,9 @@ from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Attribute, Task, Verdict, read_verdicts
 from safe_llava.formats.scores import OVER_REFUSAL
 from safe_llava.prism import agreement, judge, released, sample
-from safe_llava.prism.published import read_published
 from safe_llava.prism.scoring.differences import mean_distances, published_differences
 from safe_llava.prism.scoring.labels import agreements, pair_labels, read_labels
+from safe_llava.prism.scoring.published import read_published
 from safe_llava.prism.scoring.rates import score_verdicts
 
 LABELS = Path(__file__).parents[2] / "config" / "hand_labels.csv"

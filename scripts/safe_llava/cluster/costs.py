@@ -39,7 +39,7 @@ from safe_llava.formats.prism import Answer, Attribute, Task
 from safe_llava.formats.tables import write_table
 from safe_llava.judges.client import Call
 from safe_llava.judges.cost import BATCH_SHARE, BYTES_PER_TOKEN, cost_of, estimated_usage
-from safe_llava.prism.judge_prompts import Prompts, load_prompts
+from safe_llava.prism.prompts.load import Prompts, load_prompts
 
 GB = 1e9
 STATE_BYTES = 12  # of a trained element in a checkpoint: its weight and AdamW's two moments in fp32

@@ -30,10 +30,10 @@ from safe_llava.formats.prism import EDITIONS, Answer, Attribute, Task, Verdict,
 from safe_llava.formats.scores import PairedDifference, Score
 from safe_llava.formats.tables import write_table
 from safe_llava.lexicon.evidence import phrases_of
-from safe_llava.prism.compare import paired_differences
 from safe_llava.prism.judge import RULES, judge_answers
-from safe_llava.prism.published import read_published
 from safe_llava.prism.scoring.differences import beside_published, mean_distances, published_differences
+from safe_llava.prism.scoring.paired import paired_differences
+from safe_llava.prism.scoring.published import read_published
 from safe_llava.prism.scoring.rates import score_verdicts
 from safe_llava.prism.scoring.shown import show_paired, show_scores
 

@@ -39,7 +39,7 @@ from safe_llava.lexicon.rules import (
     leaked_names,
     rules_version,
 )
-from safe_llava.prism.judge_prompts import load_prompts
+from safe_llava.prism.prompts.load import load_prompts
 
 log = logging.getLogger(__name__)
 RULES = Judge(description="The lexicon and rules of this project.", kind="rules")

@@ -1,1 +1,1 @@
-"""What counts in a PRISM table, and when a table is complete."""
+"""What the steps of PRISM share between verdicts and tables: what counts in a cell, rates, differences, labels."""
