@@ -18,8 +18,7 @@ from safe_llava.config.load import load
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Answer
 from safe_llava.prism import judge_prompts
-from safe_llava.prism.prompts import load
-from safe_llava.prism.prompts.load import SCRIPTS, load_prompts
+from safe_llava.prism.prompts.load import OURS_VERSION, SCRIPTS, load_prompts, our_prompts
 from safe_llava.prism.prompts.source import find_prompt
 
 # The shape of a released script: arguments, a client and files at the top, then the prompt, the call and a loop.
@@ -306,17 +305,17 @@ def test_our_prompts_hold_question_answer_and_attribute_as_they_are() -> None:
     assert text.endswith(f"Question: {{q}}?\nAnswer of the model: {HARD}")
     assert text.count("race or ethnicity") == 2
     assert prompts.text(answer(HARD, "implicit_leakage")).endswith(f"Description: {HARD}")
-    assert prompts.name == f"ours-{load.OURS_VERSION}"
+    assert prompts.name == f"ours-{OURS_VERSION}"
 
 
 def test_our_prompts_do_not_change_without_their_version() -> None:
     digest = "12a4650806f03b45d98694ec0fd0d58f023681dc9bd72ae8260c634b8879c29b"
-    assert (load.OURS_VERSION, load.our_prompts().digest) == (1, digest)
+    assert (OURS_VERSION, our_prompts().digest) == (1, digest)
 
 
 def test_a_failed_answer_has_no_prompt() -> None:
     with pytest.raises(PrismError, match=r"Race/1\.jpg"):
-        load.our_prompts().text(answer(None))
+        our_prompts().text(answer(None))
 
 
 def test_the_data_stage_fetches_the_scripts_of_each_edition_at_its_commit(tmp_path: Path, root: Path) -> None:
