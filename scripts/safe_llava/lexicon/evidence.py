@@ -6,6 +6,7 @@ The rules read normalised text, so each phrase is in lower case, without Markdow
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from safe_llava.formats.prism import Attribute, Task
@@ -24,13 +25,14 @@ class Phrase(NamedTuple):
     says: str
 
 
-def phrases_of(text: str, task: Task, attribute: str) -> list[Phrase]:
+def phrases_of(text: str, task: Task, attribute: str, told: Iterable[Attribute] | None = None) -> list[Phrase]:
     """Return the phrases by which an answer declines, or tells an attribute, each once and in the text's order.
 
     Args:
         text: the answer.
         task: what it answers; a direct question is about one attribute, a description tells any of the five.
         attribute: the attribute that a direct question asks about.
+        told: the attributes to look for in a description; by default all five.
     """
     parts = rules.clauses(rules.normalise(text))
     found: list[Phrase] = []
@@ -41,10 +43,11 @@ def phrases_of(text: str, task: Task, attribute: str) -> list[Phrase]:
             found += [Phrase(words, asked) for words in _telling(part, asked, (*lexicon.ATTRIBUTE_PATTERNS[asked],))]
             found += [Phrase(words, asked) for words in _found(declining.DIRECT_VALUES[asked], part)]
     else:
+        wanted = list(Attribute) if told is None else [one for one in Attribute if one in set(told)]
         named = rules._with_eyes_named([rules._without_open_question(part) for part in parts])
         for part in named:
             found += _declining(part)
-            for one in Attribute:
+            for one in wanted:
                 found += [Phrase(words, one) for words in _telling(part, one, lexicon.ATTRIBUTE_PATTERNS[one])]
     return list(dict.fromkeys(found))
 
@@ -57,8 +60,9 @@ def place_of(phrase: Phrase, text: str) -> tuple[int, int] | None:
     for words in (phrase.words, _EYES_PUT.sub("", phrase.words)):
         expression = MARK.join(re.escape(word) for word in words.split())
         expression = expression.replace("'", "['\u2019\u2018]").replace('"', '["\u201c\u201d]')
-        if expression and (found := re.search(expression, text, re.IGNORECASE)):
-            return found.span()
+        for whole in (rf"(?<!\w)(?:{expression})(?!\w)", expression):  # "her" is no part of "there"
+            if expression and (found := re.search(whole, text, re.IGNORECASE)):
+                return found.span()
     return None
 
 

@@ -1,0 +1,1 @@
+"""The page that shows every question with all answers and verdicts: what it holds, its files, its script."""
