@@ -17,7 +17,7 @@ QuestionKey = tuple[str, str, str, int]  # edition, task, question_id, index
 
 
 @dataclass(frozen=True)
-class Asked:
+class ShownQuestion:
     """A question of the page."""
 
     edition: str
@@ -35,7 +35,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Given:
+class ShownAnswer:
     """A model's answer: its text or the reason why there is none, and where it stands."""
 
     text: str | None
@@ -46,12 +46,12 @@ class Given:
 
 
 @dataclass
-class Column:
+class ModelColumn:
     """One model: its answers by question, and for each judge a verdict's character by question."""
 
     name: str
     files: list[str] = field(default_factory=list)
-    answers: dict[QuestionKey, Given] = field(default_factory=dict)
+    answers: dict[QuestionKey, ShownAnswer] = field(default_factory=dict)
     verdicts: dict[str, dict[QuestionKey, str]] = field(default_factory=dict)
 
     @property
@@ -83,7 +83,7 @@ def attributes_in(code: str) -> list[Attribute]:
 
 def gather(
     answers: Mapping[str, Sequence[Path]], verdicts: Mapping[str, Sequence[Path]], beside: Path
-) -> tuple[list[Asked], list[Column]]:
+) -> tuple[list[ShownQuestion], list[ModelColumn]]:
     """Read answers and verdicts; one file is held at a time.
 
     Args:
@@ -96,8 +96,8 @@ def gather(
     Raises:
         PrismError: a file is none, or a verdict has no answer.
     """
-    questions: dict[QuestionKey, Asked] = {}
-    columns: dict[str, Column] = {}
+    questions: dict[QuestionKey, ShownQuestion] = {}
+    columns: dict[str, ModelColumn] = {}
     for mark, paths in answers.items():
         for path in paths:
             _take_answers(read_answers(path), mark, _relative(path, beside), questions, columns)
@@ -112,27 +112,31 @@ def gather(
 
 
 def _take_answers(
-    rows: Iterable[Answer], mark: str, file: str, questions: dict[QuestionKey, Asked], columns: dict[str, Column]
+    rows: Iterable[Answer],
+    mark: str,
+    file: str,
+    questions: dict[QuestionKey, ShownQuestion],
+    columns: dict[str, ModelColumn],
 ) -> None:
     for line, row in enumerate(rows, start=1):
         if row.attribute == HAIR:
             continue
-        asked = Asked(row.edition, row.task, row.question_id, row.index, row.attribute, row.image, row.prompt)
+        asked = ShownQuestion(row.edition, row.task, row.question_id, row.index, row.attribute, row.image, row.prompt)
         questions.setdefault(asked.key, asked)
-        column = columns.setdefault(row.model + mark, Column(row.model + mark))
+        column = columns.setdefault(row.model + mark, ModelColumn(row.model + mark))
         if file not in column.files:
             column.files.append(file)
         place = len(column.files) - 1
-        column.answers[asked.key] = Given(row.text, row.reason, bool(row.truncated), place, line)
+        column.answers[asked.key] = ShownAnswer(row.text, row.reason, bool(row.truncated), place, line)
 
 
-def _by_image(questions: Iterable[Asked]) -> list[Asked]:
+def _by_image(questions: Iterable[ShownQuestion]) -> list[ShownQuestion]:
     """Return the questions, those about one image side by side, images in the order in which they were asked."""
     known = list(questions)
     images = {(one.edition, one.image): place for place, one in reversed(list(enumerate(known)))}
     tasks, attributes = list(Task), [*map(str, Attribute)]
 
-    def place(one: Asked) -> tuple[str, int, int, int, int]:
+    def place(one: ShownQuestion) -> tuple[str, int, int, int, int]:
         attribute = attributes.index(one.attribute) if one.attribute in attributes else len(attributes)
         return one.edition, images[one.edition, one.image], tasks.index(one.task), attribute, one.index
 

@@ -23,7 +23,7 @@ from safe_llava.formats.prism import Attribute, Task
 from safe_llava.images.pixels import UndecodableError
 from safe_llava.images.reader import read_rgb
 from safe_llava.lexicon.evidence import phrases_of, place_of
-from safe_llava.prism.browsing.gather import NOT_ASKED, Asked, Column, Given
+from safe_llava.prism.browsing.gather import NOT_ASKED, ShownQuestion, ModelColumn, ShownAnswer
 
 QUESTIONS_A_FILE = 500
 THUMBNAIL = 160  # pixels of the longer side
@@ -31,7 +31,11 @@ SAYS = ("declines", *map(str, Attribute))
 
 
 def write_pages(
-    out: Path, questions: Sequence[Asked], columns: Sequence[Column], images: Mapping[str, Sequence[Path]], title: str
+    out: Path,
+    questions: Sequence[ShownQuestion],
+    columns: Sequence[ModelColumn],
+    images: Mapping[str, Sequence[Path]],
+    title: str,
 ) -> int:
     """Write the page and its data files, and return how many data files there are.
 
@@ -78,7 +82,7 @@ def script_json(value: Any) -> str:
     return text
 
 
-def _index(questions: Sequence[Asked], columns: Sequence[Column], starts: Sequence[int]) -> dict[str, Any]:
+def _index(questions: Sequence[ShownQuestion], columns: Sequence[ModelColumn], starts: Sequence[int]) -> dict[str, Any]:
     """Return what the filters need of every question: its names, and a string of verdicts for each model and judge."""
     return {
         "tasks": list(Task),
@@ -103,7 +107,7 @@ def _index(questions: Sequence[Asked], columns: Sequence[Column], starts: Sequen
     }
 
 
-def _chunks(questions: Sequence[Asked]) -> Iterator[tuple[int, Sequence[Asked]]]:
+def _chunks(questions: Sequence[ShownQuestion]) -> Iterator[tuple[int, Sequence[ShownQuestion]]]:
     """Yield the questions of each data file with the number of the first; an image's questions stay together."""
     start = 0
     for place in range(1, len(questions) + 1):
@@ -113,7 +117,7 @@ def _chunks(questions: Sequence[Asked]) -> Iterator[tuple[int, Sequence[Asked]]]
             start = place
 
 
-def _answer(one: Asked, column: Column, leaked: Mapping[Any, set[Attribute]]) -> list[Any] | None:
+def _answer(one: ShownQuestion, column: ModelColumn, leaked: Mapping[Any, set[Attribute]]) -> list[Any] | None:
     """Return an answer as the page reads it: text, reason, cut off, file, line, marks (start, end, what it says)."""
     given = column.answers.get(one.key)
     if given is None:
@@ -124,7 +128,7 @@ def _answer(one: Asked, column: Column, leaked: Mapping[Any, set[Attribute]]) ->
     ]
 
 
-def _marks(one: Asked, given: Given, leaked: set[Attribute]) -> list[tuple[int, int, int]]:
+def _marks(one: ShownQuestion, given: ShownAnswer, leaked: set[Attribute]) -> list[tuple[int, int, int]]:
     if not given.text:
         return []
     found: dict[tuple[int, int], int] = {}
