@@ -23,7 +23,7 @@ from safe_llava.formats.prism import Attribute, Task
 from safe_llava.images.pixels import UndecodableError
 from safe_llava.images.reader import read_rgb
 from safe_llava.lexicon.evidence import phrases_of, place_of
-from safe_llava.prism.browsing.gather import NOT_ASKED, ShownQuestion, ModelColumn, ShownAnswer
+from safe_llava.prism.browsing.gather import NOT_ASKED, ModelColumn, ShownAnswer, ShownQuestion
 
 QUESTIONS_A_FILE = 500
 THUMBNAIL = 160  # pixels of the longer side
