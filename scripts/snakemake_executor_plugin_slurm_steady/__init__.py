@@ -35,7 +35,15 @@ from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from snakemake_executor_plugin_slurm_steady import slurm
-from snakemake_executor_plugin_slurm_steady.asking import Asking, asked_for, grown, sbatch_call, step_call, wants_gpu
+from snakemake_executor_plugin_slurm_steady.asking import (
+    GROWING,
+    Asking,
+    asked_for,
+    grown,
+    sbatch_call,
+    step_call,
+)
+from snakemake_executor_plugin_slurm_steady.efficiency import write_report
 from snakemake_executor_plugin_slurm_steady.fates import (
     ALLOWED,
     GROWS,
@@ -43,14 +51,15 @@ from snakemake_executor_plugin_slurm_steady.fates import (
     LIMITED,
     Fate,
     Sight,
-    judge,
-    judge_unseen,
+    fate_of,
+    fate_of_unseen,
     why,
 )
 from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, digest, key_of, log_tail, stamps
 from snakemake_executor_plugin_slurm_steady.pace import Pace
 from snakemake_executor_plugin_slurm_steady.script import batch_script
 from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings as ExecutorSettings
+from snakemake_executor_plugin_slurm_steady.site import account_argument, check_site, partition_argument
 
 FOLDER = Path(".snakemake/slurm-steady")
 ABSENCE = 86_400.0  # of the controller while jobs run, after which Snakemake ends and leaves them
@@ -61,7 +70,6 @@ SETTLE_SECONDS = 0.3  # between a batch script's last line and the controller's 
 TICK_SECONDS = 0.5
 SUBMITTING = 8  # at once
 CANCEL_SECONDS = 30.0
-SITE = "unknown"
 
 
 class Executor(PublishedExecutor):
@@ -76,6 +84,8 @@ class Executor(PublishedExecutor):
         self._unanswered: list[str] = []  # names of submissions that SLURM may have taken without saying so
         self._since: dict[str, tuple[str, float]] = {}  # by SLURM's number: a state that is not borne for ever
         self._said: set[str] = set()  # what pending jobs wait for
+        self._faulty: set[str] = set()  # nodes with faults of their hardware, as SLURM names them
+        self._numbers: list[str] = []  # SLURM's, of all submissions of this run
         self._guard = threading.Lock()
         self._stopping = threading.Event()
         self._leaving = False
@@ -83,8 +93,14 @@ class Executor(PublishedExecutor):
         super().__init__(workflow, logger)
 
     def __post_init__(self, test_mode: bool = False) -> None:
-        self._check_site()
-        super().__post_init__(test_mode)
+        check_site(self.workflow.executor_settings)
+        try:
+            super().__post_init__(test_mode)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            # The published plugin reads the file of partitions, and says nothing else of one that it cannot read.
+            raise WorkflowError(
+                f"{self.workflow.executor_settings.partition_config}: not a file of partitions: {error}"
+            ) from error
         # The published plugin's two would both be held by two jobs that do not finish completing.
         self._job_submission_executor = ThreadPoolExecutor(SUBMITTING, thread_name_prefix="slurm_job_submit")
         if holder := self._ledger.lock():
@@ -99,14 +115,6 @@ class Executor(PublishedExecutor):
         # nohup ignores it, and means to.
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, self._leave)
-
-    def _check_site(self) -> None:
-        for name in ("account", "partition", "gpu_partition"):
-            if getattr(self.workflow.executor_settings, name) == SITE:
-                raise WorkflowError(
-                    f"slurm-steady-{name.replace('_', '-')} is still `{SITE}`\n  remedy: write your site's into "
-                    "workflow/profiles/slurm/config.yaml; `sacctmgr show associations user=$USER` and `sinfo` list them"
-                )
 
     # --- how it ends
 
@@ -157,7 +165,12 @@ class Executor(PublishedExecutor):
         if self._leaving:
             # Removed below is this folder; queued jobs look for the other one when they start.
             self._tmpdir = tempfile.mkdtemp(dir=".snakemake", prefix="tmp.")
+        settings = self.workflow.executor_settings
+        wanted, settings.efficiency_report = settings.efficiency_report, False
         super().shutdown()
+        if wanted and not self._leaving:
+            folder = settings.efficiency_report_path
+            write_report(self._numbers, settings.efficiency_threshold, folder, self.run_uuid, self.logger)
 
     # --- submission
 
@@ -218,41 +231,45 @@ class Executor(PublishedExecutor):
             self.logger.info(f"Job {job.jobid}: SLURM job {entry.slurm_id} of an earlier run is taken over.")
             with self._guard:
                 self._entries[entry.slurm_id] = entry
+                self._numbers.append(entry.slurm_id)
             return True
         if sight is not None and sight.active:
             slurm.end(entry.slurm_id, self._stopping.wait)
-        self._ledger.ended(entry, Fate.LOST if sight is None else judge(sight, self._ledger.record(entry), ""), "")
+        self._ledger.ended(entry, Fate.LOST if sight is None else fate_of(sight, self._ledger.record(entry), ""), "")
         return False
 
-    def _submit(self, job: Any, entry: Entry, avoided: str = "") -> None:
-        """Submit a job, away from the avoided nodes if SLURM takes it so; growth that it refuses is not kept."""
+    def _submit(self, job: Any, entry: Entry, avoided: str = "", anywhere: bool = False) -> None:
+        """Submit a job, away from faulty and avoided nodes if SLURM takes it so; growth that it refuses is not kept."""
+        away = set() if anywhere else self._faulty | set(avoided.split())
         try:
-            self._submit_once(job, entry, avoided)
+            self._submit_once(job, entry, away)
         except slurm.NoAnswer:
             self._unanswered.append(entry.job_name)
             raise
         except slurm.SlurmError:
-            if not avoided:
+            if not away:
                 entry.forget_growth()
                 self._ledger.save(entry)
                 raise
-            self._submit(job, entry)
+            self._submit(job, entry, anywhere=True)
 
-    def _submit_once(self, job: Any, entry: Entry, avoided: str) -> None:
-        asking = Asking(job, grown(dict(job.resources.items()), entry.grown))
+    def _submit_once(self, job: Any, entry: Entry, away: set[str]) -> None:
+        asking = Asking(job, grown({**entry.given, **dict(job.resources.items())}, entry.grown))
         wildcards = get_job_wildcards(job)
         log = self.slurm_logdir / f"{'group' if job.is_group() else 'rule'}_{job.name}" / wildcards / "%j.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        entry.begin(str(log))
+        settings = self.workflow.executor_settings
+        entry.begin(str(log), f"{settings.jobname_prefix}." if settings.jobname_prefix else "")
         parts = {
             "run_uuid": entry.job_name,
             "slurm_logfile": log,
             "comment_str": f"rule_{job.name}" + (f"_wildcards_{wildcards}" if wildcards else ""),
-            "account": next(self.get_account_arg(asking)),
-            "partition": self.get_partition_arg(asking),
+            "account": account_argument(asking, settings),
+            "partition": partition_argument(asking, settings, self._partitions, self.logger),
             "workdir": self.workflow.workdir_init,
         }
-        call = sbatch_call(asking, self.workflow.executor_settings, parts, self._failed_nodes | set(avoided.split()))
+        excluded = {shlex.quote(node) for node in self._failed_nodes | away}
+        call = sbatch_call(asking, settings, parts, excluded)
         command = step_call(asking, self.format_job_exec(job))
         script = batch_script(command, self._ledger.record_file(entry), self._ledger.events)
         # Written before it is submitted: a Snakemake killed in between leaves a name to look for.
@@ -261,24 +278,13 @@ class Executor(PublishedExecutor):
         entry.taken(slurm_id)
         with self._guard:
             self._entries[slurm_id] = entry
+            self._numbers.append(slurm_id)
         self._ledger.save(entry)
         self.logger.info(f"Job {job.jobid} has been submitted with SLURM jobid {slurm_id} (log: {entry.log}).")
 
     def additional_general_args(self) -> str:
         """Nothing: the job's Snakemake runs the rule, and starts no other."""
         return ""
-
-    def get_account_arg(self, job: Any) -> Iterator[str]:
-        """The account: the rule's, the profile's, or none; whether it is valid is left to sbatch."""
-        account = job.resources.get("slurm_account") or self.workflow.executor_settings.account
-        yield f" -A {shlex.quote(str(account))}" if account else ""
-
-    def get_partition_arg(self, job: Any) -> str:
-        """The partition: the rule's, the profile's for its kind, or the site's default."""
-        settings = self.workflow.executor_settings
-        gpu = settings.gpu_partition if wants_gpu(job.resources) else None
-        partition = job.resources.get("slurm_partition") or gpu or settings.partition
-        return f" -p {shlex.quote(str(partition))}" if partition else ""
 
     # --- what becomes of the jobs
 
@@ -340,11 +346,11 @@ class Executor(PublishedExecutor):
         slurm_id = str(info.external_jobid)
         entry = self._entries[slurm_id]
         if sight is None or sight.unclear:
-            fate = judge_unseen(self._ledger.record(entry), log_tail(entry.log))
+            fate = fate_of_unseen(self._ledger.record(entry), said_by(info.job, entry))
             if sight is None:
                 return fate if fate is not Fate.LOST else self._after(slurm_id, fate, UNSEEN_SECONDS)
             return self._after(slurm_id, fate, UNCLEAR_SECONDS if fate is Fate.LOST else UNSEEN_SECONDS, sight.state)
-        fate = judge(sight, self._ledger.record(entry), log_tail(entry.log) if not sight.active else "")
+        fate = fate_of(sight, self._ledger.record(entry), said_by(info.job, entry) if not sight.active else "")
         if fate is Fate.IMPOSSIBLE:
             return self._after(slurm_id, fate, NEVER_SECONDS, sight.reason)
         if sight.state == "PENDING":
@@ -392,8 +398,11 @@ class Executor(PublishedExecutor):
         again = times <= ALLOWED.get(fate, 0)
         # With notice a rule saves its work, and goes on with it in the next job.
         more = GROWS.get(fate) if not (fate is Fate.OUT_OF_TIME and info.job.resources.get("notice")) else None
-        if again and more:
+        if again and more and (more := self._growing(info.job, entry, more, slurm_id)):
             entry.grown[more] += 1
+        if fate is Fate.NODE_FAULTY and sight.nodes and sight.nodes not in self._faulty:
+            self._faulty.add(sight.nodes)
+            self.logger.warning(f"Node {sight.nodes} is excluded: SLURM job {slurm_id} met a fault there (log: {log}).")
         if not again:
             # The next Snakemake starts to count anew, but knows what the job needs.
             entry.events = {}
@@ -411,6 +420,14 @@ class Executor(PublishedExecutor):
         else:
             self.report_job_error(info, msg=why(slurm_id, fate, sight, times), aux_logs=[log])
 
+    def _growing(self, job: Any, entry: Entry, what: str, slurm_id: str) -> str | None:
+        """Return what there can be more of; None where neither the rule nor SLURM says how much there was."""
+        names = GROWING[what]
+        if not any(job.resources.get(name) or entry.given.get(name) for name in names):
+            given = slurm.given(slurm_id)
+            entry.given |= {name: given[name] for name in names if name in given}
+        return what if any(job.resources.get(name) or entry.given.get(name) for name in names) else None
+
     def _again(self, job: Any, entry: Entry, fate: Fate, sight: Sight, slurm_id: str) -> None:
         """Submit a job once more: no attempt of Snakemake's, whose rules did nothing wrong."""
         # It takes no more when Snakemake ends.
@@ -426,3 +443,8 @@ class Executor(PublishedExecutor):
             avoided = sight.nodes if fate is Fate.NODE_LOST and not set("[,") & set(sight.nodes) else ""
             self._submit(job, entry, avoided)
             self._report_submitted(job, entry)
+
+
+def said_by(job: Any, entry: Entry) -> str:
+    """The last lines of a job's logs: SLURM's, and those of its rules."""
+    return "\n".join(log_tail(str(path)) for path in [entry.log, *getattr(job, "log", [])])

@@ -9,11 +9,13 @@ from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import set_gres_string
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 from snakemake_executor_plugin_slurm_jobstep import get_cpu_setting, get_gpu_setting, get_node_setting
+from snakemake_interface_common.exceptions import WorkflowError
 
 from safe_llava.core.cli import NOTICE
 from snakemake_executor_plugin_slurm_steady.script import PASS_ON
 
 MEMORY = ("mem_mb", "mem_mb_per_cpu")
+GROWING = {"memory": MEMORY, "time": ("runtime",)}
 
 
 def asked_for(resources: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def grown(resources: dict[str, Any], times: dict[str, int]) -> Resources:
     A rule's numbers are what it needs; only a kill for memory, or at the time limit, shows that they were too small.
     """
     asked = Resources(resources)
-    for kind, names in (("memory", MEMORY), ("time", ("runtime",))):
+    for kind, names in GROWING.items():
         for name in names:
             if isinstance(asked.get(name), int):
                 asked[name] = asked[name] << times.get(kind, 0)
@@ -85,6 +87,11 @@ def sbatch_call(asking: Asking, settings: Any, parts: dict[str, Any], avoided: s
         WorkflowError: the resources contradict each other, or ``slurm_extra`` says what resources are there for.
     """
     validate_slurm_extra(asking)
+    if other := [name for name in ("cluster", "clusters", "slurm_cluster") if asking.resources.get(name)]:
+        raise WorkflowError(
+            f"resource `{other[0]}`: slurm-steady follows the jobs of one cluster, and this one would be on another\n"
+            "  remedy: leave it out, and run Snakemake on a login node of that cluster"
+        )
     call = get_submit_command(asking, parts, settings=settings, failed_nodes=avoided)
     return f"{call}{set_gres_string(asking)} /dev/stdin"
 

@@ -25,6 +25,7 @@ class Fate(Enum):
     AGAIN = "has saved its work and asks to be run again"
     PREEMPTED = "was preempted"
     NODE_LOST = "lost its node"
+    NODE_FAULTY = "met a fault of its node"
     CANCELLED = "was cancelled by somebody else"
     OUT_OF_MEMORY = "was killed for its memory"
     OUT_OF_TIME = "reached its time limit"
@@ -38,6 +39,7 @@ ALLOWED = {
     Fate.AGAIN: 50,
     Fate.PREEMPTED: 50,
     Fate.NODE_LOST: 5,
+    Fate.NODE_FAULTY: 3,
     Fate.CANCELLED: 2,
     Fate.OUT_OF_MEMORY: 3,
     Fate.OUT_OF_TIME: 2,
@@ -77,6 +79,16 @@ LIMITED = re.compile(r"QOS|Assoc")
 HELD_BY_SOMEBODY = ("JobHeldUser", "JobHeldAdmin")
 # How slurmstepd says in a job's log that it killed for memory, with and without cgroups.
 KILLED_FOR_MEMORY = re.compile(r"slurmstepd.*(exceeded memory limit|oom[-_ ]?kill|out of memory)", re.IGNORECASE)
+
+
+# A fault of the machine, as drivers, CUDA, file systems and Apptainer say it in a job's logs: an Xid, memory beyond
+# correction, a GPU that is gone, a file system that was mounted anew, no loop device for the container image.
+HARDWARE = re.compile(
+    r"\bXid\b[^\n]*\d|uncorrectable (ECC|NVLink) error|ECC_UNCORRECTABLE|fallen off the bus|\bGPU is lost\b"
+    r"|Unable to determine the device handle for GPU|stale (NFS )?file handle"
+    r"|(no|find|get|allocate|attach)[^\n]{0,40}loop device",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -175,11 +187,32 @@ def parse_record(text: str) -> Record:
     return Record(started, tuple(exits), batch, image, tuple(tasks))
 
 
-def judge(sight: Sight, record: Record, log: str) -> Fate:
+def parse_given(text: str) -> dict[str, int]:
+    """Read what SLURM gave a job, from ``scontrol show job -o``, in the units of resources: MB and minutes.
+
+    A job that asks for no memory, or no time, gets its partition's default. What has no limit is left out.
+    """
+    fields = dict(word.split("=", 1) for word in text.split() if "=" in word)
+    given = {}
+    for name, key in (("mem_mb_per_cpu", "MinMemoryCPU"), ("mem_mb", "MinMemoryNode")):
+        if megabytes := _megabytes(fields.get(key, "")):
+            given[name] = megabytes
+    if found := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", fields.get("TimeLimit", "")):
+        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        given["runtime"] = days * 1440 + hours * 60 + minutes + (seconds > 0)
+    return given
+
+
+def _megabytes(size: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", size)
+    return int(float(found[1]) * {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}[found[2]]) if found else 0
+
+
+def fate_of(sight: Sight, record: Record, log: str) -> Fate:
     """Say what became of a job that SLURM shows.
 
     Args:
-        log: the last lines of the job's log, where slurmstepd writes why it killed.
+        log: the last lines of the job's logs: SLURM's, where slurmstepd writes why it killed, and the rule's.
     """
     if sight.active:
         return Fate.IMPOSSIBLE if sight.state in HELD_STATES or _never(sight) else Fate.ACTIVE
@@ -195,7 +228,7 @@ def _never(sight: Sight) -> bool:
     return sight.state == "PENDING" and bool(NEVER.search(sight.reason)) and not elsewhere
 
 
-def judge_unseen(record: Record, log: str) -> Fate:
+def fate_of_unseen(record: Record, log: str) -> Fate:
     """Say what became of a job that SLURM does not show any more."""
     if record.batch is None:
         return Fate.LOST
@@ -213,6 +246,7 @@ def why(slurm_id: str, fate: Fate, sight: Sight, times: int) -> str:
         Fate.OUT_OF_MEMORY: "give the rule more mem_mb: --set-resources RULE:mem_mb=N",
         Fate.OUT_OF_TIME: "give the rule more runtime: --set-resources RULE:runtime=MINUTES",
         Fate.FAILED: "its log says why",
+        Fate.NODE_FAULTY: "have the nodes looked at; --slurm-steady-exclude-failed-nodes leaves some out",
     }.get(fate, "see what befell the cluster, then run the same command again")
     return f"SLURM job {slurm_id} {fate.value}{reason}{often}.\n  remedy: {remedy}\n"
 
@@ -221,6 +255,8 @@ def explain(record: Record, log: str) -> Fate:
     """Say why a job failed: a defect, or a signal from outside."""
     if record.code == SIGTERM_EXIT:
         return Fate.CANCELLED
+    if HARDWARE.search(log):
+        return Fate.NODE_FAULTY
     if record.code == SIGKILL_EXIT or KILLED_FOR_MEMORY.search(log):
         return Fate.OUT_OF_MEMORY
     # Without a word from anybody: the kernel kills so for memory, step and all.

@@ -39,7 +39,9 @@ class Entry:
         token: of the last submission, drawn by lot; empty when it has ended.
         slurm_id: of the last submission; None when it has ended, or SLURM's answer is not known.
         log: of the last submission; ``%j`` in it stands for an ``slurm_id`` that is not known.
+        prefix: of the last submission's name.
         grown: how often memory and time were doubled.
+        given: memory and time that SLURM gave a job whose rule asks for none: what is doubled.
         events: how often each fate has come about.
     """
 
@@ -52,17 +54,19 @@ class Entry:
     slurm_id: str | None = None
     submitted: float = 0.0
     log: str = ""
+    prefix: str = ""
+    given: dict[str, int] = field(default_factory=dict)
     grown: dict[str, int] = field(default_factory=lambda: {"memory": 0, "time": 0})
     events: dict[str, int] = field(default_factory=dict)
 
     @property
     def job_name(self) -> str:
         """The name that squeue shows; no two submissions have the same, in whatever folder."""
-        return f"{self.name}.{self.key[:10]}.{self.number}-{self.token}"
+        return f"{self.prefix}{self.name}.{self.key[:10]}.{self.number}-{self.token}"
 
-    def begin(self, log: str) -> None:
+    def begin(self, log: str, prefix: str = "") -> None:
         """Name the next submission, before SLURM is asked to take it."""
-        self.number, self.token = self.number + 1, secrets.token_hex(4)
+        self.number, self.token, self.prefix = self.number + 1, secrets.token_hex(4), prefix
         self.slurm_id, self.submitted, self.log = None, time.time(), log
 
     def taken(self, slurm_id: str) -> None:
@@ -71,7 +75,7 @@ class Entry:
 
     def forget_growth(self) -> None:
         """Ask for what the rule says."""
-        self.grown = dict.fromkeys(self.grown, 0)
+        self.grown, self.given = dict.fromkeys(self.grown, 0), {}
 
 
 def key_of(rule: str, outputs: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from snakemake_executor_plugin_slurm_steady.fates import (
     SACCT_FORMAT,
     SQUEUE_FORMAT,
     Sight,
+    parse_given,
     parse_sacct,
     parse_squeue,
 )
@@ -102,6 +103,14 @@ def remembered(jobs: Sequence[str]) -> dict[str, Sight]:
     except SlurmError:
         return {}
     return {job: sight for job, sight in known.items() if sight.state in ENDS}
+
+
+def given(job: str) -> dict[str, int]:
+    """What SLURM gave a job in memory and time, by the resources' names; nothing where the controller does not say."""
+    try:
+        return parse_given(call(["scontrol", "show", "job", "-o", job]))
+    except SlurmError:
+        return {}
 
 
 def cancel(jobs: Sequence[str]) -> None:

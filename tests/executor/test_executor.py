@@ -13,7 +13,7 @@ import pytest
 from snakemake_interface_common.exceptions import WorkflowError
 
 import snakemake_executor_plugin_slurm_steady as steady
-from snakemake_executor_plugin_slurm_steady import Executor, slurm
+from snakemake_executor_plugin_slurm_steady import Executor, efficiency, slurm
 from snakemake_executor_plugin_slurm_steady.fates import Fate, Sight
 from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, key_of
 from snakemake_executor_plugin_slurm_steady.pace import Pace
@@ -23,6 +23,7 @@ def executor(folder: Path | None = None) -> Executor:
     """An executor without a workflow; with a ledger where a folder is given."""
     made = object.__new__(Executor)
     made._away, made._leaving, made._stopping = None, False, threading.Event()
+    made._faulty, made._numbers = set(), []
     made._guard, made._entries, made._since, made._said, made._unanswered = threading.Lock(), {}, {}, set(), []
     made.logger = logging.getLogger("test")
     if folder:
@@ -160,9 +161,10 @@ def grows(folder: Path, fate: Fate, times: int, **resources: Any) -> dict[str, i
 
 
 def test_a_job_grows_only_when_it_is_submitted_again(tmp_path: Path) -> None:
-    assert grows(tmp_path / "a", Fate.OUT_OF_MEMORY, 3) == {"memory": 3, "time": 0}
-    assert grows(tmp_path / "b", Fate.OUT_OF_MEMORY, 4) == {"memory": 3, "time": 0}
-    assert grows(tmp_path / "c", Fate.OUT_OF_TIME, 3) == {"memory": 0, "time": 2}
+    asked = {"mem_mb": 100, "runtime": 5}
+    assert grows(tmp_path / "a", Fate.OUT_OF_MEMORY, 3, **asked) == {"memory": 3, "time": 0}
+    assert grows(tmp_path / "b", Fate.OUT_OF_MEMORY, 4, **asked) == {"memory": 3, "time": 0}
+    assert grows(tmp_path / "c", Fate.OUT_OF_TIME, 3, **asked) == {"memory": 0, "time": 2}
     # What has saved its work goes on with it.
     assert grows(tmp_path / "d", Fate.OUT_OF_TIME, 2, notice=600) == {"memory": 0, "time": 0}
 
@@ -192,8 +194,8 @@ def test_growth_that_slurm_refuses_is_not_kept(tmp_path: Path, monkeypatch: pyte
     entry.grown["memory"] = 3
     calls: list[str] = []
 
-    def refused(job: Any, entry: Entry, avoided: str) -> None:
-        calls.append(avoided)
+    def refused(job: Any, entry: Entry, away: set[str]) -> None:
+        calls.append(" ".join(away))
         raise slurm.SlurmError("Memory specification can not be satisfied")
 
     monkeypatch.setattr(made, "_submit_once", refused)
@@ -246,3 +248,76 @@ def test_a_controller_that_is_away_is_waited_for_but_not_for_ever(monkeypatch: p
     with pytest.raises(WorkflowError, match="same command when it does"):
         waiting._look([])
     assert waiting._leaving, "its jobs are left to the next run"
+
+
+@pytest.mark.parametrize(
+    ("said", "grown", "given"),
+    [
+        ({"mem_mb_per_cpu": 100, "runtime": 10}, {"memory": 1, "time": 0}, {"mem_mb_per_cpu": 100}),
+        ({}, {"memory": 0, "time": 0}, {}),
+    ],
+)
+def test_where_a_rule_asks_for_no_memory_what_slurm_gave_is_doubled(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    said: dict[str, int],
+    grown: dict[str, int],
+    given: dict[str, int],
+) -> None:
+    monkeypatch.setattr(slurm, "given", lambda job: said)
+    made = executor(tmp_path)
+    monkeypatch.setattr(made, "_again", lambda *_: None)
+    entry = left(made, "7")
+    made._settle(info("7"), Fate.OUT_OF_MEMORY, {})
+    again = made._ledger.entry(entry.key, "train")
+    assert (again.grown, again.given) == (grown, given)
+    assert ("with twice the memory" in caplog.text) == bool(given)
+
+
+def test_a_node_with_a_fault_is_excluded_for_all_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made, away = executor(tmp_path), list[set[str]]()
+    log = tmp_path / "rule.log"
+    log.write_text("step 3\nRuntimeError: CUDA error: uncorrectable ECC error encountered\n")
+    left(made, "7", "started-batch\nstarted\nexit 1\nbatch 1\n")
+    job = info("7")
+    job.job.log = [str(log)]
+    monkeypatch.setattr(made, "_again", lambda *_: None)
+    sight = Sight("FAILED", "gpu-03")
+    assert made._fate(job, sight) is Fate.NODE_FAULTY
+    made._settle(job, Fate.NODE_FAULTY, {"7": sight})
+    assert "Node gpu-03 is excluded" in caplog.text
+    monkeypatch.setattr(made, "_submit_once", lambda job, entry, nodes: away.append(nodes))
+    made._submit(JOB, Entry("key", "train"))
+    assert away == [{"gpu-03"}]
+
+
+def test_the_efficiency_report_is_of_this_runs_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "7|train.k.1-t|rule_train|00:10:00|00:20:00|1|4|?|4000M\n7.0|sh|rule_train|00:10:00|00:20:00|1|4|1000M|\n"
+    monkeypatch.setattr(slurm, "remembered", lambda jobs: {"7": Sight("COMPLETED"), "8": Sight("COMPLETED")})
+    asked: list[list[str]] = []
+    monkeypatch.setattr(slurm, "call", lambda command: asked.append(command) or rows + "what is this\n")
+    efficiency.write_report(["7", "8"], 0.8, tmp_path / "reports", "run", logging.getLogger("test"))
+    assert "7,8" in asked[0]
+    text = (tmp_path / "reports" / "efficiency_report_run.csv").read_text()
+    assert "50.0" in text, "20 minutes of 4 CPUs for 10"
+    assert "25.0" in text, "1000 of 4000 MB"
+    assert "low CPU efficiency" in caplog.text
+
+
+def test_without_accounting_there_is_no_efficiency_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(*_: Any) -> Any:
+        raise slurm.SlurmError("Slurm accounting storage is disabled")
+
+    monkeypatch.setattr(efficiency, "LATE_SECONDS", 0.0)
+    monkeypatch.setattr(slurm, "remembered", lambda jobs: {})
+    monkeypatch.setattr(slurm, "call", away)
+    efficiency.write_report(["7"], 0.8, tmp_path, "run", logging.getLogger("test"))
+    assert "No efficiency report: the accounting does not answer" in caplog.text
+    assert list(tmp_path.iterdir()) == []

@@ -12,8 +12,9 @@ from snakemake_executor_plugin_slurm_steady.fates import (
     Fate,
     Record,
     Sight,
-    judge,
-    judge_unseen,
+    fate_of,
+    fate_of_unseen,
+    parse_given,
     parse_record,
     parse_sacct,
     parse_squeue,
@@ -58,6 +59,19 @@ def test_squeue_and_sacct_are_read() -> None:
         ("FAILED", Record(), CGROUP_LINE, Fate.OUT_OF_MEMORY),
         ("FAILED", KILLED, "", Fate.OUT_OF_MEMORY),
         ("FAILED", PLAIN, "torch.OutOfMemoryError: CUDA out of memory", Fate.FAILED),
+        ("FAILED", PLAIN, "NVRM: Xid (PCI:0000:3b:00): 79, pid=1, GPU has fallen off the bus.", Fate.NODE_FAULTY),
+        ("FAILED", PLAIN, "RuntimeError: CUDA error: uncorrectable ECC error encountered", Fate.NODE_FAULTY),
+        ("FAILED", KILLED, "OSError: [Errno 116] Stale file handle: 'data/x.json'", Fate.NODE_FAULTY),
+        (
+            "FAILED",
+            Record(),
+            "FATAL: while mounting image: failed to find loop device: no loop devices",
+            Fate.NODE_FAULTY,
+        ),
+        ("FAILED", PLAIN, "Unable to determine the device handle for GPU0000:4E:00.0: Unknown Error", Fate.NODE_FAULTY),
+        ("FAILED", PLAIN, "a loop over devices that failed", Fate.FAILED),
+        ("FAILED", PLAIN, "NCCL error: unhandled cuda error", Fate.FAILED),
+        ("OUT_OF_MEMORY", PLAIN, "Stale file handle", Fate.OUT_OF_MEMORY),
         ("OUT_OF_MEMORY", PLAIN, "", Fate.OUT_OF_MEMORY),
         ("TIMEOUT", KILLED, "", Fate.OUT_OF_TIME),
         ("TIMEOUT", Record(1, (75,), None), "", Fate.AGAIN),
@@ -68,8 +82,8 @@ def test_squeue_and_sacct_are_read() -> None:
         ("DEADLINE", KILLED, "", Fate.CANCELLED),
     ],
 )
-def test_judge(state: str, record: Record, log: str, fate: Fate) -> None:
-    assert judge(Sight(state), record, log) is fate
+def test_what_became_of_a_job(state: str, record: Record, log: str, fate: Fate) -> None:
+    assert fate_of(Sight(state), record, log) is fate
 
 
 @pytest.mark.parametrize(
@@ -94,18 +108,18 @@ def test_judge(state: str, record: Record, log: str, fate: Fate) -> None:
     ],
 )
 def test_a_pending_job_that_can_never_start(reason: str, fate: Fate) -> None:
-    assert judge(Sight("PENDING", reason=reason), Record(), "") is fate
+    assert fate_of(Sight("PENDING", reason=reason), Record(), "") is fate
 
 
 def test_of_several_partitions_one_may_still_take_the_job() -> None:
     two = Sight("PENDING", reason="PartitionTimeLimit", partition="short,long")
-    assert judge(two, Record(), "") is Fate.ACTIVE
-    assert judge(Sight("PENDING", reason="BadConstraints", partition="short,long"), Record(), "") is Fate.IMPOSSIBLE
+    assert fate_of(two, Record(), "") is Fate.ACTIVE
+    assert fate_of(Sight("PENDING", reason="BadConstraints", partition="short,long"), Record(), "") is Fate.IMPOSSIBLE
 
 
 @pytest.mark.parametrize("state", ["REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"])
 def test_a_job_that_slurm_holds_never_starts(state: str) -> None:
-    assert judge(Sight(state), Record(), "") is Fate.IMPOSSIBLE
+    assert fate_of(Sight(state), Record(), "") is Fate.IMPOSSIBLE
 
 
 def test_states_that_do_not_say_what_becomes_of_a_job() -> None:
@@ -125,7 +139,7 @@ def test_states_that_do_not_say_what_becomes_of_a_job() -> None:
     ],
 )
 def test_a_job_that_nobody_knows(record: Record, fate: Fate) -> None:
-    assert judge_unseen(record, "") is fate
+    assert fate_of_unseen(record, "") is fate
 
 
 def test_a_record_that_was_cut_off_or_begun_anew() -> None:
@@ -163,3 +177,19 @@ def test_the_shell_of_a_rule_says_how_it_ended(tmp_path: Path, command: str, rec
     # Outside SLURM the same shell says nothing.
     bare = subprocess.run(["bash", tmp_path / "rule.sh"], check=False, capture_output=True, text=True)
     assert RECORD not in bare.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        (
+            "JobId=7 TimeLimit=00:10:00 MinCPUsNode=1 MinMemoryCPU=100M MinTmpDiskNode=0",
+            {"mem_mb_per_cpu": 100, "runtime": 10},
+        ),
+        ("JobId=7 TimeLimit=2-03:00:30 MinMemoryNode=3.50G", {"mem_mb": 3584, "runtime": 3061}),
+        ("JobId=7 TimeLimit=UNLIMITED MinMemoryNode=0", {}),
+        ("", {}),
+    ],
+)
+def test_what_slurm_gave_is_read(text: str, given: dict[str, int]) -> None:
+    assert parse_given(text) == given

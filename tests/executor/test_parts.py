@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from snakemake_executor_plugin_slurm import ExecutorSettings as PublishedSettings
+from snakemake_executor_plugin_slurm.partitions import read_partition_file
 from snakemake_interface_common.exceptions import WorkflowError
 
 from safe_llava.train import launch
@@ -23,6 +27,7 @@ from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, key_of
 from snakemake_executor_plugin_slurm_steady.pace import Pace
 from snakemake_executor_plugin_slurm_steady.script import PASS_ON, RECORD, batch_script
 from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings
+from snakemake_executor_plugin_slurm_steady.site import account_argument, check_site, partition_argument
 
 PARTS = {"run_uuid": "rule.key.1", "slurm_logfile": "log", "comment_str": "rule_x", "account": " -A lab"}
 PARTS |= {"partition": " -p cpu", "workdir": "/tmp"}
@@ -300,3 +305,90 @@ def test_only_one_process_submits_and_a_dead_one_holds_nothing(tmp_path: Path) -
     other.kill()
     other.communicate()
     assert Ledger(tmp_path).lock() is None
+
+
+PUBLISHED = {one.name for one in fields(PublishedSettings)}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("array_jobs", "all"),
+        ("array_limit", 10),
+        ("disable_memory_fudge", True),
+        ("status_command", "squeue"),
+        ("status_attempts", 2),
+        ("init_seconds_before_status_checks", 5),
+    ],
+)
+def test_an_option_without_effect_is_refused_with_its_reason(option: str, value: Any) -> None:
+    assert option in PUBLISHED
+    with pytest.raises(
+        WorkflowError, match=f"--slurm-steady-{option.replace('_', '-')} is refused: .*\n.*leave it out"
+    ):
+        ExecutorSettings(**{option: value})
+
+
+def test_an_option_that_is_not_tried_here_is_not_offered() -> None:
+    """A newer published plugin may have more: each works, or is refused."""
+    refused = {one.name for one in fields(ExecutorSettings) if one.metadata.get("refused")}
+    tried = {"partition_config", "no_account", "jobname_prefix", "efficiency_report", "efficiency_report_path"}
+    tried |= {"efficiency_threshold", "requeue", "no_requeue", "qos", "reservation", "exclude_failed_nodes"}
+    # What becomes of logs is the published plugin's, as it is; a command is always passed as a script.
+    tried |= {"logdir", "keep_successful_logs", "delete_logfiles_older_than", "pass_command_as_script"}
+    assert refused | tried == PUBLISHED
+
+
+def test_a_qos_a_reservation_and_nodes_left_out_are_said(tmp_path: Path) -> None:
+    settings = ExecutorSettings(qos="long", reservation="mine", requeue=True)
+    job = Asking(SimpleNamespace(threads=2, is_group=lambda: False), Resources(mem_mb=1))
+    line = sbatch_call(job, settings, PARTS, {"'n[1-2]'", "n7"})
+    for part in ("--qos=long", "--reservation=mine", "--requeue", "'n[1-2]'", "n7"):
+        assert part in line, part
+
+
+def test_a_job_on_another_cluster_is_refused() -> None:
+    with pytest.raises(WorkflowError, match="follows the jobs of one cluster"):
+        call({"slurm_cluster": "other"})
+
+
+PARTITIONS = """
+partitions:
+  small: {max_runtime: 60, max_mem_mb: 8000, max_cpus_per_task: 8}
+  large: {max_runtime: 2880, max_mem_mb: 500000, max_cpus_per_task: 64}
+  gpus: {max_runtime: 1440, max_mem_mb: 500000, max_gpu: 8, available_gpu_models: [a100]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ({"mem_mb": 4000, "runtime": 30}, " -p small"),
+        ({"mem_mb": 16000, "runtime": 30}, " -p large"),
+        ({"mem_mb": 4000, "runtime": 600, "gpu": 2, "gpu_model": "a100"}, " -p gpus"),
+        ({"mem_mb": 4000, "slurm_partition": "mine"}, " -p mine"),
+        # No partition of the file has room: the profile's, or the site's default.
+        ({"mem_mb": 10**6, "runtime": 30}, " -p cpu"),
+        ({"mem_mb": 4000, "runtime": 60, "gpu": 9}, ""),
+    ],
+)
+def test_a_file_of_partitions_chooses_the_partition(tmp_path: Path, resources: dict[str, Any], expected: str) -> None:
+    file = tmp_path / "partitions.yaml"
+    file.write_text(PARTITIONS)
+    settings = ExecutorSettings(partition_config=file, partition="cpu", gpu_partition="unknown")
+    check_site(settings)
+    job = SimpleNamespace(name="train", threads=1, resources=Resources(resources), is_group=lambda: False)
+    assert partition_argument(job, settings, read_partition_file(file), logging.getLogger("test")) == expected
+
+
+def test_no_account_names_none() -> None:
+    job = SimpleNamespace(resources=Resources(slurm_account="theirs"))
+    assert account_argument(job, ExecutorSettings(account="lab")) == " -A theirs"
+    assert account_argument(job, ExecutorSettings(account="unknown", no_account=True)) == ""
+    check_site(ExecutorSettings(account="unknown", no_account=True))
+
+
+def test_a_prefix_of_job_names_is_found_again() -> None:
+    entry = Entry("key", "train")
+    entry.begin("log", "paper.")
+    assert entry.job_name.startswith("paper.train.key.1-")

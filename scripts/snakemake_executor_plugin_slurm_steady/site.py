@@ -1,0 +1,49 @@
+"""What a site's jobs have to say: the account and the partition, from the rule, the profile or a file of partitions."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import Any
+
+from snakemake_executor_plugin_slurm.partitions import get_best_partition
+from snakemake_interface_common.exceptions import WorkflowError
+
+from snakemake_executor_plugin_slurm_steady.asking import wants_gpu
+
+UNKNOWN = "unknown"  # what the profile says until somebody fills it in
+
+
+def check_site(settings: Any) -> None:
+    """Check that the profile was filled in.
+
+    Raises:
+        WorkflowError: it still says ``unknown`` where it is needed.
+    """
+    chosen = settings.partition_config or os.getenv("SNAKEMAKE_SLURM_PARTITIONS")
+    for name in ["account"] * (not settings.no_account) + ["partition", "gpu_partition"] * (not chosen):
+        if getattr(settings, name) == UNKNOWN:
+            raise WorkflowError(
+                f"slurm-steady-{name.replace('_', '-')} is still `{UNKNOWN}`\n  remedy: write your site's into "
+                "workflow/profiles/slurm/config.yaml; `sacctmgr show associations user=$USER` and `sinfo` list them"
+            )
+
+
+def account_argument(job: Any, settings: Any) -> str:
+    """The account: the rule's, the profile's, or none; whether it is valid is left to sbatch."""
+    account = job.resources.get("slurm_account") or settings.account
+    return f" -A {shlex.quote(str(account))}" if account and not settings.no_account else ""
+
+
+def partition_argument(job: Any, settings: Any, known: Any, logger: Any) -> str:
+    """The partition: the rule's, the best of a file of partitions, the profile's for its kind, or the site's default.
+
+    Args:
+        known: the partitions of ``partition_config``; None: there is no such file.
+    """
+    partition = job.resources.get("slurm_partition")
+    if not partition and known:
+        partition = get_best_partition(known, job, logger)
+    gpu = settings.gpu_partition if wants_gpu(job.resources) else None
+    partition = partition or gpu or settings.partition
+    return f" -p {shlex.quote(str(partition))}" if partition and partition != UNKNOWN else ""
