@@ -33,7 +33,7 @@ lint: env ## style, types, rule files
 	$(BIN)/snakefmt --check workflow tests/slurm_cluster
 	$(BIN)/snakemake --lint
 
-docs: env ## what is generated from the schema: docs/configuration.md and workflow/schemas
+docs: env ## docs/configuration.md, which is generated from the schema
 	$(BIN)/python -m safe_llava.config.docs --root .
 
 clean: ## what `make demo` made

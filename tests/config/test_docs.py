@@ -10,8 +10,7 @@ from safe_llava.config import docs
 from safe_llava.config.schema import Config
 
 
-def test_schema_and_page_are_up_to_date(root: Path) -> None:
-    assert (root / docs.SCHEMA_PATH).read_text() == docs.schema_text(), "run `make docs`"
+def test_the_page_is_up_to_date(root: Path) -> None:
     assert (root / docs.PAGE_PATH).read_text() == docs.page_text(), "run `make docs`"
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
-from workflow.conftest import ROOT, Run, job_counts
+from workflow.conftest import Run, job_counts
 
 MODELS = ["LLaVA", "LLaVA-Onevision", "Gemma", "InternVLC3", "Safe-LLaVA-0_5B"]
 COLUMNS = ["edition", "model", "task", "attribute", "judge", "n", "n_failed", "hits", "rate"]
@@ -128,9 +127,3 @@ def test_a_step_whose_record_holds_failures_is_run_again(snakemake: Run, shared:
     finally:
         record.write_text(whole, encoding="utf-8")
     assert job_counts(said.stdout).get("prism_judge") == 1, said.stdout + said.stderr
-
-
-def test_stamps_are_found_by_wildcards_alone() -> None:
-    """Snakemake neither keeps nor compares a parameter that its function makes of inputs or outputs."""
-    rules = (ROOT / "workflow" / "rules" / "prism.smk").read_text(encoding="utf-8")
-    assert re.findall(r"retry=(lambda .*?):", rules) == ["lambda wildcards"] * 2

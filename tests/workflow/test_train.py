@@ -74,6 +74,6 @@ def test_what_changes_no_number_reaches_the_training(snakemake: Run, nodes: int)
     assert done.returncode == 0, done.stderr
     (command,) = [line for line in done.stdout.splitlines() if "-m safe_llava.train.launch" in line]
     assert "--config /nonexistent/results/train/demo-safe/pretrain/config.json" in command
-    assert "--checkpoints '/nonexistent/results/checkpoints/demo-safe/pretrain'" in command
+    assert "--checkpoints /nonexistent/results/checkpoints/demo-safe/pretrain" in command
     assert "--every-steps 50 --every-minutes 1.0 --keep 1 --loss-limit 3.0" in command
     assert ("srun" in command) == (nodes == 2)

@@ -6,11 +6,66 @@ LIMIT = [] if cfg.benchmarks.limit is None else [f"--limit={cfg.benchmarks.limit
 PARTIAL = cfg.benchmarks.limit is not None or cfg.benchmarks.allow_failed > 0
 SUBMISSION = f"submission{'.partial' if PARTIAL else ''}.json"
 
+# A judge reads the answers to some, in a step of its own.
+JUDGED = [name for name, task in cfg.benchmarks.tasks.items() if task.judged]
+# What of a row says how answers are scored, as constants: no reason to ask again.
+UNSCORED = dict(
+    judged=False,
+    judge_reply=None,
+    metric="none",
+    more_metrics=[],
+    scale=100.0,
+    group_by=None,
+    group_modulo=None,
+    group_size=None,
+)
+BENCHMARK_UNITS = [
+    (f"{name}/{benchmark}", f"{R}/benchmarks/{name}/{benchmark}/units.csv")
+    for name in dict.fromkeys(name for pair in BENCHMARK_PAIRS for name in (pair.safe, pair.original))
+    for benchmark in SCORED
+]
+
+
+def asked_row(benchmark, **changes):
+    """A benchmark's row as it is asked: what stands beside the score in the table is no reason to ask again.
+
+    A metric with a published score is one that the table shows, whatever that score is.
+    """
+    task = cfg.benchmarks.tasks[benchmark]
+    beside = dict(note="", comparable=True, not_comparable={}, noise={}, judge=None, published_judge=None, published={})
+    asked = dict(description=benchmark, more_metrics=task.metrics[1:])
+    return row_json(task, **(asked | beside | changes))
+
+
+def judging_arguments(benchmark):
+    """The arguments that name a benchmark's judge; none where nobody is named."""
+    name = cfg.benchmarks.judge_of(benchmark)
+    if name is None:
+        return []
+    store = CHECKPOINTS / "benchmarks" / "judged" / name
+    return [f"--judge={name}", f"--judge-row={judge_row(name)}", f"--judge-store={store}"]
+
+
+def scored_rows(wildcards):
+    """The rows of the selected benchmarks as JSON; what is asked is not said in the table."""
+    rows = {name: row_json(cfg.benchmarks.tasks[name], overrides={}) for name in cfg.benchmarks.select.tasks}
+    return json.dumps({name: json.loads(row) for name, row in rows.items()})
+
+
+def questions(name):
+    """The receipts of a benchmark's questions."""
+    return receipts(cfg.benchmarks.tasks[name].dataset)
+
+
+def retry_benchmark(wildcards, file="results.json"):
+    """The stamp of the next run, which asks again what failed: by wildcards alone, as prism.smk says."""
+    return retry_stamp(f"{R}/benchmarks/{wildcards.model}/{wildcards.benchmark}/{file}")
+
 
 rule benchmarks_run:
     input:
-        model=lambda wildcards: model_ready(wildcards.model),
-        dataset=lambda wildcards: receipts(cfg.benchmarks.tasks[wildcards.benchmark].dataset),
+        model=of("model", model_ready),
+        dataset=of("benchmark", questions),
     output:
         results=f"{BENCHMARK_ROOT}/results.json",
         samples=f"{BENCHMARK_ROOT}/samples.jsonl",
@@ -22,24 +77,19 @@ rule benchmarks_run:
     wildcard_constraints:
         benchmark=either([name for name in cfg.benchmarks.tasks if name not in (*SUBMITTED, *JUDGED)]),
     container:
-        image("eval")
+        container_image("eval")
     resources:
-        gpu=lambda wildcards: engine_gpus(wildcards.model),
-        cpus_per_task=lambda wildcards: engine_cpus(wildcards.model),
-        mem_mb=lambda wildcards: engine_memory(wildcards.model),
-        runtime=240,
+        **ENGINE,
     params:
-        asked=lambda wildcards: [f"--model={model_folder(wildcards.model)}"],
-        row=lambda wildcards: model_row(wildcards.model, published_decoding=None, new_tokens_by_edition={}),
-        task=lambda wildcards: asked_row(wildcards.benchmark),
+        asked=of("model", lambda name: [f"--model={model_folder(name)}"]),
+        row=of("model", model_row, published_decoding=None, new_tokens_by_edition={}),
+        task=of("benchmark", asked_row),
         limit=LIMIT,
         failed=([] if not cfg.benchmarks.allow_failed else [f"--allow-failed={cfg.benchmarks.allow_failed}"]),
         judging=[],
         root=D,
         partial=lambda wildcards: CHECKPOINTS / "benchmarks" / wildcards.model / f"{wildcards.benchmark}.jsonl",
-        # Questions that failed are asked again by the next run. Found by wildcards alone: Snakemake does not compare
-        # what a function makes of outputs.
-        retry=lambda wildcards: retry_stamp(f"{R}/benchmarks/{wildcards.model}/{wildcards.benchmark}/results.json"),
+        retry=retry_benchmark,
         written=lambda wildcards, output: [f"--{name.replace('_', '-')}={path}" for name, path in output.items()],
     shell:
         "python -m safe_llava.benchmarks.run {params.asked:q} --name {wildcards.model:q} "
@@ -67,16 +117,16 @@ use rule benchmarks_run as benchmarks_answers with:
     wildcard_constraints:
         benchmark=either(JUDGED),
     params:
-        task=lambda wildcards: asked_row(wildcards.benchmark, **UNSCORED),
+        task=of("benchmark", asked_row, **UNSCORED),
         failed=[],
-        retry=lambda wildcards: retry_stamp(f"{R}/benchmarks/{wildcards.model}/{wildcards.benchmark}/answers.json"),
+        retry=lambda wildcards: retry_benchmark(wildcards, "answers.json"),
 
 
 # … and judged here. Calls of the judge that failed are made again by the next run, which needs no GPU for that.
 use rule benchmarks_run as benchmarks_judged with:
     input:
         answers=f"{BENCHMARK_ROOT}/answers.json",
-        dataset=lambda wildcards: receipts(cfg.benchmarks.tasks[wildcards.benchmark].dataset),
+        dataset=of("benchmark", questions),
     log:
         f"{R}/logs/benchmarks/judge/{{model}}/{{benchmark}}.log",
     benchmark:
@@ -89,7 +139,7 @@ use rule benchmarks_run as benchmarks_judged with:
         mem_mb=4000,
     params:
         asked=lambda wildcards, input: [f"--answered={input.answers}"],
-        judging=lambda wildcards: judging_arguments(wildcards.benchmark),
+        judging=of("benchmark", judging_arguments),
 
 
 rule benchmarks_table:
@@ -108,16 +158,10 @@ rule benchmarks_table:
     log:
         f"{R}/logs/benchmarks/table.log",
     container:
-        image("paper")
+        container_image("paper")
     params:
         compare=[] if cfg.benchmarks.compare is None else ["--compare", *cfg.benchmarks.compare],
-        # A function: the braces of a prompt's template are no wildcards. What is asked is not said in the table.
-        tasks=lambda wildcards: json.dumps(
-            {
-                name: json.loads(row_json(cfg.benchmarks.tasks[name], overrides={}))
-                for name in cfg.benchmarks.select.tasks
-            }
-        ),
+        tasks=scored_rows,
     shell:
         "python -m safe_llava.benchmarks.table --results {input.results:q} --published <(printf %s {params.tasks:q}) "
         "{params.compare:q} --out {output.table:q} > {log:q} 2>&1"
@@ -136,56 +180,13 @@ rule benchmarks_paired:
     log:
         f"{R}/logs/benchmarks/paired.log",
     container:
-        image("paper")
+        container_image("paper")
     params:
-        units=[f"{name}={path}" for name, path in BENCHMARK_UNITS],
-        pairs=[word for pair in BENCHMARK_PAIRS for word in ("--pair", pair.safe, pair.original)],
-        metrics=[f"{name}={metric}" for name in SCORED for metric in cfg.benchmarks.tasks[name].metrics],
-        limit=LIMIT,
+        arguments=[
+            *("--units", *(f"{name}={path}" for name, path in BENCHMARK_UNITS)),
+            *(word for pair in BENCHMARK_PAIRS for word in ("--pair", pair.safe, pair.original)),
+            *("--metrics", *(f"{name}={metric}" for name in SCORED for metric in cfg.benchmarks.tasks[name].metrics)),
+            *LIMIT,
+        ],
     shell:
-        "python -m safe_llava.benchmarks.compare --units {params.units:q} {params.pairs:q} "
-        "--metrics {params.metrics:q} {params.limit:q} --out {output.table:q} > {log:q} 2>&1"
-
-
-# The answers that LLaVA's authors released, scored again. What no mirror has is skipped by name, and asked for again.
-if cfg.benchmarks.released is not None:
-    RELEASED_FILES = f"{R}/data/released/{cfg.benchmarks.released.dataset}.json"
-
-    rule benchmarks_released_files:
-        output:
-            receipt=RELEASED_FILES,
-        log:
-            f"{R}/logs/benchmarks/released_files.log",
-        container:
-            image("paper")
-        resources:
-            mem_mb=1000,
-            runtime=240,
-        params:
-            rows=lambda wildcards: f"[{','.join(row_json(file) for file in SETS[cfg.benchmarks.released.dataset].files)}]",
-            download=DOWNLOAD,
-            root=D,
-            retry=lambda wildcards: retry_stamp(RELEASED_FILES),
-        shell:
-            "python -m safe_llava.data.fetch_set --rows <(printf %s {params.rows:q}) --root {params.root:q} "
-            "{params.download:q} --retry={params.retry:q} --out {output.receipt:q} > {log:q} 2>&1"
-
-    rule benchmarks_released_table:
-        input:
-            fetched=RELEASED_FILES,
-        output:
-            table=report(
-                f"{R}/tables/benchmarks_released.csv",
-                caption="../report/table_benchmarks_released.rst",
-                category="benchmarks",
-            ),
-        log:
-            f"{R}/logs/benchmarks/released_table.log",
-        container:
-            image("paper")
-        params:
-            released=lambda wildcards: row_json(cfg.benchmarks.released),
-            root=D,
-        shell:
-            "python -m safe_llava.benchmarks.released --released <(printf %s {params.released:q}) --root {params.root:q} "
-            "--fetched {input.fetched:q} --out {output.table:q} > {log:q} 2>&1"
+        "python -m safe_llava.benchmarks.compare {params.arguments:q} --out {output.table:q} > {log:q} 2>&1"

@@ -1,9 +1,13 @@
-# What all the files of rules use: the typed configuration `cfg`, the folders `R` (results) and `D` (data), and the
-# functions that turn a row of the configuration into inputs and parameters.
+# What all files of rules use: the typed configuration `cfg`, the folders `R` (results) and `D` (data), and the functions
+# that turn a row of the configuration into inputs and parameters.
+#
+# Snakemake compares the parameters of a job as a set of values, without their names and their number: two that change
+# places would run nothing again. So whatever changes a result is one value that names what it holds: a row as JSON, or
+# the list of a step's arguments.
 import json
 import os
 import re
-import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,19 +17,16 @@ REPOSITORY = Path(workflow.basedir).parent
 # The code that runs is the clone's own, whatever is installed beside it.
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from safe_llava.config.load import BASE_PREFIX, parse as parse_config
-from safe_llava.config.secrets import missing_keys
-from safe_llava.containers.binds import show
-from safe_llava.core.errors import SafeLlavaError
-from safe_llava.core.provenance import code_commit
-from safe_llava.core.retry import retry_stamp
 from safe_llava.checkpoints.families import CONVERTED
-from safe_llava.lexicon.rules import rules_version
 from safe_llava.config.data import resolve_set
-from snakemake_executor_plugin_slurm_steady.script import TRAP
+from safe_llava.config.load import BASE_PREFIX, over_defaults, parse as parse_config
+from safe_llava.config.selection import compared, config_files
+from safe_llava.containers.tag import image_path
+from safe_llava.core.errors import SafeLlavaError
+from safe_llava.core.retry import retry_stamp
 
 try:
-    cfg = parse_config(config, workflow.configfiles)
+    cfg = parse_config(over_defaults(config), config_files(workflow.configfiles))
     SETS = {name: resolve_set(name, row, cfg.data.pins, cfg.data.revisions) for name, row in cfg.data.sets.items()}
 except SafeLlavaError as error:
     raise WorkflowError(str(error)) from None
@@ -41,36 +42,44 @@ CHECKED = [name for name, row in cfg.data.sets.items() if row.kind in ("annotati
 TRAINED = [name for name in cfg.train.models if not name.startswith(BASE_PREFIX)]
 CHECKPOINTS = Path(R) / cfg.train.checkpoint_root
 
-# Steps run with the interpreter that runs Snakemake, unless an image brings its own. Under SLURM each shell says how
-# it ended (TRAP). A prefix replaces Snakemake's own, which stops at the first error.
-IN_IMAGE = any(str(method) == "apptainer" for method in workflow.deployment_settings.deployment_method)
-# An image's home is the working directory, which may be on a network: caches go to the machine's own disk. And it may
-# have no git.
-INSIDE = (
-    f"export SAFE_LLAVA_COMMIT={code_commit() if IN_IMAGE else ''}; "
-    'export XDG_CACHE_HOME="${{TMPDIR:-/tmp}}/safe-llava-$(id -u)"; '
-    "for cache in TRITON_CACHE_DIR CUDA_CACHE_PATH MPLCONFIGDIR; do export $cache=$XDG_CACHE_HOME/$cache; done; "
-    # A module's compiler, and a certificate's place, are those of the machine.
-    "unset CC CXX CPATH LIBRARY_PATH CUDA_HOME; "
-    'for file in SSL_CERT_FILE SSL_CERT_DIR; do [ -e "${{!file:-/}}" ] || unset $file; done; '
-)
-shell.prefix(
-    "set -euo pipefail; "
-    + TRAP
-    + f"export PYTHONPATH={shlex.quote(str(REPOSITORY / 'scripts'))}; "
-    + (INSIDE if IN_IMAGE else f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+# Pairs of models that are compared: both are evaluated. Benchmarks whose labels are not public have no score.
+SUBMITTED = [name for name, task in cfg.benchmarks.tasks.items() if task.submission]
+SCORED = [name for name in cfg.benchmarks.select.tasks if name not in SUBMITTED]
+PRISM_PAIRS = compared(cfg, cfg.prism.select.models)
+BENCHMARK_PAIRS = compared(cfg, cfg.benchmarks.select.models) if SCORED else []
+
+# Where the downloads ask, and how; what is here already is not asked for again when these change.
+DOWNLOAD = (
+    [f"--mirror={mirror}" for mirror in cfg.mirrors]
+    + ["--mirrors-only"] * cfg.data.mirrors_only
+    + [f"--connect-timeout={cfg.data.connect_timeout_s}", f"--retries={cfg.data.retries}"]
+    + [f"--connections={cfg.data.connections}"]
+    + ([f"--bandwidth-mb-s={cfg.data.bandwidth_mb_s}"] if cfg.data.bandwidth_mb_s else [])
 )
 
+QUIET = "all" in {str(one) for one in workflow.output_settings.quiet or []}
+# Steps run with the interpreter that runs Snakemake, unless a container image brings its own.
+IN_CONTAINERS = any(str(method) == "apptainer" for method in workflow.deployment_settings.deployment_method)
+NO_APPTAINER = IN_CONTAINERS and not any(map(shutil.which, ("apptainer", "singularity")))
+# SLURM, Apptainer and the keys are on the machine itself: what needs them runs in no container, and says so. Its
+# `python` need not be the one that has Snakemake, where the other rules have containers.
+ON_THE_HOST = lambda wildcards: None
+HOST_PYTHON = str(Path(sys.executable).parent / "python")
 
-# Images see the working directory and /tmp; everything else that is named has to be shown to them.
-if IN_IMAGE:
-    folders = [row.folder for row in cfg.models.values() if row.folder]
-    show([REPOSITORY, R, D, CHECKPOINTS, *folders, *(mirror for mirror in cfg.mirrors if "://" not in mirror)])
+
+def container_image(name):
+    """The container image of an environment: train, eval or paper."""
+    return image_path(name, cfg.images, REPOSITORY)
 
 
 def either(names):
     """A regular expression that matches exactly these names."""
     return "|".join(re.escape(name) for name in names) or "(?!)"
+
+
+def of(wildcard, function, **fixed):
+    """An input, parameter or resource function: what a function makes of the value of one wildcard."""
+    return lambda wildcards: function(wildcards[wildcard], **fixed)
 
 
 wildcard_constraints:
@@ -102,13 +111,6 @@ def fetched(path):
     return f"{R}/data/fetched/{path}.json"
 
 
-def receipts(name):
-    """The receipts of everything that a data set consists of."""
-    if name in SNAPSHOTS:
-        return [f"{R}/data/snapshots/{name}.json"]
-    return [placed(file.path) for file in SETS[name].files]
-
-
 def placed(path):
     """The receipt of a file that can be used: an archive unpacked, or indexed where nothing is to be unpacked."""
     if path not in ARCHIVES:
@@ -117,14 +119,16 @@ def placed(path):
     return f"{R}/data/{stored}/{path}.json"
 
 
+def receipts(name):
+    """The receipts of everything that a data set consists of."""
+    if name in SNAPSHOTS:
+        return [f"{R}/data/snapshots/{name}.json"]
+    return [placed(file.path) for file in SETS[name].files]
+
+
 def annotation_files(name):
     """The annotation or question files of a data set, which name its images."""
     return [f"{D}/{annotations.path}" for annotations in cfg.data.sets[name].annotations]
-
-
-def image_folder(name):
-    """The folder that the image names of an annotation set are relative to."""
-    return f"{D}/{cfg.data.sets[name].annotations[0].images}"
 
 
 def layout(name):
@@ -179,17 +183,16 @@ def model_row(name, **changes):
     return row_json(cfg.models[name], description=name, published_as=None, **changes)
 
 
-# What asking a model takes: a GPU has eight threads that open and prepare pictures.
 def engine_gpus(name):
     """GPUs for an evaluated model."""
     return int(cfg.models[name].accelerator == "gpu")
 
 
-def engine_cpus(name):
-    """CPUs for an evaluated model."""
-    return 8 if engine_gpus(name) else 1
-
-
-def engine_memory(name):
-    """Memory in MB for an evaluated model: the weights of a 13B model on their way to the GPU, and pictures."""
-    return 64000 if engine_gpus(name) else 4000
+# What asking a model takes: a GPU has eight threads that open and prepare pictures; the memory is that of a 13B model's
+# weights on their way to the GPU, and pictures.
+ENGINE = dict(
+    gpu=of("model", engine_gpus),
+    cpus_per_task=of("model", lambda name: 8 if engine_gpus(name) else 1),
+    mem_mb=of("model", lambda name: 64000 if engine_gpus(name) else 4000),
+    runtime=240,
+)

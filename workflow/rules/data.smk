@@ -1,13 +1,37 @@
 # The data stage: external bytes arrive, are verified, unpacked, and checked against the annotations.
+import itertools
 
-# Where the downloads ask, and how; what is here already is not asked for again when these change.
-DOWNLOAD = (
-    [f"--mirror={mirror}" for mirror in cfg.mirrors]
-    + ["--mirrors-only"] * cfg.data.mirrors_only
-    + [f"--connect-timeout={cfg.data.connect_timeout_s}", f"--retries={cfg.data.retries}"]
-    + [f"--connections={cfg.data.connections}"]
-    + ([f"--bandwidth-mb-s={cfg.data.bandwidth_mb_s}"] if cfg.data.bandwidth_mb_s else [])
-)
+from safe_llava.config.selection import checked_sets, needed
+
+ANNOUNCED = []
+
+
+def resolved_row(name):
+    """The row of a file or a repository, as its step reads it."""
+    return row_json(SNAPSHOTS.get(name) or FILES[name])
+
+
+def data_milestone():
+    """Everything that the selected models, editions and benchmarks need from outside."""
+    checked = checked_sets(cfg)
+    prompts = [judge_prompts(*asked) for asked in itertools.product(cfg.prism.select.judges, cfg.prism.select.editions)]
+    plain = [part for part in needed(cfg) if part.set not in checked and part.kind != "prompts"]
+    return [
+        *map(layout, checked),
+        *[path for part in plain if part.snapshot for path in receipts(part.set)],
+        *[placed(file.path) for part in plain for file in part.files],
+        *sorted({path for paths in prompts for path in paths}),
+    ]
+
+
+def planned(wildcards):
+    """The milestone's inputs. They are asked for while the DAG is built: so a dry-run, too, shows the plan first."""
+    if workflow.is_main_process and not ANNOUNCED and not QUIET:
+        from safe_llava.data.plan import report
+
+        ANNOUNCED.append(True)
+        print(report(cfg.data, needed(cfg))[0], file=sys.stderr, flush=True)
+    return data_milestone()
 
 
 rule data_fetch:
@@ -18,12 +42,12 @@ rule data_fetch:
     benchmark:
         f"{R}/usage/data/fetch/{{file}}.tsv"
     container:
-        image("paper")
+        container_image("paper")
     resources:
         mem_mb=1000,
         runtime=1440,
     params:
-        row=lambda wildcards: row_json(FILES[wildcards.file]),
+        row=of("file", resolved_row),
         download=DOWNLOAD,
         root=D,
     shell:
@@ -39,12 +63,12 @@ rule data_snapshot:
     benchmark:
         f"{R}/usage/data/snapshot/{{snapshot}}.tsv"
     container:
-        image("paper")
+        container_image("paper")
     resources:
         mem_mb=2000,
         runtime=1440,
     params:
-        row=lambda wildcards: row_json(SNAPSHOTS[wildcards.snapshot]),
+        row=of("snapshot", resolved_row),
         download=DOWNLOAD,
         root=D,
     shell:
@@ -63,12 +87,12 @@ rule data_covers:
     benchmark:
         f"{R}/usage/data/covers/{{covers}}.tsv"
     container:
-        image("paper")
+        container_image("paper")
     resources:
         mem_mb=2000,
         runtime=2880,
     params:
-        to=lambda wildcards: FILES[wildcards.covers].covers,
+        to=of("covers", lambda name: COVERS[name].covers),
         download=DOWNLOAD,
         root=D,
     shell:
@@ -86,12 +110,12 @@ rule data_unpack:
     benchmark:
         f"{R}/usage/data/unpack/{{archive}}.tsv"
     container:
-        image("paper")
+        container_image("paper")
     resources:
         mem_mb=2000,
         runtime=480,
     params:
-        row=lambda wildcards: row_json(ARCHIVES[wildcards.archive]),
+        row=of("archive", resolved_row),
         root=D,
     shell:
         "python -m safe_llava.data.unpack --archive {params.root:q}/{wildcards.archive:q} --row <(printf %s {params.row:q}) "
@@ -109,58 +133,13 @@ rule data_index:
     benchmark:
         f"{R}/usage/data/index/{{archive}}.tsv"
     container:
-        image("paper")
+        container_image("paper")
     resources:
         mem_mb=2000,
         runtime=60,
     params:
-        row=lambda wildcards: row_json(ARCHIVES[wildcards.archive]),
+        row=of("archive", resolved_row),
         root=D,
     shell:
         "python -m safe_llava.data.index --archive {params.root:q}/{wildcards.archive:q} --row <(printf %s {params.row:q}) "
         "--root {params.root:q} --out {output.receipt:q} > {log:q} 2>&1"
-
-
-# Before any GPU is reserved: is every image that an annotation names there, and readable? The list of what is wrong is
-# a log, because Snakemake deletes the outputs of a check that fails; so the page is one, and an output as well.
-rule data_layout:
-    input:
-        lambda wildcards: receipts(wildcards.dataset),
-        lambda wildcards: [path for need in cfg.data.sets[wildcards.dataset].needs for path in receipts(need)],
-    output:
-        summary=f"{R}/data/layout/{{dataset}}.json",
-        page=report(
-            f"{R}/data/layout/{{dataset}}.html",
-            caption="../report/layout.rst",
-            category="data",
-            labels={"data set": "{dataset}"},
-        ),
-    log:
-        text=f"{R}/logs/data/layout/{{dataset}}.log",
-        wrong=f"{R}/data/layout/{{dataset}}.csv",
-        page=f"{R}/logs/data/layout/{{dataset}}.html",
-    benchmark:
-        f"{R}/usage/data/layout/{{dataset}}.tsv"
-    container:
-        image("paper")
-    threads: 2
-    resources:
-        mem_mb=4000,
-        runtime=240,
-    params:
-        annotations=lambda wildcards: annotation_files(wildcards.dataset),
-        images=lambda wildcards: [row.images for row in cfg.data.sets[wildcards.dataset].annotations],
-        kind=lambda wildcards: ("prism" if cfg.data.sets[wildcards.dataset].kind == "prism" else "train"),
-        table=lambda wildcards: published_counts(wildcards.dataset),
-        receipts=lambda wildcards: [placed(path) for path in archives_of(wildcards.dataset)],
-        root=D,
-        decode=cfg.data.decode,
-        missing=cfg.data.tolerance.missing,
-        undecodable=cfg.data.tolerance.undecodable,
-    shell:
-        "python -m safe_llava.data.layout --annotations {params.annotations:q} --images {params.images:q} "
-        "--root {params.root:q} --kind {params.kind} --table <(printf %s {params.table:q}) "
-        "--receipts {params.receipts:q} --decode {params.decode} --threads {threads} "
-        "--tolerance-missing {params.missing} --tolerance-undecodable {params.undecodable} "
-        "--out {log.wrong:q} --log-page {log.page:q} --page {output.page:q} --summary {output.summary:q} "
-        "> {log.text:q} 2>&1"

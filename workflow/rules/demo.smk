@@ -19,13 +19,14 @@ rule demo_check:
     log:
         f"{R}/logs/demo/check.log",
     container:
-        image("paper")
+        container_image("paper")
     params:
-        truth=f"{R}/{cfg.demo.truth}",
-        safe=cfg.demo.safe,
-        original=cfg.demo.original,
-        benchmark=cfg.demo.benchmark,
+        arguments=[
+            f"--truth={R}/{cfg.demo.truth}",
+            f"--benchmark={cfg.demo.benchmark}",
+            f"--safe={cfg.demo.safe}",
+            f"--original={cfg.demo.original}",
+        ],
     shell:
-        "python -m safe_llava.demo.check --truth {params.truth:q} --answers {input.answers:q} "
-        "--scores {input.scores:q} --benchmarks {input.benchmarks:q} --benchmark {params.benchmark:q} "
-        "--safe {params.safe:q} --original {params.original:q} --out {output.table:q} > {log:q} 2>&1"
+        "python -m safe_llava.demo.check {params.arguments:q} --answers {input.answers:q} --scores {input.scores:q} "
+        "--benchmarks {input.benchmarks:q} --out {output.table:q} > {log:q} 2>&1"

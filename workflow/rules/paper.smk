@@ -1,5 +1,70 @@
 # The paper stage: tables and figures from tidy score files.
 
+from safe_llava.cluster.accounting import gpus_by_path
+
+# Differences from the published counts come in two files: of the models run here, and of the released answers.
+DIFFERENCES = ["prism_differences"] + ["prism_released_differences"] * ("prism_released" in cfg.paper.tables)
+# Without a pair of models that are both asked there is nothing paired.
+LEFT_OUT = [] if PRISM_PAIRS else ["prism_paired"]
+LEFT_OUT += [] if BENCHMARK_PAIRS else ["benchmarks_paired"]
+# Nor is a loss drawn where nothing is trained.
+LEFT_OUT += [] if cfg.train.select.models else ["training"]
+# Nor are annotations counted without a pair of sets.
+LEFT_OUT += [] if cfg.data.audit.pairs else ["audit"]
+TABLES = [table for kind in cfg.paper.tables for table in (DIFFERENCES if kind == "differences" else [kind])]
+TABLES = [table for table in TABLES if table not in LEFT_OUT]
+# What a run has cost is no result: it differs from run to run, lies apart from the tables, and is counted last.
+COSTS = "costs" in TABLES
+TABLES = [table for table in TABLES if table != "costs"]
+FIGURES = [figure for figure in cfg.paper.figures if figure not in LEFT_OUT]
+# A model has one colour in every figure: those that are run first, in the order of the configuration.
+MODELS_DRAWN = list(
+    dict.fromkeys([*cfg.prism.select.models, *cfg.benchmarks.select.models, *cfg.prism.released_models, *cfg.models])
+)
+TRAINING_CURVES = [f"{name}/{stage}" for name in cfg.train.select.models for stage in ("pretrain", "finetune")]
+EXAMPLE_EDITION = cfg.prism.select.editions[0]
+FIGURE_INPUTS = {
+    "prism": [f"{R}/tables/prism.csv"],
+    "prism_released": [f"{R}/tables/prism_released.csv"],
+    "prism_paired": [f"{R}/tables/prism_paired.csv"],
+    "prism_judges": [f"{R}/tables/prism_judges.csv"],
+    "differences": [f"{R}/tables/{DIFFERENCES[-1]}.csv"],
+    "benchmarks": [f"{R}/tables/benchmarks.csv"],
+    "benchmarks_paired": [f"{R}/tables/benchmarks_paired.csv"],
+    "training": [f"{R}/train/{curve}/metrics.csv" for curve in TRAINING_CURVES],
+    "examples": [
+        f"{R}/prism/answers/{EXAMPLE_EDITION}/{model}/{task}.jsonl"
+        for model in cfg.prism.select.models
+        for task in ("refusal_soft", "implicit_leakage")
+    ],
+    "audit": [
+        f"{R}/tables/audit.csv",
+        *(f"{R}/data/compare/{pair.safe}.csv.gz" for pair in cfg.data.audit.pairs),
+    ],
+}
+# Everything that the paper shows.
+RESULTS_OF_PAPER = [
+    f"{R}/tables/summary.md",
+    *expand(f"{R}/tables/{{table}}.{{suffix}}", table=TABLES, suffix=["csv", "md", "tex"]),
+    *expand(f"{R}/figures/{{figure}}.{{suffix}}", figure=FIGURES, suffix=cfg.paper.formats),
+]
+
+
+def figure_inputs(wildcards, input):
+    """The arguments that name what a figure is drawn from."""
+    return ["--answers" if wildcards.figure == "examples" else "--input", *input]
+
+
+def figure_arguments(name):
+    """The arguments of a figure beside its kind, its inputs and its outputs."""
+    seed = f"--seed={cfg.paper.examples.seed}"
+    if name == "examples":
+        images = [f"{D}/{part.images}" for part in cfg.prism.editions[EXAMPLE_EDITION].parts]
+        return ["--images", *images, f"--count={cfg.paper.examples.count}", seed]
+    if name == "audit":
+        return [seed]
+    return [*(["--labels", *TRAINING_CURVES] if name == "training" else []), "--models", *MODELS_DRAWN]
+
 
 localrules:
     paper_costs,
@@ -20,9 +85,9 @@ rule paper_table:
     log:
         f"{R}/logs/paper/table/{{table}}.log",
     container:
-        image("paper")
+        container_image("paper")
     params:
-        kind=lambda wildcards: ("differences" if wildcards.table in DIFFERENCES else wildcards.table),
+        kind=of("table", lambda name: "differences" if name in DIFFERENCES else name),
     shell:
         "python -m safe_llava.paper.table --kind {params.kind} --scores {input.scores:q} "
         "--markdown {output.markdown:q} --latex {output.latex:q} > {log:q} 2>&1"
@@ -30,7 +95,7 @@ rule paper_table:
 
 rule paper_figure:
     input:
-        lambda wildcards: FIGURE_INPUTS[wildcards.figure],
+        of("figure", FIGURE_INPUTS.get),
     output:
         pdf=f"{R}/figures/{{figure}}.pdf",
         png=report(
@@ -42,11 +107,12 @@ rule paper_figure:
     log:
         f"{R}/logs/paper/figure/{{figure}}.log",
     container:
-        image("paper")
+        container_image("paper")
     params:
-        arguments=figure_arguments,
+        inputs=figure_inputs,
+        arguments=of("figure", figure_arguments),
     shell:
-        "python -m safe_llava.paper.figure --kind {wildcards.figure} {params.arguments:q} "
+        "python -m safe_llava.paper.figure --kind {wildcards.figure} {params.inputs:q} {params.arguments:q} "
         "--pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
 
 
@@ -65,7 +131,7 @@ rule paper_summary:
     log:
         f"{R}/logs/paper/summary.log",
     container:
-        image("paper")
+        container_image("paper")
     params:
         compare=[
             word

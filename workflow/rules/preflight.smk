@@ -1,6 +1,95 @@
 # Before the first GPU hour: is everything there (`snakemake preflight`), and what will it cost (`snakemake costs`)?
 import time
 
+from snakemake.iocontainers import Wildcards
+
+from safe_llava.config.selection import needed_sets
+
+# The container images whose environment the selection uses.
+EVALUATED = {*cfg.prism.select.models, *cfg.benchmarks.select.models}
+LOOKED_INTO = ["train"] * bool(cfg.train.select.models) + ["eval"] * bool(EVALUATED) + ["paper"]
+
+# The arguments of the step that makes the page, which Snakemake would delete with a rule's outputs if a line is red.
+GATHERED = [f"--config={R}/preflight/config.json", f"--login={R}/preflight/login.json"]
+GATHERED += [f"--facts={name}={R}/preflight/{name}.json" for name in LOOKED_INTO]
+GATHERED += [f"--page={R}/preflight/preflight.html"]
+FOUND_BEFORE = [f"{R}/preflight/{name}" for name in (*(f"{image}.json" for image in LOOKED_INTO), "preflight.html")]
+
+
+def preflight_cut_short(dag):
+    """Whether preflight was asked for, and a job that looks around did not come back."""
+    asked = any(job.rule.name == "preflight" for job in dag.jobs)
+    there = [Path(R, "preflight", f"{name}.json").is_file() for name in ("login", *LOOKED_INTO)]
+    return asked and there[0] and not all(there)
+
+
+def preflight_gpus(name):
+    """GPUs of the job that looks around in an environment: two of those that train, where two meet on a machine."""
+    if name == "train":
+        return max(min(2, gpus(trained)) for trained in cfg.train.select.models)
+    return max(map(engine_gpus, EVALUATED)) if name == "eval" else 0
+
+
+def resources_of(rule, name, **wildcards):
+    """What a rule asks for, for one model, as preflight reads it."""
+    found = workflow.get_rule(rule).expand_resources(Wildcards(fromdict=wildcards), [], 1)
+    settings = workflow.executor_settings
+    gpu = found.get("gpu") or sum(map(int, re.findall(r"\d+$", str(found.get("gres", "")))))
+    partition = getattr(settings, "gpu_partition", None) if gpu else None
+    return {
+        "rule": rule,
+        "model": name,
+        "partition": found.get("slurm_partition") or partition or getattr(settings, "partition", None),
+        "nodes": found.get("nodes", 1),
+        "gpus": gpu,
+        "cpus": found.get("cpus_per_task") or found.get("_cores", 1),
+        "mem_mb": found.get("mem_mb") or 0,
+        "runtime": found.get("runtime"),
+    }
+
+
+def preflight_asks():
+    """What the jobs of the selection ask for, those first that take long."""
+    # A rule's jobs ask for the same, whatever the edition, the benchmark or the data set.
+    edition, benchmark = cfg.prism.select.editions[0], next(iter(cfg.benchmarks.tasks))
+    return [
+        *(
+            resources_of(f"train_{stage}" + "_spread" * (name in SPREAD), name, trained=name)
+            for name in cfg.train.select.models
+            for stage in ("pretrain", "finetune")
+        ),
+        *(resources_of("prism_answers", name, model=name, edition=edition) for name in cfg.prism.select.models),
+        *(
+            resources_of("benchmarks_run", name, model=name, benchmark=benchmark)
+            for name in cfg.benchmarks.select.models
+        ),
+        resources_of("data_layout", None, dataset=CHECKED[0]),
+    ]
+
+
+def preflight_plan():
+    """What ``cluster.login`` has to know of the workflow, as JSON."""
+    sets = needed_sets(cfg)
+    judges = {judge for judge in map(cfg.benchmarks.judge_of, cfg.benchmarks.select.tasks) if judge}
+    judges |= {judge for judge in cfg.prism.select.judges if cfg.prism.judges[judge].kind != "rules"}
+    jobs = {
+        name: {
+            "image": container_image(name) if IN_CONTAINERS else None,
+            "gpus": preflight_gpus(name),
+            "log": f"{R}/logs/preflight/{name}.log",
+        }
+        for name in LOOKED_INTO
+    }
+    return json.dumps(
+        {
+            "slurm": "slurm" in getattr(workflow.executor_plugin, "name", ""),
+            "jobs": jobs,
+            "asks": preflight_asks(),
+            "keys": sorted(judges),
+            "layouts": {name: layout(name) for name in CHECKED if name in sets},
+        }
+    )
+
 
 localrules:
     preflight_config,
@@ -55,16 +144,15 @@ rule preflight_node:
     wildcard_constraints:
         image="train|eval|paper",
     container:
-        lambda wildcards: image(wildcards.image)
+        of("image", container_image)
     threads: 2
     resources:
-        gpu=lambda wildcards: preflight_gpus(wildcards.image),
-        mem_mb=lambda wildcards: 8000 if preflight_gpus(wildcards.image) else 4000,
+        gpu=of("image", preflight_gpus),
+        mem_mb=of("image", lambda name: 8000 if preflight_gpus(name) else 4000),
         runtime=15,
     params:
         folders=[f"--folder={folder}" for folder in (R, D, CHECKPOINTS)],
-        look=lambda wildcards: (["--gpus"] if wildcards.image != "paper" else [])
-        + (["--all-reduce"] if wildcards.image == "train" else []),
+        look=of("image", {"train": ["--gpus", "--all-reduce"], "eval": ["--gpus"], "paper": []}.get),
         asked=time.time(),
     shell:
         "python -m safe_llava.cluster.node {params.look:q} {params.folders:q} --out {output.facts:q} > {log:q} 2>&1"

@@ -3,6 +3,8 @@
 PUBLISHED_JUDGES = [
     f"--judge-published-as={name}={row.published_as}" for name, row in cfg.prism.judges.items() if row.published_as
 ]
+PUBLISHED_AS = {name: cfg.models[name].published_as for name in cfg.prism.select.models}
+ALLOW_FAILED = [f"--allow-failed-{rows}={fraction}" for rows, fraction in cfg.prism.allow_failed]
 LEAKAGE_SCORED = [f"{name}={cfg.prism.editions[name].leakage_scored}" for name in cfg.prism.editions]
 PAIRED_MODELS = list(dict.fromkeys(name for pair in PRISM_PAIRS for name in (pair.safe, pair.original)))
 
@@ -19,9 +21,9 @@ rule prism_score:
     log:
         f"{R}/logs/prism/score/{{origin}}/{{edition}}/{{evaluated}}/{{judge}}.log",
     container:
-        image("paper")
+        container_image("paper")
     params:
-        scored=lambda wildcards: cfg.prism.editions[wildcards.edition].leakage_scored,
+        scored=of("edition", lambda name: cfg.prism.editions[name].leakage_scored),
     shell:
         "python -m safe_llava.prism.score --verdicts {input.verdicts:q} --leakage-scored {params.scored} "
         "--out {output.scores:q} --record {output.record:q} > {log:q} 2>&1"
@@ -36,7 +38,7 @@ rule prism_published:
     log:
         f"{R}/logs/prism/published.log",
     container:
-        image("paper")
+        container_image("paper")
     shell:
         "python -m safe_llava.prism.published --v1 {input.v1:q} --v2 {input.v2:q} --out {output.scores:q} > {log:q} 2>&1"
 
@@ -64,19 +66,16 @@ rule prism_table:
     log:
         f"{R}/logs/prism/table.log",
     container:
-        image("paper")
+        container_image("paper")
     params:
-        aliases=[
-            f"--published-as={name}={cfg.models[name].published_as}"
-            for name in cfg.prism.select.models
-            if cfg.models[name].published_as
+        arguments=[
+            *(f"--published-as={name}={alias}" for name, alias in PUBLISHED_AS.items() if alias),
+            *PUBLISHED_JUDGES,
+            *ALLOW_FAILED,
         ],
-        judges=PUBLISHED_JUDGES,
-        answers=cfg.prism.allow_failed.answers,
-        verdicts=cfg.prism.allow_failed.verdicts,
     shell:
-        "python -m safe_llava.prism.table --scores {input.scores:q} --published {input.published:q} {params.aliases:q} "
-        "{params.judges:q} --allow-failed-answers {params.answers} --allow-failed-verdicts {params.verdicts} "
+        "python -m safe_llava.prism.table --scores {input.scores:q} --published {input.published:q} "
+        "{params.arguments:q} "
         "--out {output.table:q} --differences {output.differences:q} > {log:q} 2>&1"
 
 
@@ -103,13 +102,12 @@ rule prism_released_table:
     log:
         f"{R}/logs/prism/released_table.log",
     container:
-        image("paper")
+        container_image("paper")
     params:
-        judges=PUBLISHED_JUDGES,
-        verdicts=cfg.prism.allow_failed.verdicts,
+        arguments=[*PUBLISHED_JUDGES, "--allow-failed-answers=1", ALLOW_FAILED[-1]],
     shell:
         "python -m safe_llava.prism.table --scores {input.scores:q} --published {input.published:q} --editions v1 "
-        "{params.judges:q} --allow-failed-answers 1 --allow-failed-verdicts {params.verdicts} "
+        "{params.arguments:q} "
         "--out {output.table:q} --differences {output.differences:q} > {log:q} 2>&1"
 
 
@@ -132,16 +130,16 @@ rule prism_paired:
     log:
         f"{R}/logs/prism/paired.log",
     container:
-        image("paper")
+        container_image("paper")
     params:
-        pairs=[word for pair in PRISM_PAIRS for word in ("--pair", pair.safe, pair.original)],
-        scored=LEAKAGE_SCORED,
-        answers=cfg.prism.allow_failed.answers,
-        verdicts=cfg.prism.allow_failed.verdicts,
+        arguments=[
+            *(word for pair in PRISM_PAIRS for word in ("--pair", pair.safe, pair.original)),
+            *("--leakage-scored", *LEAKAGE_SCORED),
+            *ALLOW_FAILED,
+        ],
     shell:
-        "python -m safe_llava.prism.compare --verdicts {input.verdicts:q} {params.pairs:q} "
-        "--leakage-scored {params.scored:q} --allow-failed-answers {params.answers} "
-        "--allow-failed-verdicts {params.verdicts} --out {output.table:q} > {log:q} 2>&1"
+        "python -m safe_llava.prism.compare --verdicts {input.verdicts:q} {params.arguments:q} "
+        "--out {output.table:q} > {log:q} 2>&1"
 
 
 # The judges against each other, and the rules against labels given by hand and against the published judges.
@@ -171,7 +169,7 @@ rule prism_judges:
     log:
         f"{R}/logs/prism/judges.log",
     container:
-        image("paper")
+        container_image("paper")
     params:
         scored=LEAKAGE_SCORED,
     shell:

@@ -1,7 +1,6 @@
-"""Generate what is derived from the schema: `python -m safe_llava.config.docs --root .`.
+"""Generate docs/configuration.md from the schema: `python -m safe_llava.config.docs --root .`.
 
-Writes workflow/schemas/config.schema.json and docs/configuration.md; with ``--check`` it only
-says whether they are up to date.
+With ``--check`` it only says whether the page is up to date.
 """
 
 from __future__ import annotations
@@ -17,25 +16,19 @@ from safe_llava.config.schema import Config
 from safe_llava.core import cli
 from safe_llava.core.files import write_text
 
-SCHEMA_PATH = "workflow/schemas/config.schema.json"
 PAGE_PATH = "docs/configuration.md"
 HEADER = """\
 # Configuration
 
 This page is generated from the schema (`make docs`); a test fails where the two differ.
 
-Files are laid over each other in this order: the files in `config/` that `workflow/Snakefile` names, then those of
+Files are laid over each other in this order: the files in `config/` (the rows, then `config.yaml`), then those of
 `--configfile`, then `--config`. A key that is not on this page is refused. `NAME` stands for the name of a row.
 On the command line the parts of a key are joined by hyphens: `--config benchmarks-limit=5`.
 
 | key | type | default | meaning |
 |---|---|---|---|
 """
-
-
-def schema_text() -> str:
-    """Return the JSON schema of the configuration."""
-    return json.dumps(Config.model_json_schema(), indent=2, sort_keys=True) + "\n"
 
 
 def page_text() -> str:
@@ -95,22 +88,17 @@ def _kind(schema: dict[str, Any], field: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write, or check, the schema and the page."""
+    """Write, or check, the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=Path(), help="root of the clone")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the page is out of date")
     arguments = parser.parse_args(argv)
-    stale = []
-    for path, text in ((SCHEMA_PATH, schema_text()), (PAGE_PATH, page_text())):
-        target = arguments.root / path
-        if target.is_file() and target.read_text(encoding="utf-8") == text:
-            continue
-        stale.append(path)
-        if not arguments.check:
-            write_text(target, text)
-    if stale and arguments.check:
-        print(f"error: out of date: {', '.join(stale)}\n  remedy: make docs", file=sys.stderr)
-        return 1
+    page, text = arguments.root / PAGE_PATH, page_text()
+    if not (page.is_file() and page.read_text(encoding="utf-8") == text):
+        if arguments.check:
+            print(f"error: out of date: {PAGE_PATH}\n  remedy: make docs", file=sys.stderr)
+            return 1
+        write_text(page, text)
     return 0
 
 

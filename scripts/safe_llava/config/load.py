@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from safe_llava.config.data import HUB
 from safe_llava.config.models import SOURCES
 from safe_llava.config.schema import Config
+from safe_llava.config.selection import config_files
 from safe_llava.core.errors import ConfigError
 
 BASE_PREFIX = "base-"
@@ -155,6 +156,14 @@ def add_hub_models(merged: dict[str, Any]) -> None:
 def _snapshot_path(row: Any) -> str | None:
     snapshot = row.get("snapshot") if isinstance(row, Mapping) else None
     return snapshot.get("path") if isinstance(snapshot, Mapping) else None
+
+
+def over_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the project's configuration files with a configuration, such as Snakemake's, laid over them."""
+    merged: dict[str, Any] = {}
+    for path in config_files():
+        merged = merge(merged, read_yaml(path))
+    return merge(merged, raw)
 
 
 def load(paths: Iterable[Path | str]) -> Config:

@@ -9,26 +9,41 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from safe_llava.config.data import ResolvedSet, resolve_set
+from safe_llava.config.paper import Comparison
 from safe_llava.config.schema import Config
 
-# The files of config/ that the Snakefile names, in its order.
+STAGES = ("pretrain", "finetune")
+# The files of config/: what users change most, then the rows.
 FILES = ("config", "datasets", "data.lock", "models", "train", "prism", "benchmarks")
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def config_files(more: Iterable[Path | str] = (), root: Path = ROOT) -> list[Path]:
     """Return the project's configuration files, then those that are laid over them."""
-    return [*(root / "config" / f"{name}.yaml" for name in FILES), *map(Path, more)]
+    own = [root / "config" / f"{name}.yaml" for name in FILES]
+    return [*own, *(path for path in map(Path, more) if path.resolve() not in own)]
+
+
+def compared(config: Config, models: Iterable[str]) -> list[Comparison]:
+    """Return the pairs of `paper.compare` of which both models are among these."""
+    known = set(models)
+    return [pair for pair in config.paper.compare if {pair.safe, pair.original} <= known]
+
+
+def checked_sets(config: Config) -> list[str]:
+    """Return the names of the selected data sets whose images are checked before any GPU is reserved, in order."""
+    stages = [getattr(config.train.models[name], stage) for name in config.train.select.models for stage in STAGES]
+    wanted = {stage.annotations for stage in stages}
+    wanted |= {config.prism.editions[name].dataset for name in config.prism.select.editions}
+    return [name for name in config.data.sets if name in wanted]
 
 
 def needed_sets(config: Config) -> list[str]:
     """Return the names of the data sets that the selected models, editions, judges and benchmarks need, in order."""
     data, prism, benchmarks = config.data.sets, config.prism, config.benchmarks
-    wanted: set[str] = set()
+    wanted = set(checked_sets(config))
     for name in config.train.select.models:
-        row = config.train.models[name]
-        wanted |= {row.pretrain.annotations, row.finetune.annotations, row.language_model, row.vision_tower}
-    wanted |= {prism.editions[name].dataset for name in prism.select.editions}
+        wanted |= {config.train.models[name].language_model, config.train.models[name].vision_tower}
     for name in (*prism.select.models, *benchmarks.select.models):
         wanted |= {config.models[name].weights or "", config.models[name].vision_tower or ""}
     wanted |= {benchmarks.tasks[name].dataset for name in benchmarks.select.tasks}

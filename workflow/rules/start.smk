@@ -1,0 +1,76 @@
+# What is checked before anything starts: the room for the data, the keys of judges, the container images.
+import atexit
+
+from safe_llava.config.secrets import missing_keys
+
+
+def check_container_images(jobs):
+    """Refuse to start where Apptainer or a container image is not there: Snakemake notices in the first job."""
+    jobs = list(jobs) if IN_CONTAINERS else []
+    wanted = {str(job.container_img_url) for job in jobs if job.container_img_url}
+    wanted |= {container_image("train") for job in jobs if job.rule.name.endswith("_spread")}
+    if wanted and NO_APPTAINER:
+        raise WorkflowError("apptainer: no such command\n  remedy: load the site's module, or install Apptainer")
+    absent = sorted(image for image in wanted if "://" not in image and not Path(image).exists())
+    if absent:
+        raise WorkflowError(f"no container image {', '.join(absent)}\n  remedy: snakemake images")
+
+
+def check_room(jobs):
+    """Refuse to start where what the jobs fetch and unpack does not fit, before anything has been fetched."""
+    about = {
+        wildcard
+        for job in jobs
+        if job.rule.name in ("data_fetch", "data_unpack", "data_snapshot")
+        for wildcard in job.wildcards
+    }
+    if cfg.data.ignore_space or not about:
+        return
+    from safe_llava.data.plan import lines_of, require_room
+    from safe_llava.data.download.room import room
+
+    parts = [
+        one.model_copy(update={"files": [file for file in one.files if file.path in about]})
+        for name, one in SETS.items()
+        if name in about or any(file.path in about for file in one.files)
+    ]
+    try:
+        require_room(lines_of(cfg.data, parts), room(Path(D)), Path(D))
+    except SafeLlavaError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def keys_not_set(jobs):
+    """What to tell the user where a judge that the jobs call has no key, else None."""
+    jobs = list(jobs)
+    judges = {job.wildcards.judge for job in jobs if job.rule.name == "prism_judge"}
+    judged = {job.wildcards.benchmark for job in jobs if job.rule.name == "benchmarks_judged"}
+    judges |= {name for name in map(cfg.benchmarks.judge_of, judged) if name is not None}
+    return missing_keys({name: cfg.prism.judges[name] for name in sorted(judges)}, os.environ)
+
+
+def check_keys(jobs):
+    """Refuse to start where a judge's key is missing, before anything has been spent."""
+    if missing := keys_not_set(jobs):
+        raise WorkflowError(missing)
+
+
+def warn_of_start():
+    """Say at a dry-run's end what a run needs and is not here: Snakemake calls `onstart` for no dry-run."""
+    if not workflow.dryrun or workflow.dag is None:
+        return
+    if NO_APPTAINER:
+        print("a run needs the command apptainer, which is not here", file=sys.stderr)
+    if missing := keys_not_set(workflow.dag.needrun_jobs(exclude_finished=False)):
+        print(missing, file=sys.stderr)
+
+
+if workflow.is_main_process and not QUIET:
+    atexit.register(warn_of_start)
+
+
+onstart:
+    # Preflight reports each container image that is missing.
+    check_container_images(job for job in workflow.dag.needrun_jobs() if job.rule.name != "preflight_node")
+    check_keys(workflow.dag.needrun_jobs())
+    check_room(workflow.dag.needrun_jobs())
