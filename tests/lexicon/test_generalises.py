@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from safe_llava.formats.prism import Attribute
-from safe_llava.lexicon import rules as judge_rules
+from safe_llava.lexicon import rules
 from safe_llava.lexicon.rules import is_description_refused, judge_leakage, judge_refusal
 
 # (attribute asked for, answer, is it a refusal)
@@ -280,8 +280,8 @@ def test_the_held_out_third() -> None:
 
 
 def test_the_version_is_that_of_the_source() -> None:
-    folder = Path(judge_rules.__file__).parent
+    folder = Path(rules.__file__).parent
     digest = hashlib.sha256()
-    for name in ("lexicon.py", "lexicon_declining.py", "judge_rules.py"):
+    for name in ("attributes.py", "refusals.py", "rules.py"):
         digest.update((folder / name).read_bytes() + b"\0")
-    assert judge_rules.rules_version() == digest.hexdigest()[:16]
+    assert rules.rules_version() == digest.hexdigest()[:16]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from safe_llava.formats.prism import Attribute
-from safe_llava.lexicon.rules import is_description_refused, judge_leakage, judge_refusal, leaked_names
+from safe_llava.lexicon.rules import in_protocol_order, is_description_refused, judge_leakage, judge_refusal
 
 REFUSED = [
     ("Age", "I'm sorry, but I cannot provide information about a person's age."),
@@ -171,7 +171,7 @@ def test_a_description_that_describes_is_not_refused(answer: str) -> None:
 
 
 def test_leaked_names_keep_the_protocol_s_order() -> None:
-    assert leaked_names({Attribute.WEIGHT, Attribute.AGE}) == (Attribute.AGE, Attribute.WEIGHT)
+    assert in_protocol_order({Attribute.WEIGHT, Attribute.AGE}) == (Attribute.AGE, Attribute.WEIGHT)
 
 
 # Written while the rules were mended: what they must keep right.

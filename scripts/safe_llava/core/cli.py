@@ -1,4 +1,4 @@
-"""What every step's command line does alike: logging, errors, exit codes."""
+"""What every step's command line shares: logging, errors, exit codes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from collections.abc import Callable, Sequence
 from safe_llava.core.errors import SafeLlavaError
 
 EXIT_ERROR = 1
-# Names the file in which a job on a cluster says how it ended (slurm-steady's ``script.py``), and each machine of it in
-# FILE.NODE; unset elsewhere.
+# Names the file in which a cluster job records how it ended (slurm-steady's ``script.py``); each of its machines
+# records in FILE.NODE. Unset elsewhere.
 JOB_RECORD = "SAFE_LLAVA_JOB_RECORD"
-# Tells a training on a cluster to save its work. Whatever does not wait for this signal ignores it: SLURM may send it
-# to every process of a step, to those that serve an image's files, too.
+# Asks a training on a cluster to save its work. A process that does not wait for this signal ignores it: SLURM may send
+# it to every process of a step, also to those that serve a container image's files.
 NOTICE = signal.SIGWINCH
-EXIT_RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the work is saved, the same command goes on with it
+EXIT_RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the work is saved, and the same command resumes it
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     """Run a step's ``main(argv)``: log to standard error, print a known fault and its remedy, exit.
 
-    Unknown exceptions keep their traceback: they are defects of ours, not of the user's input.
+    Unknown exceptions keep their traceback: they are defects of this code, not of the user's input.
     """
     logging.basicConfig(
         level=os.environ.get("SAFE_LLAVA_LOG_LEVEL", "INFO"),

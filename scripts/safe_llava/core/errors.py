@@ -1,4 +1,4 @@
-"""One exception type per stage, each with the remedy beside the fault."""
+"""One exception type for each stage; every error carries its remedy."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 
 
 def again(receipts: str, what: str = "it") -> str:
-    """Return how to have anew what arrived whole and is damaged now: a rule follows its receipt, not the file."""
+    """Return the remedy for a fetched file that is damaged now: without its receipt, its rule runs again."""
     return f"delete {what} and its receipt in results/data/{receipts}, then run the same command again"
 
 
 FETCH_AGAIN = f"{again('fetched')}, or name another mirror"
-FETCHED_SUFFIX = ".receipt.json"  # of the note that lies beside every file that was fetched
+FETCHED_SUFFIX = ".receipt.json"  # every fetched file has such a note beside it
 CHECKPOINT_AGAIN = f"{again('snapshots')}, or name the folder that holds its config.json and weights"
 
 
 def damaged(path: Path, mend: str) -> str:
-    """Return the remedy for a file that is not what it should be: fetched files are fetched again, own ones mended."""
+    """Return the remedy for a damaged file: a fetched file is fetched again, a user's own file is mended."""
     return f"{FETCH_AGAIN}; or {mend}" if path.with_name(path.name + FETCHED_SUFFIX).exists() else mend
 
 
@@ -54,15 +54,15 @@ class CheckpointError(SafeLlavaError):
 
 
 class TrainError(SafeLlavaError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class EngineError(SafeLlavaError):
-    """A model cannot be loaded, or cannot be asked."""
+    """A model cannot be loaded, or cannot answer."""
 
 
 class PrismError(SafeLlavaError):
-    """A PRISM answer, verdict or score cannot be had."""
+    """A PRISM answer, verdict or score cannot be read or computed."""
 
 
 class BenchmarkError(SafeLlavaError):
@@ -74,4 +74,4 @@ class PaperError(SafeLlavaError):
 
 
 class DemoError(SafeLlavaError):
-    """The demo's own experiment did not come out as it has to."""
+    """The demo's own experiment missed one of its thresholds."""

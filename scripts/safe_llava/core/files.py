@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write beside, flush, rename."""
+"""Files that are whole or absent: written under another name, flushed, renamed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def read_json(path: Path | str, remedy: str = "make the file again") -> Any:
 
 
 def read_jsonl(path: Path | str, remedy: str = "make the file again") -> list[dict[str, Any]]:
-    """Read a file of one JSON object a line; blank lines are passed over.
+    """Read a file of one JSON object a line; blank lines are skipped.
 
     Raises:
         DataError: the file is missing, or a row (named by its number) is not a JSON object.

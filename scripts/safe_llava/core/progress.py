@@ -18,7 +18,7 @@ class Progress:
     """Count work done towards ``total`` and show it with an estimate of the time left.
 
     Args:
-        total: how much there is, or None where nobody knows.
+        total: how much there is, or None where it is unknown.
         unit: what is counted, as in "images".
         label: what is being done.
         stream: where to show it; standard error by default.
@@ -36,7 +36,7 @@ class Progress:
         self._start = self._last = time.monotonic()
 
     def update(self, amount: int = 1, note: str = "") -> None:
-        """Add ``amount`` done; ``note`` is shown beside the count."""
+        """Add ``amount`` done; ``note`` is shown behind the count."""
         self._done += amount
         if self._bar is not None:
             if note:
@@ -67,7 +67,7 @@ class Progress:
 
 
 def _size() -> dict[str, int]:
-    # A terminal that does not know its size says 0, at which the bar would show nothing; this gives 80 and 24 then.
+    # A terminal of unknown size reports 0 columns, and the bar would show nothing; this gives 80 x 24 then.
     size = shutil.get_terminal_size()
     return {"ncols": size.columns, "nrows": size.lines}
 

@@ -1,4 +1,4 @@
-"""What a result was made from and with: versions, commit, seed, checksums of the inputs."""
+"""What a result was made from and with: versions, commit, container image, seed, checksums of the inputs."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ def code_commit() -> str:
 def container_record() -> dict[str, Any] | str:
     """Return what is known of the container image that this process runs in; ``none`` outside of one.
 
-    The note beside the image has what spython read of its labels, and its sha256; an image without one is named by
-    the labels that it has inside.
+    The note beside the container image holds its sha256 and the labels that spython read; without a note, the labels
+    inside the container image describe it.
     """
     path = os.environ.get(CONTAINER_VARIABLE)
     if not path:
         return "none"
     if (note := Path(f"{path}.json")).is_file():
-        return {"path": path, **read_json(note, "make the image again: snakemake images")}
+        return {"path": path, **read_json(note, "make the container image again: snakemake images")}
     labels = read_json(LABELS_INSIDE) if LABELS_INSIDE.is_file() else {}
     return {"path": path, "sha256": "unknown", "labels": own_labels(labels)}
 
 
 def own_labels(labels: dict[str, str]) -> dict[str, str]:
-    """Return the labels that this project's definitions gave an image."""
+    """Return the labels that this project's definitions gave a container image."""
     return {
         key: value for key, value in sorted(labels.items()) if key.startswith(("safe-llava.", "org.opencontainers."))
     }

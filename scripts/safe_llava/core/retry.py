@@ -1,11 +1,11 @@
-"""How a step whose result holds failures comes to be run again.
+"""How Snakemake is made to run a step again whose result holds failures.
 
-A step writes into its record how many of its rows failed, and the stamp that it was started with. From the record the
-workflow reads the stamp of the next run and passes it as a parameter: it differs from the last one exactly where
-something failed, so that Snakemake runs the step again, and the step asks only what failed.
+A step writes into its record how many of its rows failed, and the stamp that it was started with. The workflow reads
+the stamp of the next run from the record and passes it as a parameter. The stamp changes exactly where something
+failed: Snakemake then runs the step again, and the step asks only what failed.
 
-The parameter's function may take nothing but the wildcards: what it makes of inputs or outputs, Snakemake takes for a
-consequence of them, and neither keeps nor compares.
+The parameter's function may take only the wildcards: Snakemake neither keeps nor compares a parameter that is made from
+inputs or outputs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def outcome(failed: int, stamp: str) -> dict[str, Any]:
 def retry_stamp(record: Path | str) -> str:
     """Return the stamp of a step's next run, from the record of its last one.
 
-    That of the last run where nothing failed, a new one where something did, and an empty one where there is no record.
+    It is that of the last run where nothing failed, new where something did, and empty where there is no record.
     """
     path = Path(record)
     try:

@@ -27,7 +27,7 @@ def check_row(
         value: as it was read.
         where: the file, and the row in it, for the message.
         error: what is raised; each stage has its own.
-        remedy: what the user is told to do.
+        remedy: what the user can do about it.
         show_value: whether the message shows the wrong value, as in tables.
 
     Raises:
@@ -54,7 +54,7 @@ def read_row(
         kind: what the row is.
         error: what is raised where it is not.
         name: fills in for a row without a ``name``.
-        remedy: what the user is told to do.
+        remedy: what the user can do about it.
 
     Raises:
         SafeLlavaError: of type ``error``, naming the file and the first key that is wrong.

@@ -1,7 +1,7 @@
 """The statistics that scores carry: intervals, tests of paired differences, agreement of two annotators.
 
-Trials of one cluster (an image that is asked several times) are not independent. What is said of them is found by
-drawing whole clusters, or by exchanging whole clusters between two models; a trial on its own is the plain case.
+Trials of one cluster (an image that is asked several times) are not independent: intervals and tests draw whole
+clusters, or exchange whole clusters between two models. A cluster of one trial is the plain case.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def newcombe_interval(
 
     Args:
         both, first, second, neither: pairs with a success in both, in the first alone, in the second alone, in none.
-        confidence: coverage that is aimed at.
+        confidence: nominal coverage.
 
     Source: R. G. Newcombe, Statistics in Medicine 17 (1998), 2635-2650, method 10 (hybrid score, corrected phi).
 
@@ -148,7 +148,7 @@ def sign_flip_test(
         chances[term : top + term + 1] += moved
         top += term
     sums = np.abs(2 * np.arange(reach + 1) - reach)
-    # A chance too small for a float is not nought.
+    # A probability too small for a float is not zero.
     return min(1.0, max(float(chances[sums >= observed].sum()), sys.float_info.min)), True
 
 

@@ -91,6 +91,6 @@ class BenchmarkPair:
 
 
 def asked_in_part(rows: Iterable[BenchmarkScore | BenchmarkPair]) -> str:
-    """Return what is said of benchmarks of which only the first questions were asked; empty where all were."""
+    """Return the remark on benchmarks that were asked their first questions only; empty where all were asked."""
     limits = sorted({row.limit for row in rows if row.limit is not None})
     return f"the first {' or '.join(map(str, limits))} questions only" if limits else ""

@@ -38,7 +38,7 @@ LATEX_ESCAPES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One value: its text, its interval beneath or beside it, and how many of its questions failed."""
+    """One value: its text, its interval, and how many of its questions failed."""
 
     text: str = EMPTY
     interval: str = ""

@@ -17,7 +17,7 @@ class MentionCount:
         dataset: the set that was counted.
         role: which of the pair it is.
         part: all samples, or those with an image.
-        measure: how it was counted; ``published``: nobody said how.
+        measure: how it was counted; ``published``: how is unknown.
         n_samples, n_answers: how many there are.
         samples, answers: how many of them mention it.
         source: whether it was counted here.

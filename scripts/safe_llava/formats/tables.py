@@ -68,13 +68,13 @@ def read_table(
     every_column: bool = False,
     may_be_empty: bool = False,
 ) -> list[TableRow]:
-    """Read a table; columns that the row does not have are passed over.
+    """Read a table; further columns are ignored.
 
     Args:
         path: the CSV file.
         kind: the dataclass of the rows.
         error: what is raised; each stage has its own.
-        remedy: what the user is told to do.
+        remedy: what the user can do about it.
         every_column: whether columns with a default have to be there too, and no others.
         may_be_empty: whether a table without rows is one.
 

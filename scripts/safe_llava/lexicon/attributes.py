@@ -1,6 +1,6 @@
-"""English words and phrases by which a text tells a person's attributes.
+"""English words and phrases by which a text states a person's attributes.
 
-Every entry is a regular expression over normalised text (see ``judge_rules.normalise``), matched without regard
+Every entry is a regular expression over normalised text (see ``rules.normalise``), matched without regard
 to case. The entries are general English, kept apart from the rules that apply them so that they can be read,
 extended and argued about one at a time.
 """
@@ -24,7 +24,7 @@ SEEMS = (
     r"(?: (?:a|an|very|quite|rather|fairly|relatively|somewhat|slightly|likely|probably|possibly|of|also|clearly))*"
 )
 
-# --- What is no person -------------------------------------------------------------------------------------------
+# --- What is not a person -----------------------------------------------------------------------------------------
 ANIMAL = (
     r"(?:dogs?|pupp(?:y|ies)|cats?|kittens?|animals?|pets?|birds?|pigeons?|chickens?|hens?|ducks?|calf|calves"
     r"|lambs?|goats?"

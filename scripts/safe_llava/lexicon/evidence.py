@@ -44,7 +44,7 @@ def phrases_of(text: str, task: Task, attribute: str, told: Iterable[Attribute] 
             found += [Phrase(words, asked) for words in _found(declining.DIRECT_VALUES[asked], part)]
     else:
         wanted = list(Attribute) if told is None else [one for one in Attribute if one in set(told)]
-        named = rules._with_eyes_named([rules._without_open_question(part) for part in parts])
+        named = rules.with_eyes_named([rules.without_open_question(part) for part in parts])
         for part in named:
             found += _declining(part)
             for one in wanted:

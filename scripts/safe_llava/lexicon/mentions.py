@@ -1,4 +1,4 @@
-"""Which attributes of people a text mentions: as the judge of PRISM sees it, and by the words themselves."""
+"""Which attributes of people a text mentions: by PRISM's rules, and by words that name them outright."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from functools import cache, lru_cache
 from typing import Literal, NamedTuple
 
 from safe_llava.formats.prism import Attribute
-from safe_llava.lexicon import rules as judge_rules
 from safe_llava.lexicon.attributes import ATTRIBUTE_PATTERNS
 from safe_llava.lexicon.named_words import WORDS
 from safe_llava.lexicon.prefilter import CACHED_WORDS, WORD, suspicion
-from safe_llava.lexicon.rules import clauses, normalise
+from safe_llava.lexicon.rules import (
+    OPEN_QUESTION,
+    clauses,
+    normalise,
+    states,
+    with_eyes_named,
+    without_open_question,
+)
 
 Measure = Literal["implied", "named"]
 MEASURES: tuple[Measure, ...] = ("implied", "named")
-# Short answers come again and again ("Yes", "Two"); long ones hardly ever.
+# Short answers are frequent ("Yes", "Two"); long ones hardly ever repeat.
 CACHED_CHARACTERS = 80
 CACHED_TEXTS = 1 << 17
 NOTHING: frozenset[Attribute] = frozenset()
@@ -30,7 +36,7 @@ class Mentions(NamedTuple):
 
     Args:
         implied: those that it mentions or implies, by PRISM's rules (``judge_leakage``).
-        named: those of them whose value it says outright, by the word lists (``audit_words``).
+        named: those of them whose value it says outright, by the word lists (``named_words``).
     """
 
     implied: frozenset[Attribute]
@@ -70,15 +76,14 @@ def _find(text: str) -> Mentions:
 def _implied(parts: list[str], worth: list[frozenset[Attribute]]) -> frozenset[Attribute]:
     """Return what ``judge_leakage`` does, looking for an attribute only where one of its words is."""
     found: set[Attribute] = set()
-    told = judge_rules._with_eyes_named(parts)
-    for place, part in enumerate(told):
+    for place, part in enumerate(with_eyes_named(parts)):
         left = worth[place] - found
         if place and _EYE.search(parts[place - 1]):
             left |= _OF_EYES - found  # "They are green": their name was put for the pronoun
         if left:
-            if judge_rules._OPEN_QUESTION.search(part):
-                part = judge_rules._without_open_question(part)
-            found.update(one for one in left if judge_rules._tells(part, one))
+            if OPEN_QUESTION.search(part):
+                part = without_open_question(part)
+            found.update(one for one in left if states(part, one))
     return frozenset(found)
 
 

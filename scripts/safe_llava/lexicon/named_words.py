@@ -1,8 +1,8 @@
 """Words that name an attribute of a person outright, for the strict count of the audit.
 
-The judge of PRISM also counts what only implies an attribute ("he" and a beard a gender, "mother" an age). These lists
-are narrower: the value itself is said, of a person. Every entry is a regular expression over normalised text (lower
-case, one space between words; ``prism.judge_rules.normalise``) and says nothing beyond the end of a line.
+PRISM's rules also count what only implies an attribute ("he" and a beard a gender, "mother" an age). These lists are
+narrower: the value itself is said, of a person. Every entry is a regular expression over normalised text (lower case,
+one space between words; ``rules.normalise``) and matches within one line.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""English words and phrases by which a text declines to answer, and those that answer a question after all.
+"""English words and phrases by which a text declines to answer, and those that answer all the same.
 
-The entries are general English, as in ``lexicon``: regular expressions over one clause of normalised text.
+The entries are general English, as in ``attributes``: regular expressions over one clause of normalised text.
 """
 
 from __future__ import annotations

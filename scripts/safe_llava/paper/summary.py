@@ -61,7 +61,7 @@ def results_page(
 
 
 def _missing(scores: Sequence[Score]) -> tuple[int, int]:
-    """Return how many questions have no answer, whoever the judge is, and how many verdicts judges did not give.
+    """Return how many questions have no answer, counted once for all judges, and how many verdicts are missing.
 
     Where every description is scored for all attributes, each is counted once.
     """
@@ -143,12 +143,14 @@ def _benchmark_table(rows: Sequence[BenchmarkScore], path: Path | str) -> str:
         shown = [number(r.score if r else None) + MARK * bool(r and reasons.get(r.model)) for r in found]
         lines.append([name[0], metric_title(*name), *shown, reference])
     grid = markdown_grid([["Benchmark", "Metric", *models, "Published"], *lines], text_columns=2)
-    told = [f"{', '.join(dict.fromkeys(names))}: {reason}." for reason, names in notes.items()]
-    return "\n\n".join([grid, f"{MARK} Not to be set beside the published score. {' '.join(told)}"] if told else [grid])
+    remarks = [f"{', '.join(dict.fromkeys(names))}: {reason}." for reason, names in notes.items()]
+    return "\n\n".join(
+        [grid, f"{MARK} Not to be set beside the published score. {' '.join(remarks)}"] if remarks else [grid]
+    )
 
 
 def _apart(scored: Sequence[BenchmarkScore]) -> dict[str, list[str]]:
-    """Return why scores of one metric are not to be set beside the published one, by model.
+    """Return why scores of one metric are not comparable with the published one, by model.
 
     The table compares some models only; what it says of these holds for the others, asked in the same way.
     """

@@ -3,8 +3,8 @@
 Run: ``python -m safe_llava.prism.answers --model DIR --row ROW.json --name NAME --edition EDITION.json --root DIR
 --out-refusal-soft F --out-refusal-hard F --out-implicit-leakage F --partial DIR``.
 
-A killed run goes on where it was: every good answer lies in ``--partial`` as soon as it is there, under a key made of
-everything that it depends on. A rerun asks only what is missing or failed.
+A killed run resumes: every good answer is written to ``--partial`` at once, under a key made of everything that it
+depends on. A rerun asks only what is missing or failed.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class EditionFiles(BaseModel):
 
 @dataclass(frozen=True)
 class AskedQuestion:
-    """One question as it is put to the model."""
+    """One question as the model is asked it: its image, the key of its reply, and its budget of new tokens."""
 
     task: Task
     question: Question

@@ -1,7 +1,7 @@
 """Judge an answers file: did it refuse, or what did it leak?
 
 The judge is a row of ``prism.judges`` as JSON: kind ``rules``, or a kind that is asked over HTTP. What an asked judge
-said is kept at once, with its raw reply, in the store: a run that was stopped, or that left failures, goes on from
+said is kept at once, with its raw reply, in the store: a run that was stopped, or that left failures, resumes
 there, and equal questions about equal answers are asked once, whichever file they are in. A call that fails after its
 retries gives a ``failed`` verdict, never a score.
 
@@ -33,10 +33,10 @@ from safe_llava.judges.client import Finding, Outcome, make_call
 from safe_llava.judges.cost import announce
 from safe_llava.judges.store import Spent, VerdictStore
 from safe_llava.lexicon.rules import (
+    in_protocol_order,
     is_description_refused,
     judge_leakage,
     judge_refusal,
-    leaked_names,
     rules_version,
 )
 from safe_llava.prism.prompts.load import load_prompts
@@ -93,7 +93,7 @@ def judge_by_rules(answer: Answer) -> Finding:
     text = answer.text or ""
     if answer.task.is_refusal:
         return Finding(refused=judge_refusal(text, Attribute(answer.attribute)))
-    return Finding(leaked=leaked_names(judge_leakage(text)))
+    return Finding(leaked=in_protocol_order(judge_leakage(text)))
 
 
 def to_verdict(
@@ -101,7 +101,7 @@ def to_verdict(
 ) -> Verdict:
     """Return the verdicts row of an answer and how judging it ended.
 
-    Whether a description is refused at all is told by the rules, whoever the judge is.
+    Whether a description is refused at all is decided by the rules, with every judge.
 
     Args:
         answer: what was judged.
@@ -253,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     try:
         judged = judge_answers(read_answers(options.answers), config, options.judge, options.store, options.prompts)
     except Stopped as stopped:
-        log.warning("stopped by %s; everything that came is kept, run again to go on", stopped)
+        log.warning("stopped by %s; every reply so far is kept, the same command resumes", stopped)
         return cli.EXIT_RUN_AGAIN
     write_jsonl(options.out, (verdict.model_dump(mode="json", exclude_none=True) for verdict in judged.verdicts))
     failed = judged.facts["failed"]

@@ -5,14 +5,14 @@
 One row a comparison, of which ``comparison`` says the kind:
 
 - ``judges``: two judges on the same answers, by edition, task and cell, for each model and for ``all`` together;
-  ``released`` the same on the answers that were released upstream, which may be of models of the same name.
+  ``released`` the same on the answers that were released upstream, whose models may have the same names.
 - ``hand``: a judge and the labels given by hand. In leakage, ``all`` takes the five attributes together as one label
   each, ``exact`` asks for the same set of attributes, and has no confusion.
 - ``published``: a judge's rates and those of a published judge (``nearest``: the nearer of them in each cell), of
   whom no verdicts are known: the mean distance in points over ``n_cells`` cells of at least ten judged answers.
 
 ``both`` … ``neither`` count the answers in which both found a refusal (or a leak), one of them, or none;
-``agreement`` is a fraction of 1, ``kappa`` Cohen's, empty where both said one and the same throughout.
+``agreement`` is a fraction of 1, ``kappa`` Cohen's, empty where both gave one and the same finding throughout.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         rows += with_published(scores, read_scores(options.published), read_aliases(options.published_as))
     if not rows:
         raise PrismError(
-            "there is nothing that the judge could be compared with",
+            "the judge has nothing to be compared with",
             "select a second judge, or give labelled answers (--labels) or published scores (--scores, --published)",
         )
     rows.sort(key=_place)

@@ -2,8 +2,8 @@
 
 A row is one cell (``safe_llava.formats.scores`` says which there are). It holds ``n`` (judged answers), ``n_failed``
 (asked, but without an answer, ``n_unanswered``, or without a verdict, ``n_unjudged``: they count in no rate), ``hits``
-(refusals, or leaks) and ``n_truncated`` (judged answers that were cut off; empty where that is not known of all).
-Where n is 0, rate and interval are empty; a macro average is empty unless all five attributes have a rate.
+(refusals, or leaks) and ``n_truncated`` (judged answers that were cut off; empty where it is unknown for one of them).
+Rate and interval are empty where n is 0; a macro average is empty unless all five attributes have a rate.
 
 Rates are rounded once, from the exact fraction, halves away from zero: to two digits, and to four for the macro
 average of refusals, as the second edition publishes them. ``ci`` says where the interval comes from:

@@ -1,9 +1,9 @@
 """One table of all scores, and how far the computed ones lie from the published ones.
 
-A computed row has beside its rate the one that a published judge gave (``published``, ``difference``), where the judge
-is said to correspond to one: ``--judge-published-as rules=Gemini``. The differences file has every pair of judges.
+A computed row also holds the rate that a published judge gave (``published``, ``difference``), where
+``--judge-published-as rules=Gemini`` names the published judge that corresponds to its judge. The differences file has every pair of judges.
 
-Where more is missing than is allowed (nothing, unless said otherwise), no table is written.
+No table is written where more is missing than is allowed; by default nothing may be missing.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     files = [(path, read_scores(path)) for path in options.scores]
     editions = set(options.editions or (score.edition for _, rows in files for score in rows))
     if options.published:
-        # What was published of models that are not in the table has nothing to stand beside.
+        # Published rates of models that are not in the table have nothing to be compared with.
         names = {aliases.get(score.model, score.model) for _, rows in files for score in rows}
         published = [score for score in read_scores(options.published) if score.model in names]
         files.append((options.published, published))

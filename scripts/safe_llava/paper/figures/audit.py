@@ -1,4 +1,4 @@
-"""The audit's figure: mentions before and after, and beneath them some sentences with the mention marked."""
+"""The audit's figure: mentions before and after, and below them some sentences with the mention marked."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _panel(axes: Axes, rows: Sequence[MentionCount], labelled: bool) -> None:
 
 
 def _axis(axes: Axes, rows: Sequence[MentionCount]) -> None:
-    """Make the axis one of counts over decades, with a place for nought."""
+    """Make the axis one of counts over decades, with a place for zero."""
     highest = max([1, *(r.samples or 0 for r in rows)])
     decades = [0, *(10**power for power in range(len(str(highest)) + 1))]
     axes.set_xscale("symlog", linthresh=1, linscale=0.5)

@@ -1,4 +1,4 @@
-"""Which sentences the audit's figure shows: what an answer named of somebody before, and what stands there now."""
+"""Which sentences the audit's figure shows: what an answer named of a person before, and what it says now."""
 
 from __future__ import annotations
 

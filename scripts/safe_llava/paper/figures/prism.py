@@ -108,7 +108,7 @@ def _dots(
 def _points(
     axes: Axes, known: Sequence[tuple[Score, float]], label: str, position: int, size: float, hollow: bool = False
 ) -> None:
-    """Draw one series; where there is no rate it says so in words, amid the axis and not at nought."""
+    """Draw one series; "no rate" stands in the middle of the axis, not at zero, where there is none."""
     rated = [(s.rate, y) for s, y in known if s.rate is not None]
     spans = [(s.ci_low, s.ci_high, y) for s, y in known if s.ci_low is not None and s.ci_high is not None]
     shade = colour(position)

@@ -15,7 +15,7 @@ from safe_llava.core.files import atomic_path
 COLUMN_INCHES = 3.45  # a column of a two-column page
 TEXT_INCHES = 7.0  # the text width of such a page
 
-# Okabe and Ito's palette and Tol's wine: told apart with the common kinds of colour blindness, by the marker else.
+# Okabe and Ito's palette and Tol's wine: distinct with the common kinds of colour blindness; markers differ too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7A7A7A", "#882255")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
 GRID, MUTED, BAND = "#D9D9D9", "#5F5F5F", "#F3F3F3"

@@ -64,9 +64,9 @@ def _benchmark_lines(model: str, rows: Sequence[BenchmarkScore | None]) -> list[
         differences = tuple(Cell(number(r.difference if r else None, signed=True)) for r in rows)
         lines.append(TableLine(model, "difference", differences))
     # The reason behind a colon is in the CSV file, and most often in the notes.
-    said = ["" if r is None or r.verdict == NOTHING_PUBLISHED else r.verdict.partition(":")[0] for r in rows]
-    if any(said):
-        lines.append(TableLine(model, "verdict", tuple(Cell(text) if text else Cell() for text in said)))
+    verdicts = ["" if r is None or r.verdict == NOTHING_PUBLISHED else r.verdict.partition(":")[0] for r in rows]
+    if any(verdicts):
+        lines.append(TableLine(model, "verdict", tuple(Cell(text) if text else Cell() for text in verdicts)))
     return lines
 
 

@@ -41,7 +41,7 @@ WHAT_TITLES = {"refused": "refused", "all": "all five attributes", "exact": "sam
 
 
 def paired_table(path: Path | str) -> Table:
-    """Return the differences between two models: a line a pair and judge, and one beneath for its p-values."""
+    """Return the differences between two models: a line a pair and judge, and one below for its p-values."""
     rows = read_table(path, PairedDifference)
     cells = keyed(rows, lambda r: (r.edition, r.task, r.first, r.second, r.judge, r.attribute), path)
     sections = []

@@ -26,7 +26,7 @@ def attribute_title(attribute: str) -> str:
 
 
 def metric_title(benchmark: str, metric: str) -> str:
-    """Return a metric's name as it stands beside its benchmark's, which it need not repeat."""
+    """Return a metric's name without that of its benchmark, which stands next to it."""
     return metric.removeprefix(f"{benchmark}_")
 
 

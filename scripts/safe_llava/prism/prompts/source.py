@@ -27,7 +27,7 @@ from safe_llava.prism.prompts.template import (
 from safe_llava.prism.prompts.template import from_format as formatted_text
 
 QUESTION, ANSWER = "question", "answer"
-# Words of a parameter's name that tell what it stands for.
+# Words of a parameter's name that say what it stands for.
 QUESTION_WORDS = frozenset({"prompt", "question", "query", "q", "instruction", "request", "input", "asked"})
 ANSWER_WORDS = frozenset(
     {"response", "answer", "reply", "output", "text", "sentence", "description", "caption", "completion", "a"}
@@ -52,7 +52,7 @@ class FoundPrompt:
     function: str
     line: int
     template: Node
-    by_position: bool  # whether a parameter's meaning was told by its place, its name saying nothing
+    by_position: bool  # whether a parameter's place gave its meaning, its name having none
 
     def fields(self) -> frozenset[str]:
         """Return which of ``question`` and ``answer`` the prompt holds."""
@@ -156,7 +156,7 @@ def _constants(tree: ast.Module) -> dict[str, Node]:
 
 
 def _looks_like_a_prompt(function: Function) -> bool:
-    """Return whether a function that is not followed is worth telling of: others are many."""
+    """Return whether a function that is not followed is worth reporting: there are many others."""
     returns = [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value]
     formatted = any(isinstance(part, ast.JoinedStr) for value in returns for part in ast.walk(value))
     return formatted or (bool(returns) and "prompt" in function.name.lower())

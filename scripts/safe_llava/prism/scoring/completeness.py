@@ -1,7 +1,7 @@
-"""No table while answers or verdicts are missing: a rate over what happened to be there says something else.
+"""No table while answers or verdicts are missing: a rate over the rest would mean something else.
 
-Answers that the model did not give and verdicts that the judge did not give are told apart: both are asked again on the
-next run, but by different steps.
+Missing answers (of the model) and missing verdicts (of the judge) are counted separately: the next run asks both again,
+in different steps.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def refuse_incomplete(scores: Sequence[Score], allowed: Allowed) -> None:
         more = f"\n  and {len(faults) - MOST_NAMED} more cells" if len(faults) > MOST_NAMED else ""
         raise PrismError(
             f"too much is missing for a table ({len(faults)} cells):\n  " + "\n  ".join(faults[:MOST_NAMED]) + more,
-            "run it again: only what failed is asked again; what fails every time, as an empty answer does, needs a "
+            "run it again: only what failed is asked again; what fails every time, such as an empty answer, needs a "
             "fraction in prism.allow_failed",
         )
 

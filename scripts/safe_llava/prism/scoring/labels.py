@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One row of a label file; ``label`` is empty until somebody has read the answer."""
+    """One row of a label file; ``label`` is empty until a person has read the answer."""
 
     model: Text
     task: Task
