@@ -88,5 +88,5 @@ def test_the_step_puts_labels_and_judges_into_one_file(tmp_path: Path) -> None:
         "1",
         "0",
     )
-    with pytest.raises(PrismError, match="nothing that the judge could be compared with"):
+    with pytest.raises(PrismError, match="nothing to be compared with"):
         judges_agree.main(["--released", str(tmp_path / "r.jsonl"), "--out", str(out)])

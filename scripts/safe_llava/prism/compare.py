@@ -3,8 +3,9 @@
 ``python -m safe_llava.prism.compare --verdicts FILE… --pair SAFE ORIGINAL --out paired.csv``
 
 Only questions with a verdict on both models count (``n_pairs``); ``n_only_first`` and ``n_only_second`` have one on
-that model alone. Rates are those of the scores, over the pairs; ``difference`` is first minus second, in points. ``first_alone``
-counts the pairs that raise the rate of the first model alone, ``second_alone`` those that raise the second's alone.
+that model alone. Rates are those of the scores, over the pairs; ``difference`` is first minus second, in points.
+``first_alone`` counts the pairs that raise the rate of the first model alone, ``second_alone`` those that raise the
+second's alone.
 
 - Where every photo is asked once: McNemar's exact test (``mcnemar_exact``) and Newcombe's interval (``newcombe``).
 - Where photos repeat: both models' results are exchanged photo by photo, which gives each photo's difference a random

@@ -1,7 +1,8 @@
 """One table of all scores, and how far the computed ones lie from the published ones.
 
-A computed row also holds the rate that a published judge gave (``published``, ``difference``), where
-``--judge-published-as rules=Gemini`` names the published judge that corresponds to its judge. The differences file has every pair of judges.
+A computed row also holds a published judge's rate (``published``) and the difference from it, where
+``--judge-published-as rules=Gemini`` names the published judge that corresponds to its own. The differences file has
+every pair of judges.
 
 No table is written where more is missing than is allowed; by default nothing may be missing.
 """

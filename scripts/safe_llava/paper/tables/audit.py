@@ -56,13 +56,11 @@ def audit_table(path: Path | str) -> Table:
 def _section(pair: str, part: str, rows: Sequence[MentionCount]) -> Section:
     cells = {(r.role, r.measure, r.attribute): r for r in rows if r.part == part}
     published = {r.attribute: r.samples for r in rows if r.source == "published"} if part == "all" else {}
-    published_cells = {name: (Cell(_count(number)),) for name, number in published.items()}
+    known_before = {name: (Cell(_count(number)),) for name, number in published.items()}
     nothing = (Cell(),) * bool(published)
     measures = in_order((r.measure for r in rows), tuple(MEASURE_TITLES))
     lines = [
-        TableLine(
-            MEASURE_TITLES[measure], row_title(name), (*_cells(before, after), *published_cells.get(name, nothing))
-        )
+        TableLine(MEASURE_TITLES[measure], row_title(name), (*_cells(before, after), *known_before.get(name, nothing)))
         for measure in measures
         for name in in_order((r.attribute for r in rows), ROWS)
         if (before := cells.get(("original", measure, name))) and (after := cells.get(("safe", measure, name)))
