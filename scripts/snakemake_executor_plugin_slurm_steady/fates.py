@@ -162,8 +162,12 @@ def parse_sacct(text: str) -> dict[str, Sight]:
 
 
 def _plain(state: str) -> str:
-    """A state without what may follow it: "CANCELLED by 0", "CANCELLED+"."""
-    return (state.split() or [""])[0].rstrip("+")
+    """A state without what may follow it ("CANCELLED by 0", "CANCELLED+").
+
+    Of several in a list (newer versions: "CANCELLED,COMPLETING") the one counts that says the job is not over.
+    """
+    states = [one.rstrip("+") for one in (state.split() or [""])[0].split(",")]
+    return next((one for one in states if one not in ENDS), states[0])
 
 
 def parse_record(text: str) -> Record:

@@ -92,18 +92,41 @@ def test_a_job_that_the_accounting_forgot_is_counted_as_missing() -> None:
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("cpu=8,gres/gpu=2,gres/gpu:h200=2", 2), ("gres/gpu:a100=1,gres/gpu:h200=2", 3), ("cpu=8,mem=4G", 0), ("", 0)],
+    [
+        ("cpu=8,gres/gpu=2,gres/gpu:h200=2", 2),
+        ("gres/gpu:a100=1,gres/gpu:h200=2", 3),
+        ("billing=4,cpu=4,gres/gpu:nvidia_a100_1g.5gb=2,gres/gpu=2,mem=16G,node=1", 2),
+        ("cpu=8,gres/gpumem=40G,mem=4G", 0),
+        ("cpu=8,mem=4G", 0),
+        ("", 0),
+    ],
 )
 def test_gpus_are_read_once(text: str, count: int) -> None:
-    assert gpus_of(text, "sbatch --mem 4000 --gres=shm:2 --gpus=0 /dev/stdin") == count
+    submitted = "sbatch --mem 4000 --gres=shm:2,gpu:0 --gpus=0 -G h200:0 --tres-per-task=gres/gpu=0,cpu=2 /dev/stdin"
+    assert gpus_of(text, submitted) == count
 
 
 @pytest.mark.parametrize(
-    "asked", ["--gpus=8", "--gpus=h200:8", "--gpus-per-node 4", "-G 2", "--gres=shm:1,gpu:2", None]
+    "asked",
+    [
+        *[
+            "--gpus=8",
+            "--gpus=h200:8",
+            "--gpus h200",
+            "--gpus-per-node 4",
+            "--gpus-per-task=1",
+            "--gpus-per-socket=a100:1",
+        ],
+        *["-G 2", "-G2", "-G=h200:2", "--gres=gpu", "--gres=shm:1,gpu:2", "--gres gpu:nvidia_a100_1g.5gb:2"],
+        *["--tres-per-task=cpu=2,gres/gpu=1", "--tres-per-node=gres/gpu:h200=4", "--tres-per-job gres:gpu:2"],
+        *["--tres-per-socket=gres/gpu:2", "--exclusive", None],
+    ],
 )
 def test_gpus_that_the_site_does_not_count_are_unknown_and_not_none(asked: str | None) -> None:
     submitted = f"sbatch -p gpu {asked} /dev/stdin" if asked else ""
     assert gpus_of("billing=64,cpu=64,mem=256G,node=1", submitted) is None
+    # SLURM gives these to several jobs at once, and counts none (`no_consume`).
+    assert gpus_of("billing=64,cpu=64,gres/gpu=0,mem=256G,node=1", submitted) is None
 
 
 def test_gpu_hours_are_unknown_where_one_of_the_jobs_was_not_counted() -> None:

@@ -38,6 +38,25 @@ def test_squeue_and_sacct_are_read() -> None:
     }
 
 
+# As versions of SLURM print them: states in a list, with a word behind them, cut off; nodes and reasons of their own.
+@pytest.mark.parametrize(
+    ("line", "sight"),
+    [
+        ("7|CANCELLED,COMPLETING|n1|gpu|None", Sight("COMPLETING", "n1", "None", "gpu")),
+        ("7|RUNNING,COMPLETING|n1|gpu|None", Sight("RUNNING", "n1", "None", "gpu")),
+        ("7|TIMEOUT|n1|gpu|TimeLimit", Sight("TIMEOUT", "n1", "TimeLimit", "gpu")),
+        ("7|PENDING||gpu|(Resources)", Sight("PENDING", "", "(Resources)", "gpu")),
+        ("7|REQUEUED,PENDING||gpu|BeginTime", Sight("REQUEUED", "", "BeginTime", "gpu")),
+        ("7|PENDING||gpu|ReqNodeNotAvail, UnavailableNodes:n[1-2]|x", Sight("PENDING", "", "", "gpu")),
+    ],
+)
+def test_states_of_newer_versions_are_read(line: str, sight: Sight) -> None:
+    (found,) = parse_squeue(line).values()
+    assert (found.state, found.nodes, found.partition) == (sight.state, sight.nodes, sight.partition)
+    (accounted,) = parse_sacct("|".join(line.split("|")[:3])).values()
+    assert accounted.state == found.state
+
+
 @pytest.mark.parametrize(
     ("state", "record", "log", "fate"),
     [

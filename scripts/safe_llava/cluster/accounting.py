@@ -36,7 +36,11 @@ STAGES = ("data", "train", "prism", "benchmarks", "paper")
 OTHER = "other"
 SUBMIT_LINE = "SubmitLine"  # since SLURM 21.08; sacct answers nothing at all where it does not know a field
 FORMAT = f"JobIDRaw,JobName,State,ElapsedRaw,CPUTimeRAW,AllocTRES,MaxRSS,{SUBMIT_LINE}"
-ASKS_GPU = re.compile(r"\s(?:(?:--gpus(?:-per-\w+)?|-G)[ =]?\S*[1-9]|--gres[ =]\S*gpu)")
+# Every way of sbatch to ask for GPUs; a number of 0 asks for none, and a whole node may have some.
+ASKS_GPU = re.compile(
+    r"\s(?:(?:--gpus(?:-per-\w+)?[ =]|-G[ =]?)(?!(?:[\w.]+:)?0\b)\S"
+    r"|(?:--gres|--tres-per-\w+)[ =](?:\S*[,/:=])?gpu(?![\w.]*(?::[\w.]+)*[:=]0\b)|--exclusive)"
+)
 AT_A_TIME = 500
 SACCT_SECONDS = 300.0
 HOUR = 3600.0
@@ -150,13 +154,12 @@ def parse_sacct(text: str) -> dict[tuple[str, str], Usage]:
 def gpus_of(resources: str, submitted: str) -> int | None:
     """Return the GPUs in a list of allocated resources: `billing=8,cpu=8,gres/gpu=2,gres/gpu:h200=2` has two.
 
-    A site that does not name gres/gpu in its AccountingStorageTRES counts none: then None, unless ``submitted``, the
-    call of sbatch, shows that the job asked for none.
+    A site that does not name gres/gpu in its AccountingStorageTRES counts none, and none are counted of GPUs that SLURM
+    does not consume (``no_consume``): then None, unless ``submitted``, the call of sbatch, shows that the job asked for
+    none.
     """
-    counts = dict(part.split("=", 1) for part in resources.split(",") if "=" in part)
-    if "gres/gpu" in counts:
-        return int(counts["gres/gpu"])
-    count = sum(int(count) for name, count in counts.items() if name.startswith("gres/gpu:"))
+    counts = {name: int(number) for name, number in re.findall(r"(gres/gpu(?::[^=,]+)?)=(\d+)", resources)}
+    count = counts.pop("gres/gpu", 0) or sum(counts.values())
     return count if count or (submitted and not ASKS_GPU.search(submitted)) else None
 
 

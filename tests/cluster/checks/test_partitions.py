@@ -35,7 +35,17 @@ def test_time_limits_are_read_as_sinfo_writes_them(text: str, minutes: int | Non
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("gpu:h200:8(S:0-1)", 8), ("gpu:2", 2), ("gpu:a100:4,gpu:h200:2,shm:64", 6), ("(null)", 0), ("shm:gpu:3", 0)],
+    [
+        ("gpu:h200:8(S:0-1)", 8),
+        ("gpu:2", 2),
+        ("gpu:a100:4,gpu:h200:2,shm:64", 6),
+        ("(null)", 0),
+        ("shm:gpu:3", 0),
+        ("gpu:nvidia_a100_1g.5gb:7(S:0),gpu:nvidia_a100-sxm4-40gb:1(S:1)", 8),
+        ("gpu:no_consume:4", 4),
+        ("gpu:h200:no_consume:8(S:0-1)", 8),
+        ("gpu:nvidia_rtx_5000_ada_generation:4(S:0),VramPerGpu:no_consume:32G", 4),
+    ],
 )
 def test_gpus_of_a_node_are_counted(text: str, count: int) -> None:
     assert gpus_of(text) == count
@@ -45,6 +55,25 @@ def test_nodes_are_read() -> None:
     nodes = parse_sinfo("a line from the site\n" + SINFO)
     assert nodes[0] == Node("cpu", True, 1440, 64, 257_000, 0, True)
     assert [node.up for node in nodes] == [True, True, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("shown", "up"),
+    [
+        *[("idle", True), ("mixed", True), ("allocated", True), ("planned", True), ("mixed-", True), ("idle~", True)],
+        *[
+            ("idle*", False),
+            ("down*", False),
+            ("drained", False),
+            ("inval", False),
+            ("reboot^", False),
+            ("maint", False),
+        ],
+    ],
+)
+def test_the_states_of_nodes_that_versions_show(shown: str, up: bool) -> None:
+    (node,) = parse_sinfo(f"gpu|12:00:00|64|1030000|gpu:h200:8|up|{shown}\n")
+    assert node.up == up
 
 
 def test_a_job_that_fits_is_ok_and_says_its_estimate() -> None:

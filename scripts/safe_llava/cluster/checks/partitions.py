@@ -12,7 +12,8 @@ from safe_llava.cluster.checks.findings import Finding, State
 # Hidden partitions, to which jobs may be submitted, are among all only.
 SINFO = ("sinfo", "--all", "--noheader", "--Node", "--format=%P|%l|%c|%m|%G|%a|%T")
 SECONDS = 60.0
-DOWN = re.compile(r"down|drain|fail|maint|power|unk", re.IGNORECASE)
+# With * behind it, a node does not answer.
+DOWN = re.compile(r"down|drain|fail|maint|power|unk|inval|reboot|\*$", re.IGNORECASE)
 WHERE = "SLURM"
 BEST_FIRST: tuple[State, ...] = ("ok", "open", "red")
 
@@ -87,8 +88,8 @@ def minutes_of(limit: str) -> int | None:
 
 
 def gpus_of(resources: str) -> int:
-    """Return the GPUs in a node's generic resources: `gpu:h200:8(S:0-1),shm:4` has eight."""
-    return sum(int(count) for count in re.findall(r"(?:^|,)gpu:(?:[^:,(]+:)?(\d+)", resources))
+    """Return the GPUs, or slices of them (MIG), of a node's generic resources: `gpu:h200:8(S:0-1),shm:4` has eight."""
+    return sum(int(count) for count in re.findall(r"(?:^|,)gpu:(?:[^:,(]+:)*(\d+)(?=[(,]|$)", resources))
 
 
 def check(asks: Iterable[Ask], nodes: Sequence[Node]) -> list[Finding]:
