@@ -17,7 +17,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from engine.fake_vllm import Completion, fake_modules
 from safe_llava.config.models import EvaluatedModel
-from safe_llava.core.errors import EngineError
+from safe_llava.core.errors import CheckpointError, EngineError
 from safe_llava.engine import vllm as vllm_engine
 from safe_llava.engine.base import ENGINE_VERSION, Reply, Request
 from safe_llava.engine.transformers.engine import TransformersEngine
@@ -245,7 +245,7 @@ def test_faults_at_the_start_name_a_remedy(
         VllmEngine(tiny_llava, row.model_copy(update={"gpu_memory": 0.001}), device="cpu")
     with pytest.raises(EngineError, match="this vLLM runs on a CPU, the model is asked on cuda"):
         VllmEngine(tiny_llava, row, device="cuda")
-    with pytest.raises(EngineError, match="not the configuration of a model"):
+    with pytest.raises(CheckpointError, match="not the configuration of a model"):
         VllmEngine(tmp_path, row, device="cpu")
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(EngineError, match=r"does not import[\s\S]*backend: transformers"):

@@ -11,8 +11,8 @@ from huggingface_hub import save_torch_state_dict
 from transformers import PreTrainedTokenizerFast
 
 from safe_llava.checkpoints.folder import whole_folder
-from safe_llava.checkpoints.templates import TEMPLATES
-from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, without_beginning
+from safe_llava.checkpoints.templates import SHOWN, TEMPLATES
+from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, is_legacy, without_beginning
 from safe_llava.checkpoints.tower import PROJECTOR, Tower
 from safe_llava.checkpoints.weights import check_fit, grown, public_name
 from safe_llava.core.files import atomic_path
@@ -122,8 +122,13 @@ def _processor(form: Form, config: Any, tower: Tower, tokenizer: PreTrainedToken
         image_std=list(tower.std),
     )
     template = TEMPLATES[form.template].chat_template
+    # In training every part between images is a text of its own, and begins with SentencePiece's dummy space. Where the
+    # tokenizer puts none behind a special token, the template writes it.
+    space = "" if is_legacy(tokenizer) else " "
+    if space:
+        template = template.replace(SHOWN, f"{SHOWN} | replace('{IMAGE_TOKEN}', '{IMAGE_TOKEN}{space}')")
     if begins := tokenizer("").input_ids:
-        template = f"{{{{- '{tokenizer.convert_ids_to_tokens(begins)[0]}' -}}}}{template}"
+        template = f"{{{{- '{tokenizer.convert_ids_to_tokens(begins)[0]}{space}' -}}}}{template}"
     return LlavaProcessor(
         image_processor=pictures,
         tokenizer=without_beginning(tokenizer),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from safe_llava.checkpoints.templates import EOS
 from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
@@ -23,13 +23,15 @@ PROBES = (
 )
 
 
-def converted(file: Path, added: Mapping[int, str], kind: str, remedy: str) -> Tokenizer:
+def converted(file: Path, added: Mapping[int, str], kind: str, remedy: str, legacy: bool = True) -> Tokenizer:
     """Return the tokenizer of a ``tokenizer.model``; it puts ``<s>`` in front of a text, and nothing at its end.
 
     Args:
         added: special tokens by id; some take the place of a piece, others come behind the last.
         kind: of model that is expected, for the message.
         remedy: what to do about a model of another kind.
+        legacy: SentencePiece's dummy space stands in front of the text and behind every special token; else only in
+            front of the text.
 
     Raises:
         CheckpointError: the file is no such model, or it splits text in a way that this does not.
@@ -38,7 +40,7 @@ def converted(file: Path, added: Mapping[int, str], kind: str, remedy: str) -> T
         pieces = sentencepiece.SentencePieceProcessor(model_file=str(file))
     except (OSError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"{file}: not a SentencePiece model: {error}", CHECKPOINT_AGAIN) from error
-    backend = _byte_pair_encoding(pieces, added)
+    backend = _byte_pair_encoding(pieces, added, legacy)
     wrong = [text for text in PROBES if backend.encode(text, add_special_tokens=False).ids != pieces.encode(text)]
     if wrong:
         raise CheckpointError(
@@ -77,7 +79,9 @@ def _added_tokens(source: Path) -> dict[int, str]:
     return added
 
 
-def _byte_pair_encoding(pieces: sentencepiece.SentencePieceProcessor, added: Mapping[int, str]) -> Tokenizer:
+def _byte_pair_encoding(
+    pieces: sentencepiece.SentencePieceProcessor, added: Mapping[int, str], legacy: bool
+) -> Tokenizer:
     names = [pieces.id_to_piece(index) for index in range(pieces.get_piece_size())]
     splits = _merges(pieces, names)
     names = [added.get(index, name) for index, name in enumerate(names)]
@@ -93,7 +97,17 @@ def _byte_pair_encoding(pieces: sentencepiece.SentencePieceProcessor, added: Map
     merges = [(left, right) for left, right in splits if {left, right, left + right} <= vocabulary.keys()]
     backend = Tokenizer(models.BPE(vocabulary, merges, unk_token=UNK, fuse_unk=True, byte_fallback=True))
     dummy = pieces.encode("a", out_type=str)[0].startswith(SPACE)  # only where the model asks for one
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE)] * dummy + [normalizers.Replace(" ", SPACE)])
+    prepended = [normalizers.Prepend(SPACE)] if dummy and legacy else []
+    backend.normalizer = normalizers.Sequence([*prepended, normalizers.Replace(" ", SPACE)])
+    if dummy and not legacy:
+        # The first puts a space in front of the text, whatever it begins with (it has no spaces left); a normalizer
+        # would put it in front of every part between special tokens. The second writes it as SentencePiece does.
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Metaspace(" ", prepend_scheme="first", split=False),
+                pre_tokenizers.Metaspace(SPACE, prepend_scheme="never", split=False),
+            ]
+        )
     backend.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, vocabulary[BOS])]
     )

@@ -21,6 +21,8 @@ VICUNA_SYSTEM = (
 )
 CHATML_SYSTEM = "You are a helpful assistant."
 
+# The images in front of a text, in Jinja.
+SHOWN = "('<image>\\n' * part.images + (part.text | trim)) | trim"
 # Sets part.text to the text of `message`, its image placeholder in front as training has it.
 _READ_CONTENT = (
     "{%- set part = namespace(text='', images=0) -%}"
@@ -39,7 +41,7 @@ _READ_CONTENT = (
     "{%- set part.text = part.text | replace('<image>', '') -%}"
     "{%- endif -%}"
     "{%- if part.images -%}"
-    "{%- set part.text = ('<image>\\n' * part.images + (part.text | trim)) | trim -%}"
+    f"{{%- set part.text = {SHOWN} -%}}"
     "{%- endif -%}"
 )
 _UNKNOWN_ROLE = "{%- else -%}{{- raise_exception('only system, user and assistant speak, not ' + message['role']) -}}"

@@ -1,9 +1,11 @@
 """The tokenizer of the original training code, as one that can be saved and loaded anywhere.
 
-The original tokenises with SentencePiece through transformers' slow Llama tokenizer in "legacy" mode: the text is cut
-at the special tokens, and every part between them gets SentencePiece's dummy space in front. transformers 5 builds its
-``LlamaTokenizer`` from the same file in another way and gives other ids (runs of spaces). Here the pieces and scores
-of ``tokenizer.model`` become a byte pair encoding of the ``tokenizers`` library that gives SentencePiece's own ids.
+The original tokenises with SentencePiece through transformers' slow Llama tokenizer, which cuts a text at the special
+tokens. The ``legacy`` flag in ``tokenizer_config.json`` says where SentencePiece's dummy space goes: in front of every
+part between them (true, and where the flag is absent), or in front of the whole text alone (false). transformers 5
+builds its ``LlamaTokenizer`` from the same file in another way and gives other ids (runs of spaces). Here the pieces
+and scores of ``tokenizer.model`` become a byte pair encoding of the ``tokenizers`` library that gives SentencePiece's
+own ids.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from safe_llava.checkpoints.sentencepieces import BOS, UNK, converted
 from safe_llava.checkpoints.templates import EOS
 from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
+from safe_llava.core.files import read_json
 
 IMAGE_TOKEN = "<image>"
 TURN_END = "<|im_end|>"  # of ChatML
@@ -27,7 +30,7 @@ TURN_END = "<|im_end|>"  # of ChatML
 def load_tokenizer(path: Path, max_length: int) -> PreTrainedTokenizerFast:
     """Load a model's tokenizer with the semantics that the model was trained with.
 
-    ``tokenizer(text)`` puts ``<s>`` in front as legacy Llama does (nothing for a model without one, such as Qwen);
+    ``tokenizer(text)`` puts ``<s>`` in front as Llama's does (nothing for a model without one, such as Qwen);
     with ``add_special_tokens=False`` it adds no ``<s>``. Nothing is added at the end. Padding is on the right.
 
     Args:
@@ -92,7 +95,7 @@ def without_beginning(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizer
 def _with_beginning(tokenizer: PreTrainedTokenizerFast) -> None:
     """Undo ``without_beginning``: training puts ``<s>`` in front by itself, as an exported chat template does."""
     bos = tokenizer.bos_token
-    if bos and str(tokenizer.chat_template or "").startswith(f"{{{{- '{bos}' -}}}}") and not tokenizer("").input_ids:
+    if bos and str(tokenizer.chat_template or "").startswith(f"{{{{- '{bos}") and not tokenizer("").input_ids:
         tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos_token_id)]
         )
@@ -116,10 +119,24 @@ def _from_json(file: Path, max_length: int) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def is_legacy(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether what follows a special token begins with a dummy space: the ``legacy`` flag, true where it is absent."""
+    return tokenizer.init_kwargs.get("legacy") is not False
+
+
+def _read_legacy(settings: Path) -> bool:
+    value = read_json(settings, CHECKPOINT_AGAIN).get("legacy") if settings.is_file() else None
+    if value not in (None, False, True):
+        raise CheckpointError(f"{settings}: `legacy` is {value!r}, not true or false", CHECKPOINT_AGAIN)
+    return value is not False
+
+
 def _from_sentencepiece(file: Path, max_length: int) -> PreTrainedTokenizerFast:
     remedy = "use a folder that has the model's tokenizer.json and no tokenizer.model"
+    legacy = _read_legacy(file.parent / "tokenizer_config.json")
     return PreTrainedTokenizerFast(
-        tokenizer_object=converted(file, {}, "Llama", remedy),
+        tokenizer_object=converted(file, {}, "Llama", remedy, legacy),
+        legacy=legacy,  # kept beside the tokenizer when it is saved
         bos_token=BOS,
         eos_token=EOS,
         unk_token=UNK,

@@ -31,6 +31,7 @@ from safe_llava.engine.base import Request
 from safe_llava.engine.transformers.engine import TransformersEngine
 from safe_llava.speed import prism_set as bench_set
 from safe_llava.speed.prism_set import QUESTIONS, Edition
+from safe_llava.speed.training import random_model
 
 PICTURES = 2200
 
@@ -61,7 +62,7 @@ class BenchEngine(TransformersEngine):
 
         processor = load_processor(model_dir, local_files_only=True)
         config = LlavaConfig.from_pretrained(model_dir)
-        return processor, bench_set.random_model(config, self.device, self.dtype)
+        return processor, random_model(config, self.device, self.dtype)
 
 
 def measure_edition(engine: BenchEngine, asked: Edition) -> dict[str, Any]:

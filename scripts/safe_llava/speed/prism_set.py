@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from safe_llava.checkpoints.templates import KNOWN
@@ -122,21 +121,3 @@ def write_folder(folder: Path, size: str, tokenizer_file: Path | None) -> Any:
         chat_template=KNOWN["llava"],
     ).save_pretrained(folder)
     return config
-
-
-def random_model(config: Any, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
-    """Return the model of a configuration, its random weights made on the device."""
-    from transformers import LlavaForConditionalGeneration
-
-    default = torch.get_default_dtype()
-    torch.manual_seed(seed)
-    torch.set_default_dtype(dtype)
-    try:
-        with device:
-            model = LlavaForConditionalGeneration(config)
-    finally:
-        torch.set_default_dtype(default)
-    rotary = model.model.language_model.rotary_emb
-    exact, _ = rotary.compute_default_rope_parameters(config.text_config, device)
-    rotary.inv_freq = exact.float()
-    return model

@@ -158,23 +158,24 @@ def llava_config(size: str, vocabulary: int, image_token: int, feature_layer: in
 
 
 def make_model(size: str, row: TrainedModel, vocabulary: int, device: torch.device) -> Any:
-    """Return a LLaVA model whose random weights are made on the device; ``<image>`` lies behind the vocabulary."""
+    """Return a LLaVA model of random weights; ``<image>`` lies behind the vocabulary."""
+    dtype = torch.bfloat16 if row.precision == "bf16" else torch.float32
+    return random_model(llava_config(size, vocabulary, vocabulary, row.vision_feature_layer), device, dtype, row.seed)
+
+
+def random_model(config: Any, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
+    """Return the model of a ``LlavaConfig``, its random weights made on the device: the same in every process."""
     light_transformers()
     from transformers import LlavaForConditionalGeneration
 
-    config = llava_config(size, vocabulary, vocabulary, row.vision_feature_layer)
     default = torch.get_default_dtype()
-    torch.manual_seed(row.seed)  # the same weights in every process
-    torch.set_default_dtype(torch.bfloat16 if row.precision == "bf16" else torch.float32)
+    torch.manual_seed(seed)
+    torch.set_default_dtype(dtype)
     try:
         with device:
-            llava = LlavaForConditionalGeneration(config)
+            return LlavaForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(default)
-    rotary = llava.model.language_model.rotary_emb
-    exact, _ = rotary.compute_default_rope_parameters(config.text_config, device)
-    rotary.inv_freq = exact.float()
-    return llava
 
 
 def word_tokenizer() -> Any:

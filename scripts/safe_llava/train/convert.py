@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from safe_llava.checkpoints import llava as original
 from safe_llava.checkpoints.export import write_checkpoint
 from safe_llava.checkpoints.folder import whole_folder
-from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer, without_image_token
+from safe_llava.checkpoints.tokenizer import add_image_token, is_legacy, load_tokenizer, without_image_token
 from safe_llava.checkpoints.weights import read_file, read_tensors
 from safe_llava.core import cli
 from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
@@ -152,8 +152,8 @@ def _write_tokenizer(source: Path, folder: Path) -> None:
         return
     shutil.copyfile(model, folder / model.name)
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
-    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": True, "add_bos_token": True, "add_eos_token": False}
-    settings |= {"padding_side": "right", "model_max_length": MAX_LENGTH}
+    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": is_legacy(tokenizer)}
+    settings |= {"add_bos_token": True, "add_eos_token": False, "padding_side": "right", "model_max_length": MAX_LENGTH}
     write_json(folder / "tokenizer_config.json", settings | {name: getattr(tokenizer, name) for name in names})
 
 

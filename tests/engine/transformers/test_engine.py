@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from safe_llava.config.models import EvaluatedModel
-from safe_llava.core.errors import EngineError
+from safe_llava.core.errors import CheckpointError, EngineError
 from safe_llava.engine.base import ENGINE_VERSION, Reply, Request, device_type, precision
 from safe_llava.engine.transformers.engine import TransformersEngine, choose_device
 
@@ -267,7 +267,7 @@ def test_a_folder_that_is_no_such_checkpoint(
 ) -> None:
     if content is not None:
         (tmp_path / "config.json").write_text(content, encoding="utf-8")
-    with pytest.raises(EngineError, match=words):
+    with pytest.raises(CheckpointError, match=words):
         TransformersEngine(tmp_path, row, device="cpu")
 
 

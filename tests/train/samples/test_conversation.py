@@ -68,11 +68,27 @@ def taught_text(encoded: Encoded, tokenizer: PreTrainedTokenizerFast) -> str:
     return tokenizer.decode([label for label in encoded.labels if label != IGNORE_INDEX])
 
 
-@pytest.mark.parametrize(("name", "template", "count"), [("finetune", V1, 200), ("pretrain", PLAIN, 40)])
+def vicuna(folder: Path, legacy: bool | None) -> PreTrainedTokenizerFast:
+    """A language model's folder whose ``tokenizer_config.json`` says ``legacy`` or nothing."""
+    (folder / "tokenizer.model").write_bytes(MODEL.read_bytes())
+    (folder / "tokenizer_config.json").write_text(json.dumps({} if legacy is None else {"legacy": legacy}))
+    return load_tokenizer(folder, 2048)
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "legacy", "count"),
+    [
+        ("finetune_samples", V1, None, 200),
+        ("finetune_samples", V1, True, 200),
+        ("finetune_samples_legacy_false", V1, False, 200),
+        ("pretrain_samples", PLAIN, None, 40),
+    ],
+)
 def test_equals_the_original(
-    name: str, template: Template, count: int, shared: Path, llama: PreTrainedTokenizerFast
+    name: str, template: Template, legacy: bool | None, count: int, shared: Path, tmp_path: Path
 ) -> None:
-    lines = (shared / "golden" / f"{name}_samples.jsonl").read_text(encoding="utf-8").splitlines()
+    llama = vicuna(tmp_path, legacy)
+    lines = (shared / "golden" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == count
     for row in map(json.loads, lines):
         encoded = encode(row["conversations"], template, llama, "image" in row, 2048, 576)
@@ -81,6 +97,41 @@ def test_equals_the_original(
         assert encoded.would_mismatch == row["mismatch"], row["id"]
         expanded = expand(encoded, 576, IMAGE_ID)
         assert len(expanded.input_ids) == encoded.expanded_length == row["expanded_length"], row["id"]
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "ids", "labels"),
+    [
+        ("eos1", V1, "equal", "more"),
+        ("role1", V1, "equal", "fewer"),
+        ("role2", V1, "equal", "fewer"),
+        ("unk1", PLAIN, "with <unk>", "with <unk>"),
+        ("unk2", V1, "equal", "equal"),
+        ("unk3", V1, "with <unk>", "with <unk>"),
+        ("unk4", V1, "with <unk>", "with <unk>"),
+    ],
+)
+def test_odd_conversations_are_the_originals_or_deviate_as_documented(
+    name: str, template: Template, ids: str, labels: str, shared: Path, llama: PreTrainedTokenizerFast
+) -> None:
+    """docs/deviations.md has the reasons."""
+    odd = shared / "golden" / "odd"
+    right = {row["id"]: row for row in json.loads((odd / "right_values.json").read_text())}[name]
+    row = next(row for row in json.loads((odd / f"{right['file']}.json").read_text()) if row["id"] == name)
+    encoded = encode(row["conversations"], template, llama, "image" in row, 2048, 576)
+    kept = [number for number, token in enumerate(encoded.input_ids) if token != llama.unk_token_id]
+    if ids == "equal":
+        assert encoded.input_ids == right["input_ids"]
+    else:
+        assert [encoded.input_ids[number] for number in kept] == right["input_ids"][: len(kept)] != encoded.input_ids
+    if labels == "equal":
+        assert encoded.labels == right["labels"]
+    elif labels == "with <unk>":
+        assert [encoded.labels[number] for number in kept] == right["labels"][: len(kept)]
+    else:
+        less, more = (encoded.labels, right["labels"]) if labels == "fewer" else (right["labels"], encoded.labels)
+        assert less != more
+        assert all(few in (IGNORE_INDEX, many) for few, many in zip(less, more, strict=True))
 
 
 def test_v1_writes_rounds_as_vicuna_does(

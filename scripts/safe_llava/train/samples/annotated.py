@@ -219,6 +219,9 @@ class SampleDataset:
             raise TrainError(f"sample {sample.id}: pretraining needs one turn with {IMAGE_TOKEN} and a caption", remedy)
         if sample.image is not None and len(pictured) > 1:
             raise TrainError(f"sample {sample.id}: {len(pictured)} turns ask for its one image", remedy)
+        # A placeholder may come to be where one is taken out of a turn: `<ima<image>ge>`.
+        if sample.image is not None and any(chat.image_first(turn["value"]).count(IMAGE_TOKEN) > 1 for turn in turns):
+            raise TrainError(f"sample {sample.id}: a turn asks for more than one image", remedy)
 
     def _pixels(self, sample: Sample) -> torch.Tensor:
         path = self.images / str(sample.image)

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from safe_llava.checkpoints.templates import EOS, PLAIN, V1, Template
-from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN
+from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, is_legacy
 from safe_llava.core.errors import TrainError
 
 IGNORE_INDEX = -100  # label of a position that is not taught
@@ -125,7 +125,7 @@ def expand(encoded: Encoded, image_tokens: int, image_token_id: int) -> Encoded:
     return Encoded(ids[:cut], labels[:cut], cut, min(len(ids), cut), encoded.would_mismatch)
 
 
-def _image_first(text: str) -> str:
+def image_first(text: str) -> str:
     """Return a turn's text with its image placeholder in front, on a line of its own, once."""
     if IMAGE_TOKEN not in text:
         return text
@@ -138,13 +138,13 @@ def _plain_pieces(conversation: list[dict[str, str]], has_image: bool) -> list[P
             "a sample of the pretrain stage is not one turn with an image and one with its caption",
             "pretrain on image and caption pairs only; conversations belong to the finetune stage",
         )
-    return [Piece(IMAGE_TOKEN), Piece(_image_first(conversation[1]["value"]) + PLAIN.gpt_end, taught=True)]
+    return [Piece(IMAGE_TOKEN), Piece(image_first(conversation[1]["value"]) + PLAIN.gpt_end, taught=True)]
 
 
 def _pieces(conversation: list[dict[str, str]], template: Template, has_image: bool) -> list[Piece]:
     pieces = [Piece(template.system)]
     for turn in spoken_turns(conversation):
-        text = _image_first(turn["value"]) if has_image else turn["value"]
+        text = image_first(turn["value"]) if has_image else turn["value"]
         human = turn["from"] == HUMAN
         pieces.append(Piece(template.human if human else template.gpt))
         if not text and not template.close_empty:
@@ -197,12 +197,15 @@ def _original_drops(
     """
     prompt = "".join(piece.text for piece in pieces)
     counted = 1
-    for round_text in prompt.split(EOS):
+    legacy = is_legacy(tokenizer)
+    for number, round_text in enumerate(prompt.split(EOS)):
         if round_text.count(f"{V1.human_end}{V1.gpt}{V1.gap}") != 1:
             break
         parts = round_text.split(IMAGE_TOKEN) if has_image else [round_text]
         counted += len(tokenizer("").input_ids) + len(parts) - 1
         counted += sum(len(tokenizer(part, add_special_tokens=False, verbose=False).input_ids) for part in parts)
+        # Behind </s> a round has no dummy space then, which it has when it is tokenised anew.
+        counted -= number > 0 and not legacy
     # Only a prompt without an image is cut while it is tokenised.
     seen = ids if has_image else ids[:max_length]
     return counted < max_length and counted != sum(token != tokenizer.pad_token_id for token in seen)

@@ -10,8 +10,10 @@ from safe_llava.core.errors import TrainError
 
 
 def shuffled_order(n: int, generator: torch.Generator) -> list[int]:
-    """Return a random order of ``n`` samples, as torch's RandomSampler draws it from ``generator``."""
-    return torch.randperm(n, generator=generator).tolist()
+    """Return a random order of ``n`` samples, as torch's RandomSampler draws one epoch after the other."""
+    order = torch.randperm(n, generator=generator).tolist()
+    torch.randperm(n, generator=generator)  # for the part of a further round that it never has: it draws all the same
+    return order
 
 
 def modality_length_order(
