@@ -14,7 +14,7 @@ from safe_llava.formats.markup import MINUS, number
 from safe_llava.formats.prism import Task
 from safe_llava.formats.scores import CELLS, JudgeAgreement, PairedDifference
 from safe_llava.formats.tables import in_order, keyed, read_table, unique
-from safe_llava.paper.figures.style import COLUMN_INCHES, MUTED, TEXT_INCHES, colour, marker, positions
+from safe_llava.paper.figures.style import COLUMN_INCHES, MUTED, TEXT_INCHES, colour, dots, positions
 from safe_llava.paper.tables.judging import over_all_models, what_agrees
 from safe_llava.paper.tables.titles import TASK_TITLES, attribute_title
 
@@ -66,18 +66,7 @@ def _differences(
             axes.plot([r.ci_low, r.ci_high], [y, y], color=colour(shade), linewidth=0.9)
         if r.difference is None:
             axes.annotate("no pairs", (0, y), color=colour(shade), size=5.5, ha="center", va="center")
-    drawn = [(r.difference, y) for r, y in known if r.difference is not None]
-    axes.plot(
-        [difference for difference, _ in drawn],
-        [y for _, y in drawn],
-        linestyle="none",
-        marker=marker(shape),
-        markersize=3.5,
-        color=colour(shade),
-        label=label,
-        clip_on=False,
-        in_layout=False,
-    )
+    dots(axes, [(r.difference, y) for r, y in known if r.difference is not None], shade, shape, label)
 
 
 def _difference_axis(axes: Axes, attributes: Sequence[str]) -> None:
@@ -128,18 +117,7 @@ def _kappas(axes: Axes, rows: Sequence[JudgeAgreement], names: Sequence[str]) ->
     for position, label in enumerate(series):
         shift = SPREAD * ((position + 0.5) / len(series) - 0.5)
         known = [(r, names.index(_subject(r)) + shift) for r in rows if _series(r) == label]
-        drawn = [(r.kappa, y) for r, y in known if r.kappa is not None]
-        axes.plot(
-            [kappa for kappa, _ in drawn],
-            [y for _, y in drawn],
-            linestyle="none",
-            marker=marker(position),
-            markersize=3.5,
-            color=colour(position),
-            label=label,
-            clip_on=False,
-            in_layout=False,
-        )
+        dots(axes, [(r.kappa, y) for r, y in known if r.kappa is not None], position, position, label)
         for r, y_ in known:
             if r.kappa is None:
                 axes.annotate("nothing varies", (0.5, y_), color=colour(position), size=5.5, ha="center", va="center")

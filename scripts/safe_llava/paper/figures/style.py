@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,21 @@ def positions(names: Iterable[str], order: Iterable[str] = ()) -> dict[str, int]
     With one order for all figures, a model has one colour in all of them.
     """
     return {name: position for position, name in enumerate(dict.fromkeys([*order, *names]))}
+
+
+def dots(axes: Axes, points: Sequence[tuple[float, float]], shade: int, shape: int, label: str) -> None:
+    """Draw one series as markers alone, which may reach over the edge of the axes."""
+    axes.plot(
+        [x for x, _ in points],
+        [y for _, y in points],
+        linestyle="none",
+        marker=marker(shape),
+        markersize=3.5,
+        color=colour(shade),
+        label=label,
+        clip_on=False,
+        in_layout=False,
+    )
 
 
 def percent_axis(axes: Axes) -> None:

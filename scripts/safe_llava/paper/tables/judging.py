@@ -17,10 +17,9 @@ from safe_llava.formats.markup import (
     probability,
     section_name,
 )
-from safe_llava.formats.prism import Task
 from safe_llava.formats.scores import AGGREGATES, CELLS, JudgeAgreement, PairedDifference
 from safe_llava.formats.tables import in_order, keyed, read_table, unique
-from safe_llava.paper.tables.titles import TASK_TITLES, attribute_title
+from safe_llava.paper.tables.titles import TASK_TITLES, attribute_title, by_edition_and_task
 
 PAIRED_NOTE = (
     "Differences in points with their 95 % intervals, over the questions that both models have a verdict for (n pairs "
@@ -45,18 +44,16 @@ def paired_table(path: Path | str) -> Table:
     rows = read_table(path, PairedDifference)
     cells = keyed(rows, lambda r: (r.edition, r.task, r.first, r.second, r.judge, r.attribute), path)
     sections = []
-    for edition in unique(r.edition for r in rows):
-        for task in in_order((r.task for r in rows if r.edition == edition), Task):
-            here = [r for r in rows if (r.edition, r.task) == (edition, task)]
-            columns = in_order((r.attribute for r in here), CELLS)
-            lines = [
-                line
-                for first, second, judge in dict.fromkeys((r.first, r.second, r.judge) for r in here)
-                for line in _pair_lines([cells.get((edition, task, first, second, judge, a)) for a in columns])
-            ]
-            head = ("Models", "Judge", *map(attribute_title, columns), "n")
-            heading = f"PRISM {edition}, {TASK_TITLES[task]}: paired differences, in points"
-            sections.append(Section(section_name("paired", edition, task), heading, head, tuple(lines)))
+    for edition, task, here in by_edition_and_task(rows):
+        columns = in_order((r.attribute for r in here), CELLS)
+        lines = [
+            line
+            for first, second, judge in dict.fromkeys((r.first, r.second, r.judge) for r in here)
+            for line in _pair_lines([cells.get((edition, task, first, second, judge, a)) for a in columns])
+        ]
+        head = ("Models", "Judge", *map(attribute_title, columns), "n")
+        heading = f"PRISM {edition}, {TASK_TITLES[task]}: paired differences, in points"
+        sections.append(Section(section_name("paired", edition, task), heading, head, tuple(lines)))
     return Table("PRISM: two models on the same questions", tuple(sections), (PAIRED_NOTE,))
 
 

@@ -17,7 +17,7 @@ from safe_llava.formats.markup import (
     number,
     section_name,
 )
-from safe_llava.formats.prism import Attribute, Task
+from safe_llava.formats.prism import Attribute
 from safe_llava.formats.scores import (
     AGGREGATES,
     CELLS,
@@ -34,6 +34,7 @@ from safe_llava.paper.tables.titles import (
     RATE_TITLES,
     TASK_TITLES,
     attribute_title,
+    by_edition_and_task,
     judge_title,
 )
 from safe_llava.prism.scoring.differences import FEWEST_ANSWERS
@@ -87,15 +88,12 @@ def both_sources(scores: Sequence[Score], path: Path | str) -> list[Score]:
 def _prism(scores: Sequence[Score], path: Path | str, title: str, what: str) -> Table:
     cells = keyed(scores, lambda s: (s.edition, s.model, s.task, s.attribute, s.judge, s.source), path)
     sections = []
-    for edition in unique(s.edition for s in scores):
-        for task in in_order((s.task for s in scores if s.edition == edition), Task):
-            here = [s for s in scores if (s.edition, s.task) == (edition, task)]
-            for own, said in ((False, RATE_TITLES[task]), (True, GIVEN_TITLE)):
-                part = [s for s in here if (s.attribute in (OVER_REFUSAL, *GIVEN)) == own]
-                if part:
-                    heading = f"{what} {edition}, {TASK_TITLES[task]}: {said}"
-                    name = section_name(what, edition, task, *(["given"] if own else []))
-                    sections.append(_prism_section(name, heading, part, cells))
+    for edition, task, here in by_edition_and_task(scores):
+        for given, rates in ((False, RATE_TITLES[task]), (True, GIVEN_TITLE)):
+            if part := [s for s in here if (s.attribute in (OVER_REFUSAL, *GIVEN)) == given]:
+                heading = f"{what} {edition}, {TASK_TITLES[task]}: {rates}"
+                name = section_name(what, edition, task, *(["given"] if given else []))
+                sections.append(_prism_section(name, heading, part, cells))
     notes = [RATES_NOTE]
     notes += [MACRO_NOTE] if any(s.attribute == MACRO for s in scores) else []
     notes += [PHOTOS_NOTE] if any(s.ci == WILSON_IMAGES for s in scores) else []
@@ -156,18 +154,15 @@ def differences_table(path: Path | str) -> Table:
     rows = read_table(path, RateDifference)
     cells = keyed(rows, lambda r: (r.edition, r.model, r.task, r.attribute, r.judge, r.reference_judge), path)
     sections = []
-    for edition in unique(r.edition for r in rows):
-        for task in in_order((r.task for r in rows if r.edition == edition), Task):
-            here = [r for r in rows if (r.edition, r.task) == (edition, task)]
-            columns = in_order((r.attribute for r in here), CELLS)
-            keys = dict.fromkeys((r.model, r.judge, r.reference_judge) for r in here)
-            lines = [
-                _difference_line(m, f"{j} {MINUS} {k}", [cells.get((edition, m, task, a, j, k)) for a in columns])
-                for m, j, k in keys
-            ]
-            head = ("Model", "Judges", *map(attribute_title, columns), "Mean\ndistance")
-            heading = f"PRISM {edition}, {TASK_TITLES[task]}: computed minus published, in points"
-            sections.append(Section(section_name("differences", edition, task), heading, head, tuple(lines)))
+    for edition, task, here in by_edition_and_task(rows):
+        columns = in_order((r.attribute for r in here), CELLS)
+        lines = [
+            _difference_line(m, f"{j} {MINUS} {k}", [cells.get((edition, m, task, a, j, k)) for a in columns])
+            for m, j, k in dict.fromkeys((r.model, r.judge, r.reference_judge) for r in here)
+        ]
+        head = ("Model", "Judges", *map(attribute_title, columns), "Mean\ndistance")
+        heading = f"PRISM {edition}, {TASK_TITLES[task]}: computed minus published, in points"
+        sections.append(Section(section_name("differences", edition, task), heading, head, tuple(lines)))
     notes = [f"Mean distance: over the attributes with at least {FEWEST_ANSWERS} judged answers, without sign."]
     notes += [EMPTY_NOTE] if any(r.difference is None for r in rows) else []
     return Table("PRISM: computed against published", tuple(sections), (" ".join(notes),))

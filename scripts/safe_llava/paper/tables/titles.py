@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from safe_llava.formats.prism import Task
-from safe_llava.formats.scores import ANSWERED, MACRO, OVER_REFUSAL, SENTENCE
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
-ATTRIBUTE_TITLES = {"Eye_Color": "Eye colour", MACRO: "Macro", SENTENCE: "Sentence", OVER_REFUSAL: "Refused"}
+from safe_llava.formats import scores
+from safe_llava.formats.prism import Task
+from safe_llava.formats.tables import unique
+
+Row = TypeVar("Row", scores.Score, scores.RateDifference, scores.PairedDifference)
+
+ATTRIBUTE_TITLES = {
+    "Eye_Color": "Eye colour",
+    scores.MACRO: "Macro",
+    scores.SENTENCE: "Sentence",
+    scores.OVER_REFUSAL: "Refused",
+}
 TASK_TITLES: dict[str, str] = {
     Task.REFUSAL_SOFT: "soft refusal",
     Task.REFUSAL_HARD: "hard refusal",
@@ -19,9 +30,17 @@ RATE_TITLES: dict[str, str] = {
 FAILED_NOTE = "†k: k questions without an answer or a verdict; they count in no %s."
 
 
+def by_edition_and_task(rows: Sequence[Row]) -> Iterator[tuple[str, Task, list[Row]]]:
+    """Yield the rows of each edition, in their order, and task, in the protocol's."""
+    for edition in unique(row.edition for row in rows):
+        for task in Task:
+            if here := [row for row in rows if (row.edition, row.task) == (edition, task)]:
+                yield edition, task, here
+
+
 def attribute_title(attribute: str) -> str:
     """Return an attribute's name for people; it is the same over the descriptions that were not refused."""
-    name = attribute.removeprefix(ANSWERED)
+    name = attribute.removeprefix(scores.ANSWERED)
     return ATTRIBUTE_TITLES.get(name, name)
 
 
