@@ -9,14 +9,13 @@ import pytest
 import yaml
 
 from safe_llava.config.load import BASE_PREFIX, load, merge, parse, read_yaml, resolve_inheritance, spelled_out
+from safe_llava.config.selection import config_files
 from safe_llava.core.errors import ConfigError
-
-NAMES = ("config", "datasets", "data.lock", "models", "train", "prism", "benchmarks")
 
 
 @pytest.fixture(scope="module")
 def files(root: Path) -> list[Path]:
-    return [root / "config" / f"{name}.yaml" for name in NAMES]
+    return config_files(root=root)
 
 
 @pytest.fixture()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from workflow.dag import Job, jobs
+
 ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -41,3 +43,15 @@ def snakemake() -> Run:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def paper_jobs() -> dict[str, Job]:
+    """Every job of the paper's configuration."""
+    return jobs()
+
+
+@pytest.fixture(scope="session")
+def demo_jobs() -> dict[str, Job]:
+    """Every job of the demo."""
+    return jobs(files=("config/demo.yaml",))

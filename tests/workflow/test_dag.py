@@ -1,4 +1,4 @@
-"""The DAG of every configuration: which rules, how many jobs of each, and that the demo runs the paper's own rules."""
+"""The DAG of every configuration: what is selected is made, and the demo runs the paper's own rules."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from safe_llava.config.load import load
 from safe_llava.config.schema import Config
+from safe_llava.config.selection import checked_sets, config_files, needed
 from workflow.conftest import Run, job_counts
+from workflow.dag import RESULTS, Job
 
-FILES = ("config", "datasets", "data.lock", "models", "train", "prism", "benchmarks")
-DEMO = ("--configfile", "config/demo.yaml")
 # Answers of real models cannot be drawn; test_released.py runs these on the real ones.
 NOT_IN_DEMO = {"prism_released", "prism_released_table", "prism_judges", "prism_convert"}
 NOT_IN_DEMO |= {"benchmarks_answers", "benchmarks_judged"}  # POPE needs no judge
@@ -22,91 +22,42 @@ FRESH = ("--config", "results=/nonexistent/results")
 
 @pytest.fixture(scope="module")
 def paper(root: Path) -> Config:
-    return load([root / "config" / f"{name}.yaml" for name in FILES])
+    return load(config_files(root=root))
 
 
-@pytest.fixture(scope="module")
-def paper_counts(snakemake: Run) -> dict[str, int]:
-    done = snakemake("-n", *FRESH)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return job_counts(done.stdout + done.stderr)
+def rules_of(jobs: dict[str, Job]) -> set[str]:
+    return {job.rule for job in jobs.values()}
 
 
-@pytest.fixture(scope="module")
-def demo_counts(snakemake: Run) -> dict[str, int]:
-    done = snakemake("-n", *DEMO, *FRESH)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return job_counts(done.stdout + done.stderr)
+def test_every_selected_row_has_its_results(paper_jobs: dict[str, Job], paper: Config) -> None:
+    prism, benchmarks = paper.prism.select, paper.benchmarks.select
+    made = {output for job in paper_jobs.values() for output in job.output}
+    wanted = {f"train/{name}/model" for name in paper.train.select.models}
+    answers = {f"{edition}/{name}" for edition in prism.editions for name in prism.models}
+    wanted |= {f"prism/answers/{one}/record.json" for one in answers}
+    wanted |= {f"prism/scores/answers/{one}/{judge}.csv" for one in answers for judge in prism.judges}
+    wanted |= {f"prism/scores/released/v1/{name}/rules.csv" for name in paper.prism.released_models}
+    wanted |= {f"benchmarks/{name}/{task}/results.json" for name in benchmarks.models for task in benchmarks.tasks}
+    wanted |= {f"figures/{name}.{suffix}" for name in paper.paper.figures for suffix in paper.paper.formats}
+    assert {f"{RESULTS}/{path}" for path in wanted} <= made
+    trained = {path.split("/")[-2] for path in made if path.endswith("/model")}
+    assert trained == set(paper.train.select.models)
 
 
-def test_paper_jobs_are_what_its_rows_ask_for(paper_counts: dict[str, int], paper: Config) -> None:
-    models, released = len(paper.prism.select.models), len(paper.prism.released_models)
-    trained, tasks = len(paper.train.select.models), len(paper.benchmarks.select.tasks)
-    judged = sum(paper.benchmarks.tasks[name].judged for name in paper.benchmarks.select.tasks)
-    editions, judges = len(paper.prism.select.editions), len(paper.prism.select.judges)
-    expected = {
-        "train_config": 2 * trained,
-        "train_pretrain": trained,
-        "train_finetune": trained,
-        "prism_answers": models * editions,
-        "prism_convert": 3,
-        "prism_released": released * 3,
-        "prism_judge": models * editions * judges * 3 + released * 3,
-        "prism_score": models * editions * judges + released,
-        "prism_table": 1,
-        "prism_released_table": 1,
-        "prism_paired": 1,
-        "prism_judges": 1,
-        "benchmarks_run": len(paper.benchmarks.select.models) * (tasks - judged),
-        "benchmarks_answers": len(paper.benchmarks.select.models) * judged,
-        "benchmarks_judged": len(paper.benchmarks.select.models) * judged,
-        "benchmarks_table": 1,
-        "benchmarks_paired": 1,
-        "paper_figure": len(paper.paper.figures),
-    }
-    # The rows of data sets that the selection needs, and the tables and figures of the paper section.
-    expected |= {"data_fetch": 50, "data_snapshot": 22, "data_unpack": 10, "data_layout": 6, "prism_published": 1}
-    expected |= {"data_compare": 2, "data_audit": 4, "data_audit_table": 1}
-    expected |= {"paper_table": 9, "paper_summary": 1, "paper_costs": 1, "paper_costs_table": 1, "all": 1}
-    assert paper_counts == expected | {"total": sum(expected.values())}
+def test_whatever_is_needed_is_fetched_and_looked_through_once(paper_jobs: dict[str, Job], paper: Config) -> None:
+    sets = needed(paper)
+    fetched = {f"{RESULTS}/data/fetched/{file.path}.json" for one in sets for file in one.files}
+    fetched |= {f"{RESULTS}/data/snapshots/{one.set}.json" for one in sets if one.snapshot}
+    arrive = ("data_fetch", "data_snapshot")
+    assert {output for output, job in paper_jobs.items() if job.rule in arrive} == fetched
+    checked = {f"{RESULTS}/data/layout/{name}.json" for name in checked_sets(paper)}
+    looked = {path for job in paper_jobs.values() if job.rule == "data_layout" for path in job.output}
+    assert checked == {path for path in looked if path.endswith(".json")}
 
 
-def test_demo_jobs(demo_counts: dict[str, int]) -> None:
-    assert demo_counts == {
-        "data_fetch": 23,
-        "data_snapshot": 3,
-        "data_unpack": 7,
-        "data_index": 3,
-        "data_layout": 6,
-        "data_compare": 2,
-        "data_audit": 4,
-        "data_audit_table": 1,
-        "train_config": 4,
-        "train_pretrain": 2,
-        "train_finetune": 2,
-        "prism_answers": 4,
-        "prism_judge": 12,
-        "prism_score": 4,
-        "prism_published": 1,
-        "prism_table": 1,
-        "prism_paired": 1,
-        "benchmarks_run": 2,
-        "benchmarks_table": 1,
-        "benchmarks_paired": 1,
-        "paper_table": 5,
-        "paper_figure": 7,
-        "paper_summary": 1,
-        "paper_costs": 1,
-        "paper_costs_table": 1,
-        "demo_check": 1,
-        "all": 1,
-        "total": 101,
-    }
-
-
-def test_demo_runs_the_rules_of_the_paper(paper_counts: dict[str, int], demo_counts: dict[str, int]) -> None:
-    assert set(demo_counts) - set(paper_counts) == ONLY_IN_DEMO
-    assert set(paper_counts) - set(demo_counts) == NOT_IN_DEMO
+def test_demo_runs_the_rules_of_the_paper(paper_jobs: dict[str, Job], demo_jobs: dict[str, Job]) -> None:
+    assert rules_of(demo_jobs) - rules_of(paper_jobs) == ONLY_IN_DEMO
+    assert rules_of(paper_jobs) - rules_of(demo_jobs) == NOT_IN_DEMO
 
 
 @pytest.mark.parametrize("stage", ["data", "train", "prism", "benchmarks", "paper"])
