@@ -17,7 +17,7 @@ from safe_llava.cluster.estimates.estimate import (
 )
 from safe_llava.cluster.estimates.measured import Measured
 from safe_llava.config.schema import Config
-from safe_llava.data.plan import Line
+from safe_llava.data.download.volume import Line
 
 
 def line(name: str, to_write: int | None) -> Line:

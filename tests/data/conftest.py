@@ -77,7 +77,7 @@ class Pauses:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     """Record pauses between tries instead of waiting."""
     seen = Pauses()
-    monkeypatch.setattr("safe_llava.data.download.transfer.time.sleep", seen.seconds.append)
+    monkeypatch.setattr("tenacity.nap.time.sleep", seen.seconds.append)
     return seen
 
 

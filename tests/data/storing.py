@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from safe_llava.config.data import ResolvedFile, Unpack
-from safe_llava.data import index
+from safe_llava.data.archives import indexing
 
 
 def archive_folder(folder: Path, root: Path, to: str, method: int = zipfile.ZIP_STORED) -> Path:
@@ -19,6 +19,6 @@ def archive_folder(folder: Path, root: Path, to: str, method: int = zipfile.ZIP_
                 archive.write(file, str(file.relative_to(folder)))
     unpack = Unpack(to=to, creates=to)
     row = ResolvedFile(set="demo", path=str(path.relative_to(root)), url="https://data.example/x.zip", unpack=unpack)
-    index.index(path, row, root)
+    indexing.index_archive(path, row, root)
     assert not (root / to).exists()
     return root / to

@@ -12,16 +12,18 @@ import pytest
 from data.conftest import FaultyServer, Pauses
 from safe_llava.config.data import ResolvedFile, ResolvedSet, ResolvedSnapshot
 from safe_llava.core.errors import DataError
-from safe_llava.data import bundle, fetch, snapshot
+from safe_llava.data import bundle
+from safe_llava.data.download.files import fetch_file
+from safe_llava.data.download.repository import fetch_repository
+from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import Mirror
-from safe_llava.data.download.transfer import Patience
 from safe_llava.demo.server import Fault
 from safe_llava.demo.upstream import snapshot_files, zip_bytes
 
 ARCHIVE = zip_bytes([("x/1.jpg", b"1"), ("x/2.jpg", b"2")])
 FILES = {"data.example/a/x.zip": ARCHIVE, "hub.example/ann.json": b'[{"id": 1}]'}
 WEIGHTS = {"config.json": b"{}", "model.safetensors": b"w" * 5000, "tokenizer.json": b'{"a": 1}', "x.bin": b"no"}
-QUICK = Patience(connect_timeout_s=2.0, retries=1, backoff_s=0.01)
+QUICK = RetryPolicy(connect_timeout_s=2.0, retries=1, backoff_s=0.01)
 
 
 def sets() -> list[ResolvedSet]:
@@ -59,9 +61,9 @@ def arrive(folder: Path, root: Path) -> None:
     """What the rules do with a mirror folder and `mirrors_only`."""
     for one in sets():
         for row in one.files:
-            fetch.fetch(row, root / row.path, [Mirror(str(folder))], QUICK, origin=False)
+            fetch_file(row, root / row.path, [Mirror(str(folder))], QUICK, origin=False)
         if one.snapshot:
-            snapshot.fetch(one.snapshot, root / one.snapshot.path, [Mirror(str(folder))], QUICK, origin=False)
+            fetch_repository(one.snapshot, root / one.snapshot.path, [Mirror(str(folder))], QUICK, origin=False)
 
 
 def test_a_bundle_is_all_that_is_needed_without_a_network(
@@ -110,10 +112,10 @@ def test_what_stands_on_this_machine_is_not_fetched_again(served: Path, tmp_path
     with FaultyServer(served) as server:
         for one in sets():
             for row in one.files:
-                fetch.fetch(row, tmp_path / "data" / row.path, [Mirror(server.url)], QUICK, origin=False)
+                fetch_file(row, tmp_path / "data" / row.path, [Mirror(server.url)], QUICK, origin=False)
             if one.snapshot:
                 target = tmp_path / "data" / one.snapshot.path
-                snapshot.fetch(one.snapshot, target, [Mirror(server.url)], QUICK, origin=False)
+                fetch_repository(one.snapshot, target, [Mirror(server.url)], QUICK, origin=False)
         requests = sum(server.requests.values())
         fill(served, tmp_path, server)
         assert sum(server.requests.values()) == requests
@@ -175,7 +177,7 @@ def test_the_command_checks(served: Path, tmp_path: Path) -> None:
 
 
 def test_the_configuration_says_how_it_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Patience] = []
+    seen: list[RetryPolicy] = []
     monkeypatch.setattr(bundle, "gather", lambda *args: seen.append(args[4]) or {"files": {}})
     more = tmp_path / "more.yaml"
     more.write_text("data: {connections: 7, retries: 9, connect_timeout_s: 3, bandwidth_mb_s: 50, ignore_space: true}")

@@ -18,15 +18,16 @@ import pytest
 from data.conftest import PAYLOAD, FaultyServer, Pauses, Upstream
 from safe_llava.config.data import ResolvedFile, ResolvedSnapshot
 from safe_llava.core.errors import DataError
-from safe_llava.data import fetch as step
-from safe_llava.data import snapshot
+from safe_llava.data import fetch as fetch_step
+from safe_llava.data import snapshot as snapshot_step
+from safe_llava.data.download import files as step
 from safe_llava.data.download import receipts, segments, transfer
+from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import Mirror
-from safe_llava.data.download.transfer import Patience
 from safe_llava.demo.server import Fault
 from safe_llava.demo.upstream import git_id, snapshot_files, zip_bytes
 
-QUICK = Patience(connect_timeout_s=2.0, read_timeout_s=5.0, retries=1, backoff_s=0.01)
+QUICK = RetryPolicy(connect_timeout_s=2.0, read_timeout_s=5.0, retries=1, backoff_s=0.01)
 ARCHIVE = zip_bytes([(f"x/{n}.jpg", bytes([n]) * 2000) for n in range(20)])
 
 
@@ -56,32 +57,32 @@ def test_a_length_that_is_too_short_never_gives_a_file(
     url = put(upstream.server, f"data.example/{path}", content)
     upstream.server.always = Fault(claimed_length=len(content) - cut, no_ranges=True)
     row = ResolvedFile(set="demo", path=path, url=url)
-    patience = Patience(retries=0, connections=connections)
+    patience = RetryPolicy(retries=0, connections=connections)
     with pytest.raises(DataError, match="cut off"):
-        step.fetch(row, tmp_path / path, [], patience)
+        step.fetch_file(row, tmp_path / path, [], patience)
     assert not (tmp_path / path).exists()
     upstream.server.always = None
-    step.fetch(row, tmp_path / path, [], patience)
+    step.fetch_file(row, tmp_path / path, [], patience)
     assert (tmp_path / path).read_bytes() == content
 
 
 def test_a_pin_finds_a_file_that_is_too_short(upstream: Upstream, tmp_path: Path) -> None:
     upstream.server.always = Fault(claimed_length=len(PAYLOAD) - 1, no_ranges=True)
     with pytest.raises(DataError, match="524,287 bytes where the pin says 524,288"):
-        step.fetch(upstream.row(size=len(PAYLOAD)), tmp_path / "x.bin", [], QUICK)
+        step.fetch_file(upstream.row(size=len(PAYLOAD)), tmp_path / "x.bin", [], QUICK)
 
 
 def test_a_truncated_archive_on_the_server_is_refused(upstream: Upstream, tmp_path: Path) -> None:
     url = put(upstream.server, "data.example/x.zip", ARCHIVE[: len(ARCHIVE) // 2])
     with pytest.raises(DataError, match=r"cut off: its end is not that of a \.zip file"):
-        step.fetch(ResolvedFile(set="demo", path="x.zip", url=url), tmp_path / "x.zip", [], QUICK)
+        step.fetch_file(ResolvedFile(set="demo", path="x.zip", url=url), tmp_path / "x.zip", [], QUICK)
     assert not (tmp_path / "x.zip").exists()
 
 
 def test_a_redirect_circle_over_several_connections(upstream: Upstream, tmp_path: Path) -> None:
     upstream.server.always = Fault(redirect_to=upstream.path)
     with pytest.raises(DataError, match="redirects in a circle"):
-        step.fetch(upstream.row(), tmp_path / "x.bin", [], Patience(connections=3))
+        step.fetch_file(upstream.row(), tmp_path / "x.bin", [], RetryPolicy(connections=3))
 
 
 # -------------------------------------------------------- the hub's own word
@@ -107,9 +108,9 @@ def test_the_hubs_checksum_is_held_against_the_bytes(
     else:
         headers[tag] = '"' + "a" * 64 + '"'
     monkeypatch.setattr(upstream.server, "find", lying(upstream.server, headers))
-    patience, mirrors = Patience(retries=0, connections=connections), [Mirror(upstream.server.url)]
+    patience, mirrors = RetryPolicy(retries=0, connections=connections), [Mirror(upstream.server.url)]
     with pytest.raises(DataError, match=r"the hub's (sha256|git id) is a+, not that of what came"):
-        step.fetch(row, tmp_path / "x.bin", mirrors, patience, origin=False)
+        step.fetch_file(row, tmp_path / "x.bin", mirrors, patience, origin=False)
     assert not (tmp_path / "x.bin").exists()
 
 
@@ -131,7 +132,7 @@ def test_a_checksum_of_the_hub_that_agrees_is_noted(
     good = {"sha256": hashlib.sha256(PAYLOAD).hexdigest(), "git": git_id(PAYLOAD)}[tag]
     headers = {"X-Linked-Etag": f'"{good}"', "X-Repo-Commit": "c" * 40}
     monkeypatch.setattr(upstream.server, "find", lying(upstream.server, headers))
-    receipt = step.fetch(row, tmp_path / "x.bin", [Mirror(upstream.server.url)], QUICK, origin=False)
+    receipt = step.fetch_file(row, tmp_path / "x.bin", [Mirror(upstream.server.url)], QUICK, origin=False)
     assert (receipt.hub, receipt.commit, receipt.checked) == (True, "c" * 40, [])
 
 
@@ -140,7 +141,7 @@ def test_another_hosts_headers_promise_nothing(
 ) -> None:
     headers = {"X-Linked-Etag": '"' + "a" * 64 + '"', "X-Repo-Commit": "c" * 40}
     monkeypatch.setattr(upstream.server, "find", lying(upstream.server, headers))
-    receipt = step.fetch(upstream.row(), tmp_path / "x.bin", [], QUICK)
+    receipt = step.fetch_file(upstream.row(), tmp_path / "x.bin", [], QUICK)
     assert (receipt.hub, receipt.commit) == (False, "unknown")
 
 
@@ -166,22 +167,22 @@ def test_a_disk_that_fills_up_keeps_what_came(
     upstream: Upstream, small_disk: Path, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "SEGMENT_BYTES", 50_000)
-    patience = Patience(retries=1, connections=connections)
+    patience = RetryPolicy(retries=1, connections=connections)
     target = small_disk / "set/file.bin"
     with pytest.raises(DataError, match=r"bytes are needed and .* are free"):
-        step.fetch(upstream.row(), target, [], patience)
+        step.fetch_file(upstream.row(), target, [], patience)
     # Somebody else's files took the room that was there when it was asked for.
     with monkeypatch.context() as patched:
         patched.setattr(transfer, "require_space", lambda path, wanted: None)
         with pytest.raises(DataError, match="No space left on device") as caught:
-            step.fetch(upstream.row(), target, [], patience)
+            step.fetch_file(upstream.row(), target, [], patience)
     assert "data.root" in caught.value.remedy
     assert not target.exists()
     part = target.with_name("file.bin.part")
     have, sent = transfer.size_of(part) + segments.ahead_bytes(part), upstream.bytes_sent
     assert have > 100_000
     subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
-    step.fetch(upstream.row(), target, [], patience)
+    step.fetch_file(upstream.row(), target, [], patience)
     assert target.read_bytes() == PAYLOAD
     time.sleep(0.1)
     assert upstream.bytes_sent - sent <= len(PAYLOAD) - have + 300_000, "what had come was not fetched again"
@@ -192,10 +193,10 @@ def test_a_disk_without_inodes_says_so(upstream: Upstream, small_disk: Path, ino
     subprocess.run(["mount", "-o", f"remount,size=9m,nr_inodes={inodes}", str(small_disk)], check=True)
     target = small_disk / "set/file.bin"  # a folder, a lock, the part file, its state and the receipt
     with pytest.raises(DataError, match=r"bytes and \d+ inodes are free"):
-        step.fetch(upstream.row(), target, [], QUICK)
+        step.fetch_file(upstream.row(), target, [], QUICK)
     assert not target.exists()
     subprocess.run(["mount", "-o", "remount,nr_inodes=20", str(small_disk)], check=True)
-    step.fetch(upstream.row(), target, [], QUICK)
+    step.fetch_file(upstream.row(), target, [], QUICK)
     assert target.read_bytes() == PAYLOAD
 
 
@@ -203,7 +204,7 @@ def test_a_disk_without_inodes_says_so(upstream: Upstream, small_disk: Path, ino
 def test_compressed_bytes_are_refused_also_as_a_part(upstream: Upstream, tmp_path: Path, connections: int) -> None:
     upstream.server.always = Fault(headers={"Content-Encoding": "gzip"})
     with pytest.raises(DataError, match="the server compresses the file"):
-        step.fetch(upstream.row(), tmp_path / "x.bin", [], Patience(retries=0, connections=connections))
+        step.fetch_file(upstream.row(), tmp_path / "x.bin", [], RetryPolicy(retries=0, connections=connections))
     assert not (tmp_path / "x.bin").exists()
 
 
@@ -227,7 +228,7 @@ def test_two_processes_at_once_fetch_once_and_say_so(upstream: Upstream, tmp_pat
     said = [process.communicate(timeout=60)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert upstream.requests == 1
-    assert sum("another process is at it; waiting" in text for text in said) == 1
+    assert sum("holds this lock; waiting" in text for text in said) == 1
     assert sum("already here" in text for text in said) == 1
     assert target.read_bytes() == PAYLOAD
 
@@ -243,7 +244,7 @@ def test_a_lock_of_a_process_that_was_killed_binds_nobody(upstream: Upstream, tm
         assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    step.main(flags)
+    fetch_step.main(flags)
     assert target.read_bytes() == PAYLOAD
 
 
@@ -277,7 +278,7 @@ def test_a_repository_killed_at_any_moment_is_gone_on_with(
         time.sleep(0.5)  # the server's threads notice that nobody listens
         have, sent = held(staging), sum(n for path, n in server.bytes_sent.items() if path.startswith(base))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        snapshot.main(flags)
+        snapshot_step.main(flags)
         now = sum(n for path, n in server.bytes_sent.items() if path.startswith(base))
     assert now - sent == sum(map(len, files.values())) - have
     assert {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()} == files
@@ -294,10 +295,10 @@ def held(staging: Path) -> int:
 
 def test_a_receipt_without_its_file_is_no_file(upstream: Upstream, tmp_path: Path) -> None:
     target = tmp_path / "x.bin"
-    step.fetch(upstream.row(), target, [], QUICK)
+    step.fetch_file(upstream.row(), target, [], QUICK)
     target.unlink()
     assert receipts.stands(target, upstream.row()) is None
-    step.fetch(upstream.row(), target, [], QUICK)
+    step.fetch_file(upstream.row(), target, [], QUICK)
     assert target.read_bytes() == PAYLOAD
 
 
@@ -306,6 +307,6 @@ def test_a_limit_that_is_asked_for_is_waited_out_on_every_connection(
 ) -> None:
     monkeypatch.setattr(segments, "SEGMENT_BYTES", 100_000)
     upstream.server.faults = [None, Fault(status=429, headers={"Retry-After": "7"})]
-    step.fetch(upstream.row(), tmp_path / "x.bin", [], Patience(connections=3))
+    step.fetch_file(upstream.row(), tmp_path / "x.bin", [], RetryPolicy(connections=3))
     assert [int(one) for one in pauses.seconds if one >= 7] == [7]
     assert (tmp_path / "x.bin").read_bytes() == PAYLOAD

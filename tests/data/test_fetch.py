@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,20 @@ import pytest
 from data.conftest import PAYLOAD, Pauses, Upstream
 from safe_llava.config.data import ResolvedFile
 from safe_llava.core.errors import DataError
-from safe_llava.data import fetch as step
-from safe_llava.data.download import receipts, sources, transfer
-from safe_llava.data.download.sources import Mirror
-from safe_llava.data.download.transfer import Patience
+from safe_llava.data import fetch as fetch_step
+from safe_llava.data.download import files as step
+from safe_llava.data.download import receipts, retries, room, sources, transfer
+from safe_llava.data.download.retries import RetryPolicy
+from safe_llava.data.download.sources import Mirror, SourceError
 from safe_llava.demo.server import Fault
 
 SHA256 = hashlib.sha256(PAYLOAD).hexdigest()
-QUICK = Patience(connect_timeout_s=2.0, read_timeout_s=5.0, retries=2)
+QUICK = RetryPolicy(connect_timeout_s=2.0, read_timeout_s=5.0, retries=2)
 CUT = 100_000
 
 
 def fetch(row: ResolvedFile, tmp_path: Path, mirrors: list[Mirror] | None = None) -> receipts.Receipt:
-    return step.fetch(row, tmp_path / "data" / row.path, mirrors or [], QUICK)
+    return step.fetch_file(row, tmp_path / "data" / row.path, mirrors or [], QUICK)
 
 
 def target(tmp_path: Path) -> Path:
@@ -137,7 +139,7 @@ def test_a_server_without_ranges_is_asked_from_the_start(upstream: Upstream, tmp
 
 @pytest.mark.parametrize(
     ("status", "requests", "remedy"),
-    [(404, 1, "`url` or `revision`"), (403, 1, "HF_TOKEN"), (500, 3, "later"), (429, 3, "later")],
+    [(404, 1, "`url` or `revision`"), (403, 1, "wants credentials"), (500, 3, "later"), (429, 3, "later")],
 )
 def test_a_refusal_is_named_with_its_remedy(
     upstream: Upstream, tmp_path: Path, pauses: Pauses, status: int, requests: int, remedy: str
@@ -163,11 +165,15 @@ def test_the_wait_is_the_one_that_was_asked_for(upstream: Upstream, tmp_path: Pa
     assert 5 < pauses.seconds[0] <= 8
 
 
-def test_pauses_grow_and_end() -> None:
-    patience = Patience(backoff_s=1.0, longest_wait_s=20.0)
-    assert [int(patience.pause(n, 0.0)) for n in (1, 2, 3)] == [1, 2, 4]
-    assert patience.pause(30, 0.0) == 20.0
-    assert patience.pause(1, 1e9) == 20.0
+def test_pauses_grow_and_end(pauses: Pauses) -> None:
+    def failing(retry_after: float) -> None:
+        raise SourceError("no", again=True, retry_after=retry_after)
+
+    for policy, asked in ((RetryPolicy(retries=7, longest_wait_s=20.0), 0.0), (RetryPolicy(retries=1), 1e9)):
+        with pytest.raises(SourceError):
+            retries.retried(partial(failing, asked), policy, "it")
+    assert [int(wait) for wait in pauses.seconds[:3]] == [1, 2, 4]
+    assert pauses.seconds[-2:] == [20.0, 600.0]
 
 
 def test_a_wrong_checksum_names_both(upstream: Upstream, tmp_path: Path) -> None:
@@ -211,7 +217,7 @@ def test_a_page_that_says_it_is_a_file(upstream: Upstream, tmp_path: Path) -> No
         fetch(upstream.row(), tmp_path)
     file.write_bytes(b"no archive")
     with pytest.raises(DataError, match="not a zip archive"):
-        step.fetch(upstream.row(path="set/file.zip"), tmp_path / "file.zip", [], QUICK)
+        step.fetch_file(upstream.row(path="set/file.zip"), tmp_path / "file.zip", [], QUICK)
 
 
 def test_a_body_compressed_unasked_is_refused(upstream: Upstream, tmp_path: Path) -> None:
@@ -270,8 +276,8 @@ def test_a_full_disk_keeps_what_came(upstream: Upstream, tmp_path: Path, monkeyp
 
 
 def test_room_is_asked_for_beforehand(upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = transfer.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: usage._replace(free=10))
+    usage = room.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: usage._replace(free=10))
     with pytest.raises(DataError, match="524,288 bytes are needed and 10 are free"):
         fetch(upstream.row(), tmp_path)
 
@@ -334,7 +340,7 @@ def test_where_only_mirrors_may_be_asked_the_origin_is_not(upstream: Upstream, t
     empty.mkdir()
     row = upstream.row()
     with pytest.raises(DataError, match="not in the mirror") as caught:
-        step.fetch(row, tmp_path / "data" / row.path, [Mirror(str(empty))], QUICK, origin=False)
+        step.fetch_file(row, tmp_path / "data" / row.path, [Mirror(str(empty))], QUICK, origin=False)
     assert row.url not in caught.value.message
     assert not target(tmp_path).exists()
 
@@ -394,7 +400,7 @@ def test_killed_while_fetching_then_run_again(
     process.wait()
     assert not target(tmp_path).exists()
     assert part(tmp_path).stat().st_size == CUT
-    assert step.main(command(row, tmp_path)[3:]) is None
+    assert fetch_step.main(command(row, tmp_path)[3:]) is None
     assert target(tmp_path).read_bytes() == PAYLOAD
     assert upstream.bytes_sent <= len(PAYLOAD) + len(PAYLOAD) - CUT
 
@@ -435,11 +441,11 @@ def test_the_command_writes_a_stable_copy_of_the_receipt(
 ) -> None:
     row, copy = write_row(upstream.row()), tmp_path / "fetched.json"
     arguments = [*command(row, tmp_path)[3:], "--receipt", str(copy)]
-    step.main(arguments)
+    fetch_step.main(arguments)
     first = copy.read_bytes()
     copy.unlink()
     target(tmp_path).unlink()
-    step.main([*arguments, "--mirror", upstream.server.url])
+    fetch_step.main([*arguments, "--mirror", upstream.server.url])
     assert copy.read_bytes() == first
     assert json.loads(first)["sha256"] == SHA256
 
@@ -449,10 +455,73 @@ def test_the_command_refuses_another_target(
 ) -> None:
     row = write_row(upstream.row())
     with pytest.raises(DataError, match="is not"):
-        step.main(["--row", str(row), "--root", str(tmp_path), "--out", str(tmp_path / "other")])
+        fetch_step.main(["--row", str(row), "--root", str(tmp_path), "--out", str(tmp_path / "other")])
 
 
 def test_a_row_of_another_form_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "row.json").write_text('{"path": "../x"}')
     with pytest.raises(DataError, match=r"row\.json"):
-        step.read_row(tmp_path / "row.json")
+        fetch_step.main(["--row", str(tmp_path / "row.json"), "--root", str(tmp_path), "--out", str(tmp_path / "x")])
+
+
+def test_what_is_there_is_used_where_nothing_can_be_written(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipt = fetch(upstream.row(), tmp_path)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("filelock.FileLock.acquire", read_only)
+    assert fetch(upstream.row(), tmp_path) == receipt
+    monkeypatch.setattr(receipts, "write_json", read_only)
+    receipts.receipt_path(target(tmp_path)).unlink()
+    assert fetch(upstream.row(sha256=SHA256), tmp_path).sha256 == SHA256, "its pin proves it"
+    monkeypatch.setattr(transfer, "write_json", read_only)
+    target(tmp_path).unlink()
+    with pytest.raises(DataError, match=r"file\.bin.*cannot be written: Read-only file system"):
+        fetch(upstream.row(), tmp_path)
+
+
+def test_the_environment_fills_in_for_flags(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = tmp_path / "mirror"
+    place = Mirror(str(mirror)).locate("https://far.example/set/file.bin")
+    assert isinstance(place, Path)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(PAYLOAD)
+    (tmp_path / "row.json").write_text(upstream.row(url="https://far.example/set/file.bin").model_dump_json())
+    flags = ["--row", str(tmp_path / "row.json"), "--root", str(tmp_path), "--out", str(tmp_path / "set/file.bin")]
+    monkeypatch.setenv("SAFE_LLAVA_DOWNLOAD", json.dumps({"mirrors": [str(mirror)], "mirrors_only": True}))
+    fetch_step.main(flags)
+    assert (tmp_path / "set/file.bin").read_bytes() == PAYLOAD
+    (tmp_path / "set/file.bin").unlink()
+    copies = {"set/file.bin": [upstream.server.url + upstream.path]}
+    monkeypatch.setenv("SAFE_LLAVA_DOWNLOAD", json.dumps({"file_mirrors": copies}))
+    fetch_step.main(flags)
+    assert upstream.requests == 1
+    monkeypatch.setenv("SAFE_LLAVA_DOWNLOAD", '{"retries": "many"}')
+    with pytest.raises(DataError, match="SAFE_LLAVA_DOWNLOAD: retries"):
+        fetch_step.main(flags)
+
+
+def test_the_endpoint_stands_for_the_hub(upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"{upstream.server.url}/data.example")
+    fetch(upstream.row(url="https://huggingface.co/set/file.bin"), tmp_path)
+    assert upstream.requests == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "status", "remedy"),
+    [("", 401, "set HF_TOKEN"), ("hf_old", 401, "expired or was revoked"), ("hf_new", 403, "has no access")],
+)
+def test_no_token_an_old_one_and_one_without_access_are_told_apart(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str, status: int, remedy: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"{upstream.server.url}/data.example")
+    monkeypatch.setattr("safe_llava.data.download.web.get_token", lambda: token)
+    upstream.server.always = Fault(status=status)
+    with pytest.raises(DataError) as caught:
+        fetch(upstream.row(url="https://huggingface.co/set/file.bin"), tmp_path)
+    assert (remedy in caught.value.remedy and token not in str(caught.value).replace("HF_TOKEN", "")) or not token

@@ -26,8 +26,8 @@ from PIL import Image
 
 from safe_llava.config.data import ResolvedFile, Unpack
 from safe_llava.core.errors import DataError
-from safe_llava.data import index as step
-from safe_llava.data import unpack
+from safe_llava.data.archives import indexing as step
+from safe_llava.data.archives import unpacking as unpack
 from safe_llava.data.download import receipts
 from safe_llava.data.download.receipts import Receipt
 from safe_llava.images import store as imagefiles
@@ -59,7 +59,7 @@ def make_zip(root: Path, members: Bytes = MEMBERS, method: int = zipfile.ZIP_STO
 
 def indexed(root: Path, members: Bytes = MEMBERS, method: int = zipfile.ZIP_STORED, **fields: object) -> Path:
     """Make and index an archive; return where its folder would be."""
-    step.index(make_zip(root, members, method), row(**fields), root)
+    step.index_archive(make_zip(root, members, method), row(**fields), root)
     return root / "set" / "pics"
 
 
@@ -92,7 +92,7 @@ def test_every_member_is_read_by_name(tmp_path: Path, method: int) -> None:
 
 
 def test_the_receipt_counts(tmp_path: Path) -> None:
-    receipt = step.index(make_zip(tmp_path, method=zipfile.ZIP_DEFLATED), row(files=5), tmp_path)
+    receipt = step.index_archive(make_zip(tmp_path, method=zipfile.ZIP_DEFLATED), row(files=5), tmp_path)
     assert (receipt["to"], receipt["files"], receipt["storage"]) == ("set/pics", 5, "archive")
     assert receipt["bytes"] == sum(map(len, MEMBERS.values()))
     assert receipt["methods"] == {"stored": 0, "deflated": 5}
@@ -106,7 +106,7 @@ def test_an_archive_of_sizes_behind_the_bytes(tmp_path: Path) -> None:
             archive.writestr(name, content)
     stream.close()
     assert path.read_bytes()[6] & 8, "the archive is not what this test is about"
-    step.index(path, row(), tmp_path)
+    step.index_archive(path, row(), tmp_path)
     assert held(tmp_path / "set" / "pics") == MEMBERS
 
 
@@ -129,7 +129,7 @@ def raw_zip(path: Path, members: Bytes, notes: int) -> Path:
 
 @pytest.mark.parametrize("notes", [0, 20, step.SPARE_HEAD, 5000])
 def test_headers_longer_than_the_directory_says(tmp_path: Path, notes: int) -> None:
-    step.index(raw_zip(tmp_path / "downloads" / "x.zip", MEMBERS, notes), row(), tmp_path)
+    step.index_archive(raw_zip(tmp_path / "downloads" / "x.zip", MEMBERS, notes), row(), tmp_path)
     assert held(tmp_path / "set" / "pics") == MEMBERS
 
 
@@ -139,7 +139,7 @@ def test_headers_of_the_large_kind(tmp_path: Path) -> None:
         for name, content in MEMBERS.items():
             with archive.open(name, "w", force_zip64=True) as writer:
                 writer.write(content)
-    step.index(path, row(), tmp_path)
+    step.index_archive(path, row(), tmp_path)
     assert held(tmp_path / "set" / "pics") == MEMBERS
 
 
@@ -152,7 +152,7 @@ def test_members_beyond_four_gigabytes(tmp_path: Path) -> None:
                 archive.writestr(name, content)
     facts = {"set": "demo", "path": "x", "url": "https://x", "source": "x", "checked": [], "fetched": "now"}
     receipts.write(path, Receipt(size=path.stat().st_size, sha256="0" * 64, **facts))  # or 5 GB would be hashed
-    step.index(path, row(), tmp_path)
+    step.index_archive(path, row(), tmp_path)
     with sqlite3.connect(tmp_path / "set" / "pics.index") as found:
         assert found.execute("SELECT min(offset) FROM member").fetchone()[0] >= 5 << 30
     assert held(tmp_path / "set" / "pics") == MEMBERS
@@ -213,7 +213,7 @@ def test_both_ways_to_store_give_the_same_bytes(tmp_path: Path) -> None:
     read, digests = held(folder, covers), {name: imagefiles.digest(folder / name[5:]) for name in covers}
     with imagefiles.open_image(folder / "gif.jpg") as image:
         assert (image.format, image.convert("RGB").size) == ("JPEG", (6, 5))
-    unpack.unpack(tmp_path / "downloads" / "x.zip", row(normalise_images=True), tmp_path)
+    unpack.unpack_archive(tmp_path / "downloads" / "x.zip", row(normalise_images=True), tmp_path)
     imagefiles.forget()
     assert folder.is_dir()
     assert held(folder, covers) == read
@@ -233,11 +233,11 @@ def test_a_second_run_does_nothing_and_another_archive_is_indexed_anew(
 ) -> None:
     folder = indexed(tmp_path)
     first = (tmp_path / "set" / "pics.index").stat().st_ino
-    assert step.index(tmp_path / "downloads" / "x.zip", row(), tmp_path)["files"] == 5
+    assert step.index_archive(tmp_path / "downloads" / "x.zip", row(), tmp_path)["files"] == 5
     assert (tmp_path / "set" / "pics.index").stat().st_ino == first
     indexed(tmp_path, {"pics/a0.jpg": b"another"})
     assert imagefiles.read_bytes(folder / "a0.jpg") == b"another"
-    step.index(tmp_path / "downloads" / "x.zip", row(strip=""), tmp_path)
+    step.index_archive(tmp_path / "downloads" / "x.zip", row(strip=""), tmp_path)
     assert imagefiles.read_bytes(folder / "pics" / "a0.jpg") == b"another"
 
 
@@ -249,7 +249,7 @@ def test_a_truncated_archive_is_not_indexed(tmp_path: Path, keep: float) -> None
     path = make_zip(tmp_path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(DataError, match=r"x\.zip: cut off or damaged") as caught:
-        step.index(path, row(), tmp_path)
+        step.index_archive(path, row(), tmp_path)
     assert "its receipt in results/data/fetched" in caught.value.remedy
     assert not (tmp_path / "set" / "pics.index").exists()
 
@@ -259,7 +259,7 @@ def test_an_archive_with_a_piece_cut_out_is_not_indexed(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:9000] + whole[30000:])
     with pytest.raises(DataError, match=r"x\.zip: cut off or damaged"):
-        step.index(path, row(), tmp_path)
+        step.index_archive(path, row(), tmp_path)
 
 
 def test_an_archive_that_changed_its_size_is_refused(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_a_file_that_is_no_index_is_said_to_be_none_and_made_again(tmp_path: Pat
     imagefiles.forget()
     with pytest.raises(DataError, match=r"pics\.index: (not an index|an index of version None)"):
         imagefiles.read_bytes(folder / "a0.jpg")
-    step.index(tmp_path / "downloads" / "x.zip", row(), tmp_path)
+    step.index_archive(tmp_path / "downloads" / "x.zip", row(), tmp_path)
     assert held(folder) == MEMBERS
 
 
@@ -327,17 +327,17 @@ def test_links_secrets_twins_and_other_methods_are_refused(tmp_path: Path) -> No
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(DataError, match="is not a plain file"):
-        step.index(path, row(), tmp_path)
+        step.index_archive(path, row(), tmp_path)
     content = bytearray(make_zip(tmp_path).read_bytes())
     content[content.rindex(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
     with pytest.raises(DataError, match="is encrypted"):
-        step.index(path, row(), tmp_path)
+        step.index_archive(path, row(), tmp_path)
     make_zip(tmp_path)
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("pics/a0.jpg", b"twin")
     with pytest.raises(DataError, match="comes twice"):
-        step.index(path, row(), tmp_path)
+        step.index_archive(path, row(), tmp_path)
     with pytest.raises(DataError, match="is packed by method 14") as caught:
         indexed(tmp_path, method=zipfile.ZIP_LZMA)
     assert "storage: extracted" in caught.value.remedy
@@ -346,10 +346,10 @@ def test_links_secrets_twins_and_other_methods_are_refused(tmp_path: Path) -> No
 def test_what_the_row_says_is_checked(tmp_path: Path) -> None:
     path = make_zip(tmp_path)
     with pytest.raises(DataError, match="5 files where 4 are published"):
-        step.index(path, row(files=4), tmp_path)
+        step.index_archive(path, row(files=4), tmp_path)
     with pytest.raises(DataError, match="set/pics/train would not be there"):
-        step.index(path, row(creates="set/pics/train"), tmp_path)
-    assert step.index(path, row(creates="set/pics/a"), tmp_path)["files"] == 5
+        step.index_archive(path, row(creates="set/pics/train"), tmp_path)
+    assert step.index_archive(path, row(creates="set/pics/a"), tmp_path)["files"] == 5
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,7 +359,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = make_zip(tmp_path)
     monkeypatch.setattr(step.sqlite3, "connect", full)
     with pytest.raises(DataError, match=r"pics\.index: cannot be written: database or disk is full"):
-        step.index(path, row(), tmp_path)
+        step.index_archive(path, row(), tmp_path)
     assert list((tmp_path / "set").iterdir()) == []
 
 

@@ -14,11 +14,13 @@ import yaml
 from data.conftest import PAYLOAD, FaultyServer, Upstream
 from safe_llava.config.data import DataSet, Pin, ResolvedFile, ResolvedSet, ResolvedSnapshot, pin_key, resolve_set
 from safe_llava.core.errors import DataError
-from safe_llava.data import fetch, pin, plan
+from safe_llava.data import pin
 from safe_llava.data.download import remote
+from safe_llava.data.download import volume as plan
+from safe_llava.data.download.files import fetch_file
 from safe_llava.data.download.remote import Seen
+from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import Mirror
-from safe_llava.data.download.transfer import Patience
 from safe_llava.data.pin import Lock
 from safe_llava.demo.server import Fault
 from safe_llava.demo.upstream import snapshot_files
@@ -35,7 +37,7 @@ def run(root: Path, lock: Path, *more: str) -> dict[str, Any]:
 def test_a_fetched_file_is_pinned_and_the_pin_verifies_it(upstream: Upstream, tmp_path: Path) -> None:
     root, lock = tmp_path / "data", tmp_path / "lock.yaml"
     row = upstream.row()
-    receipt = fetch.fetch(row, root / row.path, [], Patience())
+    receipt = fetch_file(row, root / row.path, [], RetryPolicy())
     pins = run(root, lock)
     assert pins == {pin_key(row.url): {"size": len(PAYLOAD), "sha256": receipt.sha256}}
     first = lock.read_bytes()
@@ -48,7 +50,7 @@ def test_a_pin_changes_only_where_it_was_asked_for(upstream: Upstream, tmp_path:
     root, lock = tmp_path / "data", tmp_path / "lock.yaml"
     row = upstream.row()
     lock.write_text(pin.lock_text(Lock({pin_key(row.url): ONE, "data.example/kept": TWO})))
-    receipt = fetch.fetch(row, root / row.path, [], Patience())
+    receipt = fetch_file(row, root / row.path, [], RetryPolicy())
     with pytest.raises(DataError, match=f"pinned as sha256 {'1' * 64}") as caught:
         run(root, lock)
     assert "--update demo" in caught.value.remedy
@@ -122,7 +124,7 @@ def rows() -> list[ResolvedSet]:
 
 def test_servers_are_asked_and_nothing_is_fetched(hub: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    seen = remote.ask(rows(), [Mirror(hub.url)], Patience(retries=0), origin=False)
+    seen = remote.ask(rows(), [Mirror(hub.url)], RetryPolicy(retries=0), origin=False)
     commit = seen.revisions["datasets/org/name"][1]
     assert len(commit) == 40
     for revision in ("main", commit):
@@ -136,7 +138,7 @@ def test_servers_are_asked_and_nothing_is_fetched(hub: FaultyServer, monkeypatch
 def test_a_server_that_says_nothing_leaves_it_unknown(hub: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.always = Fault(status=404)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    seen = remote.ask(rows(), [Mirror(hub.url)], Patience(retries=0), origin=False)
+    seen = remote.ask(rows(), [Mirror(hub.url)], RetryPolicy(retries=0), origin=False)
     assert (seen.pins, seen.revisions) == ({}, {})
     assert [fault.split(":")[0] for fault in pin.differences(Lock(), seen)] == ["a", "b", "c"], "no check passes so"
 
@@ -175,7 +177,7 @@ def test_a_pinned_commit_is_what_is_asked_for() -> None:
 def test_what_is_not_as_pinned_is_named_and_nothing_written(upstream: Upstream, tmp_path: Path) -> None:
     root, lock = tmp_path / "data", tmp_path / "lock.yaml"
     row = upstream.row()
-    fetch.fetch(row, root / row.path, [], Patience())
+    fetch_file(row, root / row.path, [], RetryPolicy())
     flags = ["--root", str(root), "--lock", str(lock), "--check"]
     with pytest.raises(DataError, match="not pinned"):
         pin.main(flags)

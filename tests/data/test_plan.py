@@ -15,10 +15,12 @@ from safe_llava.config.data import Pin, ResolvedFile, ResolvedSet, ResolvedSnaps
 from safe_llava.config.load import load
 from safe_llava.config.selection import config_files, needed, needed_sets
 from safe_llava.core.errors import DataError
-from safe_llava.data import fetch, plan
+from safe_llava.data import plan as step
 from safe_llava.data.download import room as rooms
+from safe_llava.data.download import volume as plan
+from safe_llava.data.download.files import fetch_file
+from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.room import Room
-from safe_llava.data.download.transfer import Patience
 
 GB = 1_000_000_000
 
@@ -37,7 +39,7 @@ def archive(name: str, files: int | str = 100) -> ResolvedFile:
 
 def test_the_plan_says_what_is_missing(upstream: Upstream, tmp_path: Path) -> None:
     here = upstream.row()
-    fetch.fetch(here, tmp_path / here.path, [], Patience())
+    fetch_file(here, tmp_path / here.path, [], RetryPolicy())
     sets = [dataset(here), dataset(row("large", reported_bytes=27_400_000_000)), dataset(row("dark"))]
     text = plan.table([plan.describe(one, tmp_path) for one in sets]).splitlines()
     lines = [line.split() for line in text]
@@ -187,7 +189,7 @@ def kinds(sets: list[ResolvedSet]) -> dict[str, str]:
 
 
 def test_the_command_prints_the_plan(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan.main(["--root", str(tmp_path), "--configfile", str(root / "config/ocr-vqa-covers.yaml")])
+    step.main(["--root", str(tmp_path), "--configfile", str(root / "config/ocr-vqa-covers.yaml")])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ocr-vqa")]
     assert "1 file and the covers it names" in line
 

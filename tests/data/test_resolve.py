@@ -159,7 +159,7 @@ def test_the_committed_pins_are_those_of_the_released_answers(config: DataConfig
 
 
 def test_the_released_answers_are_the_pinned_ones(config: DataConfig, shared: Path) -> None:
-    from safe_llava.data.download.receipts import check
+    from safe_llava.data.download.receipts import make_receipt as check
 
     for one in resolve_files("prism-released", config.sets["prism-released"], config.pins):
         if one.size != "unknown":

@@ -16,16 +16,16 @@ from data.conftest import FaultyServer
 from safe_llava.config.data import Pin, ResolvedSnapshot
 from safe_llava.core.errors import DataError
 from safe_llava.data import pin
-from safe_llava.data import snapshot as step
+from safe_llava.data.download import repository as step
+from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import Mirror
-from safe_llava.data.download.transfer import Patience
 from safe_llava.demo.server import Fault
 from safe_llava.demo.upstream import git_id
 
 FILES = {"config.json": b"{}", "model.safetensors": b"w" * 5000, "sub/extra.txt": b"extra", "pytorch_model.bin": b"no"}
 ALLOW = ["*.json", "*.safetensors", "*.txt"]
 WANTED = {"config.json", "model.safetensors", "sub/extra.txt"}
-QUICK = Patience(connect_timeout_s=2.0, retries=0, backoff_s=0.01)
+QUICK = RetryPolicy(connect_timeout_s=2.0, retries=0, backoff_s=0.01)
 
 
 def row(**fields: Any) -> ResolvedSnapshot:
@@ -66,7 +66,9 @@ def held(folder: Path) -> dict[str, bytes]:
 
 
 def fetch(tmp_path: Path, *mirrors: Path, **fields: Any) -> dict[str, Any]:
-    return step.fetch(row(**fields), tmp_path / "data/hub/tiny", [Mirror(str(root)) for root in mirrors], QUICK)
+    return step.fetch_repository(
+        row(**fields), tmp_path / "data/hub/tiny", [Mirror(str(root)) for root in mirrors], QUICK
+    )
 
 
 def test_a_folder_is_copied_with_a_receipt(mirror: Path, tmp_path: Path) -> None:
@@ -104,7 +106,7 @@ def test_a_mirror_that_lacks_a_file_is_not_taken_for_whole(mirror: Path, tmp_pat
     (mirror / "huggingface.co/demo/tiny/resolve/main/model.safetensors").unlink()
     with pytest.raises(DataError, match=r"1 files are missing in the mirror \(model\.safetensors\)") as caught:
         fetch(tmp_path, mirror)
-    assert "OfflineModeIsEnabled" in caught.value.message
+    assert "HF_HUB_OFFLINE" in caught.value.message
     assert not (tmp_path / "data/hub/tiny").exists()
 
 

@@ -18,7 +18,8 @@ from PIL import Image
 
 from safe_llava.config.data import ResolvedFile, Unpack
 from safe_llava.core.errors import DataError
-from safe_llava.data import unpack as step
+from safe_llava.data import unpack as unpack_step
+from safe_llava.data.archives import unpacking as step
 
 MEMBERS = {"pics/a/1.jpg": b"one", "pics/a/2.jpg": b"two", "pics/b/3.png": b"three"}
 
@@ -51,7 +52,7 @@ def beside(tmp_path: Path) -> set[str]:
 
 def test_members_land_in_their_folder(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "x.zip", MEMBERS | {"__MACOSX/pics/._1.jpg": b"", "pics/.DS_Store": b""})
-    receipt = step.unpack(archive, row(files=3), tmp_path / "data")
+    receipt = step.unpack_archive(archive, row(files=3), tmp_path / "data")
     assert held(tmp_path / "data" / "pics") == {"a/1.jpg": b"one", "a/2.jpg": b"two", "b/3.png": b"three"}
     assert (receipt["files"], receipt["left_out"], receipt["to"]) == (3, 0, "pics")
     assert beside(tmp_path) == {"pics", "pics.unpacked.json", ".pics.lock"}
@@ -59,13 +60,13 @@ def test_members_land_in_their_folder(tmp_path: Path) -> None:
 
 def test_an_archive_without_the_top_folder_is_taken_whole(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "x.zip", {"a/1.jpg": b"one"})
-    step.unpack(archive, row(), tmp_path / "data")
+    step.unpack_archive(archive, row(), tmp_path / "data")
     assert held(tmp_path / "data" / "pics") == {"a/1.jpg": b"one"}
 
 
 def test_members_outside_the_folder_are_left_out_and_counted(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "x.zip", MEMBERS | {"README.txt": b"hello"})
-    assert step.unpack(archive, row(), tmp_path / "data")["left_out"] == 1
+    assert step.unpack_archive(archive, row(), tmp_path / "data")["left_out"] == 1
     assert not (tmp_path / "data" / "README.txt").exists()
 
 
@@ -73,34 +74,34 @@ def test_two_archives_share_a_parent(tmp_path: Path) -> None:
     for name in ("VG_100K", "VG_100K_2"):
         archive = make_zip(tmp_path / f"{name}.zip", {f"{name}/1.jpg": name.encode()})
         wanted = row(to=f"vg/{name}", strip=name, creates=f"vg/{name}")
-        step.unpack(archive, wanted, tmp_path / "data")
+        step.unpack_archive(archive, wanted, tmp_path / "data")
     assert held(tmp_path / "data" / "vg" / "VG_100K") == {"1.jpg": b"VG_100K"}
     assert held(tmp_path / "data" / "vg" / "VG_100K_2") == {"1.jpg": b"VG_100K_2"}
 
 
 def test_a_second_run_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = make_zip(tmp_path / "x.zip", MEMBERS)
-    first = step.unpack(archive, row(), tmp_path / "data")
+    first = step.unpack_archive(archive, row(), tmp_path / "data")
     monkeypatch.setattr(step, "_extract", lambda *_: pytest.fail("unpacked again"))
-    assert step.unpack(archive, row(), tmp_path / "data") == first
+    assert step.unpack_archive(archive, row(), tmp_path / "data") == first
 
 
 def test_a_lost_file_is_unpacked_again_and_an_added_one_stays(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "x.zip", MEMBERS)
-    step.unpack(archive, row(), tmp_path / "data")
+    step.unpack_archive(archive, row(), tmp_path / "data")
     folder = tmp_path / "data" / "pics"
     (folder / "mine.txt").write_bytes(b"mine")
-    step.unpack(archive, row(), tmp_path / "data")
+    step.unpack_archive(archive, row(), tmp_path / "data")
     assert "mine.txt" in held(folder)
     (folder / "mine.txt").unlink()
     (folder / "a" / "1.jpg").unlink()
-    step.unpack(archive, row(), tmp_path / "data")
+    step.unpack_archive(archive, row(), tmp_path / "data")
     assert held(folder)["a/1.jpg"] == b"one"
 
 
 def test_another_archive_replaces_what_the_first_left(tmp_path: Path) -> None:
-    step.unpack(make_zip(tmp_path / "x.zip", MEMBERS), row(), tmp_path / "data")
-    step.unpack(make_zip(tmp_path / "x.zip", {"pics/new.jpg": b"new"}), row(), tmp_path / "data")
+    step.unpack_archive(make_zip(tmp_path / "x.zip", MEMBERS), row(), tmp_path / "data")
+    step.unpack_archive(make_zip(tmp_path / "x.zip", {"pics/new.jpg": b"new"}), row(), tmp_path / "data")
     assert held(tmp_path / "data" / "pics") == {"new.jpg": b"new"}
     assert beside(tmp_path) == {"pics", "pics.unpacked.json", ".pics.lock"}
 
@@ -115,10 +116,10 @@ def test_a_folder_of_the_users_is_adopted_if_whole_and_never_replaced(tmp_path: 
     (folder / "mine.txt").write_bytes(b"mine")
     (folder / "a" / "1.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"lacks 1 of 3 files of the archive \(a/1\.jpg"):
-        step.unpack(archive, row(), tmp_path / "data")
+        step.unpack_archive(archive, row(), tmp_path / "data")
     assert held(folder)["mine.txt"] == b"mine"
     (folder / "a" / "1.jpg").write_bytes(b"one")
-    assert step.unpack(archive, row(), tmp_path / "data")["files"] == 3
+    assert step.unpack_archive(archive, row(), tmp_path / "data")["files"] == 3
     assert held(folder)["mine.txt"] == b"mine"
 
 
@@ -127,7 +128,7 @@ def test_a_truncated_archive_leaves_nothing(tmp_path: Path, keep: float) -> None
     archive = make_zip(tmp_path / "x.zip", {f"pics/{n}.jpg": os.urandom(5000) for n in range(10)})
     archive.write_bytes(archive.read_bytes()[: int(archive.stat().st_size * keep)])
     with pytest.raises(DataError, match=r"x\.zip: cut off or damaged") as caught:
-        step.unpack(archive, row(), tmp_path / "data")
+        step.unpack_archive(archive, row(), tmp_path / "data")
     assert "its receipt in results/data/fetched" in caught.value.remedy
     assert not (tmp_path / "data" / "pics").exists()
 
@@ -139,7 +140,7 @@ def test_a_damaged_member_leaves_nothing(tmp_path: Path, method: int) -> None:
     content[60:70] = b"damage/dam"
     archive.write_bytes(content)
     with pytest.raises(DataError, match="cut off or damaged"):
-        step.unpack(archive, row(), tmp_path / "data")
+        step.unpack_archive(archive, row(), tmp_path / "data")
     assert not (tmp_path / "data" / "pics").exists()
 
 
@@ -156,7 +157,7 @@ def test_a_damaged_member_leaves_nothing(tmp_path: Path, method: int) -> None:
 def test_a_member_that_leaves_its_folder_stops_everything(tmp_path: Path, name: str, fault: str) -> None:
     archive = make_zip(tmp_path / "x.zip", MEMBERS | {name: b"evil"})
     with pytest.raises(DataError, match=fault) as caught:
-        step.unpack(archive, row(), tmp_path / "data")
+        step.unpack_archive(archive, row(), tmp_path / "data")
     assert repr(name) in caught.value.message
     assert not list(tmp_path.rglob("evil.txt"))
     assert not (tmp_path / "data" / "pics").exists()
@@ -169,28 +170,28 @@ def test_a_link_stops_everything(tmp_path: Path) -> None:
         info.external_attr = (stat.S_IFLNK | 0o777) << 16
         writer.writestr(info, "/etc/passwd")
     with pytest.raises(DataError, match="is not a plain file"):
-        step.unpack(archive, row(), tmp_path / "data")
+        step.unpack_archive(archive, row(), tmp_path / "data")
 
 
 def test_an_archive_that_lost_a_piece_before_its_directory_is_refused(tmp_path: Path) -> None:
     whole = make_zip(tmp_path / "x.zip", {f"a/{n}.jpg": os.urandom(5000) for n in range(9)}).read_bytes()
     (tmp_path / "x.zip").write_bytes(whole[:9000] + whole[30000:])
     with pytest.raises(DataError, match="cut off or damaged"):
-        step.unpack(tmp_path / "x.zip", row(), tmp_path / "data")
+        step.unpack_archive(tmp_path / "x.zip", row(), tmp_path / "data")
     assert not (tmp_path / "data/pics").exists()
 
 
 def test_the_published_count_is_checked(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "x.zip", MEMBERS)
     with pytest.raises(DataError, match="3 files where 4 are published"):
-        step.unpack(archive, row(files=4), tmp_path / "data")
+        step.unpack_archive(archive, row(files=4), tmp_path / "data")
 
 
 def test_what_should_be_created_is_looked_for(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "x.zip", MEMBERS)
     for _ in range(2):  # a second run must not take the first for a success
         with pytest.raises(DataError, match="pics/train is not there after unpacking"):
-            step.unpack(archive, row(creates="pics/train"), tmp_path / "data")
+            step.unpack_archive(archive, row(creates="pics/train"), tmp_path / "data")
 
 
 def test_covers_of_another_format_become_jpegs_of_the_same_name(tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ def test_covers_of_another_format_become_jpegs_of_the_same_name(tmp_path: Path) 
         "pics/kept.png": image("PNG"),
     }
     archive = make_zip(tmp_path / "x.zip", covers)
-    receipt = step.unpack(archive, row(normalise_images=True), tmp_path / "data")
+    receipt = step.unpack_archive(archive, row(normalise_images=True), tmp_path / "data")
     assert receipt["converted"] == 3
     folder = tmp_path / "data" / "pics"
     for name in ("gif.jpg", "alpha.jpg", "grey.jpg", "true.jpg"):
@@ -217,7 +218,7 @@ def test_covers_of_another_format_become_jpegs_of_the_same_name(tmp_path: Path) 
 
 def test_other_sets_keep_their_bytes(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "x.zip", {"pics/gif.jpg": image("GIF", "P")})
-    step.unpack(archive, row(), tmp_path / "data")
+    step.unpack_archive(archive, row(), tmp_path / "data")
     assert (tmp_path / "data" / "pics" / "gif.jpg").read_bytes() == image("GIF", "P")
 
 
@@ -249,7 +250,7 @@ def test_killed_while_unpacking_then_run_again(
         return real(archive, info, path, normalise)
 
     monkeypatch.setattr(step, "_write_member", counted)
-    step.main(flags)
+    unpack_step.main(flags)
     assert held(tmp_path / "data" / "pics") == {name.removeprefix("pics/"): data for name, data in members.items()}
     assert 0 < len(written) <= len(members) - 100, "what was whole was not unpacked again"
 
@@ -257,12 +258,12 @@ def test_killed_while_unpacking_then_run_again(
 def test_what_another_archive_left_half_done_is_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "_put_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        step.unpack(make_zip(tmp_path / "x.zip", MEMBERS), row(), tmp_path / "data")
+        step.unpack_archive(make_zip(tmp_path / "x.zip", MEMBERS), row(), tmp_path / "data")
     monkeypatch.undo()
-    step.unpack(make_zip(tmp_path / "x.zip", {"pics/a/1.jpg": b"eno"}), row(), tmp_path / "data")
+    step.unpack_archive(make_zip(tmp_path / "x.zip", {"pics/a/1.jpg": b"eno"}), row(), tmp_path / "data")
     assert held(tmp_path / "data" / "pics") == {"a/1.jpg": b"eno"}
 
 
 def test_an_archive_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x\.zip: no such file"):
-        step.unpack(tmp_path / "x.zip", row(), tmp_path / "data")
+        step.unpack_archive(tmp_path / "x.zip", row(), tmp_path / "data")

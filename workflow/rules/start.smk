@@ -26,7 +26,7 @@ def check_room(jobs):
     }
     if cfg.data.ignore_space or not about:
         return
-    from safe_llava.data.plan import lines_of, require_room
+    from safe_llava.data.download.volume import lines_of, require_room
     from safe_llava.data.download.room import room
 
     parts = [

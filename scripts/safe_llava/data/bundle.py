@@ -26,11 +26,13 @@ from safe_llava.config.selection import config_files, needed
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import read_json, write_json
-from safe_llava.data import fetch, plan, snapshot
-from safe_llava.data.download import receipts, sources
+from safe_llava.data.download import receipts, repository, volume
+from safe_llava.data.download.files import fetch_file
+from safe_llava.data.download.flags import add_source_flags, configured, sources_of
+from safe_llava.data.download.repository import fetch_repository, standing
+from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.room import room
 from safe_llava.data.download.sources import Mirror, SourceError
-from safe_llava.data.download.transfer import Patience
 
 logger = logging.getLogger(__name__)
 MANIFEST = "bundle.json"
@@ -43,7 +45,7 @@ def gather(
     folder: Path,
     root: Path,
     mirrors: Sequence[Mirror],
-    patience: Patience,
+    policy: RetryPolicy,
     origin: bool = True,
 ) -> dict[str, Any]:
     """Bring every file of the sets into the folder and return the manifest.
@@ -53,7 +55,7 @@ def gather(
         folder: the mirror to fill.
         root: data root of this machine; what stands there is not fetched again.
         mirrors: where to ask first.
-        patience: how long to bear with servers.
+        policy: how long to bear with servers.
         origin: whether the origins may be asked.
 
     Raises:
@@ -64,9 +66,9 @@ def gather(
     folder.mkdir(parents=True, exist_ok=True)
     for dataset in sets:
         for row in dataset.files:
-            files |= _file(row, folder, root, mirrors, patience, origin)
+            files |= _file(row, folder, root, mirrors, policy, origin)
         if dataset.snapshot is not None:
-            files |= _snapshot(dataset.snapshot, folder, root, mirrors, patience, origin)
+            files |= _snapshot(dataset.snapshot, folder, root, mirrors, policy, origin)
         logger.info("%s: in the bundle", dataset.set)
     manifest = {"files": files, "sets": [dataset.set for dataset in sets]}
     write_json(folder / MANIFEST, manifest)
@@ -87,12 +89,12 @@ def refuse_covers(sets: Sequence[ResolvedSet]) -> None:
 
 
 def _file(
-    row: ResolvedFile, folder: Path, root: Path, mirrors: Sequence[Mirror], patience: Patience, origin: bool
+    row: ResolvedFile, folder: Path, root: Path, mirrors: Sequence[Mirror], policy: RetryPolicy, origin: bool
 ) -> dict[str, dict[str, Any]]:
     target = Mirror(str(folder)).locate(row.url)
     assert isinstance(target, Path)
     _take_over(row, root / row.path, target)
-    receipt = fetch.fetch(row, target, mirrors, patience, origin)
+    receipt = fetch_file(row, target, mirrors, policy, origin)
     return {str(target.relative_to(folder)): {"size": receipt.size, "sha256": receipt.sha256}}
 
 
@@ -109,13 +111,13 @@ def _take_over(row: ResolvedFile, mine: Path, target: Path) -> None:
 
 
 def _snapshot(
-    row: ResolvedSnapshot, folder: Path, root: Path, mirrors: Sequence[Mirror], patience: Patience, origin: bool
+    row: ResolvedSnapshot, folder: Path, root: Path, mirrors: Sequence[Mirror], policy: RetryPolicy, origin: bool
 ) -> dict[str, dict[str, Any]]:
     base = folder / HUB
     target = base / row.prefix / "resolve" / row.revision
-    if snapshot.standing(root / row.path, row) and not snapshot.standing(target, row):
+    if standing(root / row.path, row) and not standing(target, row):
         _link_snapshot(row, root / row.path, target)
-    receipt = snapshot.fetch(row, target, mirrors, patience, origin)
+    receipt = fetch_repository(row, target, mirrors, policy, origin)
     names = sorted(receipt["files"])
     api = base / "api" / f"{row.repo_type}s" / row.repo
     # The two answers of the hub that its clients ask for before they fetch anything.
@@ -137,14 +139,14 @@ def _only(file: Mapping[str, Any]) -> dict[str, Any]:
 
 def _link_snapshot(row: ResolvedSnapshot, mine: Path, target: Path) -> None:
     """Link a repository that stands under the data root into the bundle, as a mirror that is asked first."""
-    note = read_json(mine.with_name(mine.name + snapshot.SUFFIX))
+    note = read_json(mine.with_name(mine.name + repository.SUFFIX))
     target.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
         for name in note["files"]:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).unlink(missing_ok=True)
             os.link(mine / name, target / name)
-        write_json(target.with_name(target.name + snapshot.SUFFIX), note)
+        write_json(target.with_name(target.name + repository.SUFFIX), note)
 
 
 def check(folder: Path, jobs: int) -> int:
@@ -195,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="compare a folder with its manifest instead")
     parser.add_argument("--configfile", type=Path, nargs="+", default=[], help="files laid over those of config/")
     parser.add_argument("--jobs", type=int, default=4, help="files that are checked at once")
-    fetch.add_source_flags(parser)
+    add_source_flags(parser)
     args = parser.parse_args(argv)
     if (args.out is None) == (args.check is None):
         parser.error("one of --out and --check")
@@ -203,17 +205,17 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         logger.info("%s: %d files, all as in the manifest", args.check, check(args.check, args.jobs))
         return None
     config = load(config_files(args.configfile))
-    parser.set_defaults(**fetch.configured(config.data))
+    parser.set_defaults(**configured(config.data))
     args = parser.parse_args(argv)
     sets, root = needed(config), Path(config.data.root)
-    lines = [plan.describe(one, args.out, "archive") for one in sets]
+    lines = [volume.describe(one, args.out, "archive") for one in sets]
     if not config.data.ignore_space:
-        plan.require_room(lines, room(args.out), args.out)
-    mirrors = sources.mirrors([*args.mirror, *config.mirrors])
+        volume.require_room(lines, room(args.out), args.out)
+    mirrors, policy = sources_of(args, args.out, config.mirrors)
     with _named(args.out):
-        manifest = gather(sets, args.out, root, mirrors, fetch.patience_of(args, args.out), not args.mirrors_only)
+        manifest = gather(sets, args.out, root, mirrors, policy, not args.mirrors_only)
     total = sum(file["size"] for file in manifest["files"].values())
-    logger.info("%s: %d files, %s", args.out, len(manifest["files"]), plan.shown(total))
+    logger.info("%s: %d files, %s", args.out, len(manifest["files"]), volume.shown(total))
     logger.info("copy it, check it with --check, name it in `mirrors:` and set `data.mirrors_only: true`")
     return None
 

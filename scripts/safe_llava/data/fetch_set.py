@@ -20,8 +20,8 @@ from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import read_json, write_json
 from safe_llava.core.retry import outcome
-from safe_llava.data.download import sources
-from safe_llava.data.fetch import add_source_flags, fetch, patience_of
+from safe_llava.data.download.files import fetch_file
+from safe_llava.data.download.flags import add_source_flags, sources_of, with_copies
 
 logger = logging.getLogger(__name__)
 AT_ONCE = 8
@@ -29,10 +29,9 @@ AT_ONCE = 8
 
 def _attempt(row: ResolvedFile, args: argparse.Namespace) -> tuple[str, str | None]:
     """Return a file's digest, or an empty one and why it could not be had."""
-    mirrors = sources.mirrors(args.mirror)
-    patience = patience_of(args, args.root)
+    mirrors, policy = sources_of(args, args.root)
     try:
-        return fetch(row, args.root / row.path, mirrors, patience, origin=not args.mirrors_only).sha256, None
+        return fetch_file(with_copies(row), args.root / row.path, mirrors, policy, not args.mirrors_only).sha256, None
     except DataError as error:
         return "", str(error)
 

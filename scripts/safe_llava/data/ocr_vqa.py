@@ -18,19 +18,23 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import atomic_path, file_digest, read_json, write_json
+from safe_llava.core.locks import only_one
 from safe_llava.core.progress import Progress
-from safe_llava.data.download import sources, transfer
+from safe_llava.data.download import sources
+from safe_llava.data.download.files import lock_path
+from safe_llava.data.download.flags import add_source_flags, sources_of
+from safe_llava.data.download.retries import RetryPolicy, retried
+from safe_llava.data.download.room import explain_disk
 from safe_llava.data.download.sources import Mirror, SourceError
-from safe_llava.data.download.transfer import Patience
-from safe_llava.data.download.web import check_body, explain, headers_for
-from safe_llava.data.fetch import add_source_flags, only_one, patience_of
+from safe_llava.data.download.web import check_body, client_for, explain, headers_for
 from safe_llava.images.jpeg import as_jpeg, needs_jpeg
 from safe_llava.images.pixels import UndecodableError
 from safe_llava.images.reader import read_rgb
@@ -58,14 +62,18 @@ class Cover:
     later: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Where:
     """Where covers are asked for, and how."""
 
-    client: httpx.Client
     mirrors: Sequence[Mirror]
+    policy: RetryPolicy
     origin: bool
-    patience: Patience
+
+    @cached_property
+    def client(self) -> httpx2.Client:
+        """The client that asks for all of them; none is made where only folders are read."""
+        return client_for(self.policy, limits=httpx2.Limits(max_connections=self.policy.connections))
 
 
 def read_list(path: Path) -> dict[str, str]:
@@ -87,7 +95,7 @@ def read_list(path: Path) -> dict[str, str]:
     return {number: row["imageURL"] for number, row in tree.items()}
 
 
-def fetch(dataset: Path, target: Path, where: Where) -> dict[str, object]:
+def fetch_covers(dataset: Path, target: Path, where: Where) -> dict[str, object]:
     """Make sure that every cover that can be had is in the folder, and return the receipt.
 
     Raises:
@@ -95,7 +103,7 @@ def fetch(dataset: Path, target: Path, where: Where) -> dict[str, object]:
     """
     covers = read_list(dataset)
     target.mkdir(parents=True, exist_ok=True)
-    with only_one(target):
+    with only_one(lock_path(target), DataError):
         for stale in target.glob(".*.part"):  # of a run that was killed; nobody else is at it
             stale.unlink()
         gone = read_gone(target)
@@ -135,7 +143,7 @@ def _fetch_all(
     try:
         for done, cover in enumerate(_stream(wanted, where), start=1):
             if cover.content:
-                with transfer.explain_disk(target), atomic_path(cover_path(target, cover.number)) as path:
+                with explain_disk(target), atomic_path(cover_path(target, cover.number)) as path:
                     path.write_bytes(cover.content)
             elif cover.gone:
                 gone[cover.number] = (cover.url, cover.gone)
@@ -159,7 +167,7 @@ def _judge(cover: Cover, done: int, gone: int, later: int) -> None:
 
 def _stream(wanted: Sequence[tuple[str, str]], where: Where) -> Iterator[Cover]:
     """Fetch several at once and yield them in order; no more are held than a few for each connection."""
-    jobs = where.patience.connections
+    jobs = where.policy.connections
     queue: deque[Future[Cover]] = deque()
     with ThreadPoolExecutor(jobs) as pool:
         try:
@@ -197,7 +205,7 @@ def _read(path: Path, where: Where) -> bytes:
 
 
 def _ask(url: str, where: Where) -> bytes:
-    return transfer.persist(lambda: _get(url, where), lambda: 0, where.patience, url)
+    return retried(lambda: _get(url, where), where.policy, url)
 
 
 def _get(url: str, where: Where) -> bytes:
@@ -211,11 +219,11 @@ def _get(url: str, where: Where) -> bytes:
                 body += chunk
                 if len(body) > LARGEST_COVER:
                     raise SourceError("larger than any cover")
-                if where.patience.limiter:
-                    where.patience.limiter.take(len(chunk))
-    except httpx.HTTPError as error:
+                if where.policy.limiter:
+                    where.policy.limiter.take(len(chunk))
+    except httpx2.HTTPError as error:
         raise explain(error, url, len(body), None) from error
-    except (httpx.InvalidURL, httpx.StreamError) as error:
+    except (httpx2.InvalidURL, httpx2.StreamError) as error:
         raise SourceError(f"{type(error).__name__}: {error}") from error
     return body
 
@@ -272,14 +280,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser.add_argument("--ask-again", action="store_true", help="ask for covers that are listed as gone, too")
     add_source_flags(parser)
     args = parser.parse_args(argv)
-    target, patience = args.root / args.to, patience_of(args, args.root)
+    target, where = args.root / args.to, Where(*sources_of(args, args.root), origin=not args.mirrors_only)
     if args.ask_again:
         gone_path(target).unlink(missing_ok=True)
-    timeout = httpx.Timeout(patience.read_timeout_s, connect=patience.connect_timeout_s)
-    limits = httpx.Limits(max_connections=patience.connections)
-    with httpx.Client(timeout=timeout, limits=limits, follow_redirects=True) as client:
-        where = Where(client, sources.mirrors(args.mirror), not args.mirrors_only, patience)
-        write_json(args.out, fetch(args.dataset, target, where) | {"to": args.to})
+    write_json(args.out, fetch_covers(args.dataset, target, where) | {"to": args.to})
     return None
 
 

@@ -26,16 +26,18 @@ from safe_llava.config.selection import config_files, needed
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import read_json, write_text
-from safe_llava.data import fetch, snapshot, unpack
-from safe_llava.data.download import receipts, remote, sources
+from safe_llava.data.download import receipts, remote
+from safe_llava.data.download.flags import add_source_flags, configured, sources_of
+from safe_llava.data.download.receipts import UNPACKED_SUFFIX
 from safe_llava.data.download.remote import Seen
+from safe_llava.data.download.repository import SUFFIX as SNAPSHOT_SUFFIX
 
 logger = logging.getLogger(__name__)
 HEADER = """\
 # What every fetched file was when it was first seen, by its address without the scheme: bytes and sha256.
 # Written by `python -m safe_llava.data.pin`; a later download that differs is refused.
 """
-NOTES = (receipts.SUFFIX, snapshot.SUFFIX, unpack.SUFFIX)
+NOTES = (receipts.SUFFIX, SNAPSHOT_SUFFIX, UNPACKED_SUFFIX)
 
 
 @dataclass
@@ -51,7 +53,7 @@ def collect(root: Path) -> Seen:
     seen = Seen()
     counts: dict[str, int] = {}
     for path in _notes(root):
-        if path.name.endswith(unpack.SUFFIX):
+        if path.name.endswith(UNPACKED_SUFFIX):
             note = read_json(path, "delete it and unpack the archive again")
             counts[note["identity"]["sha256"]] = note["files"]
         elif path.name.endswith(receipts.SUFFIX):
@@ -76,7 +78,7 @@ def _notes(root: Path) -> Iterator[Path]:
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and not {name + unpack.SUFFIX, name + snapshot.SUFFIX} & set(files)
+            if not name.startswith(".") and not {name + UNPACKED_SUFFIX, name + SNAPSHOT_SUFFIX} & set(files)
         )
         for name in sorted(files):
             if name.endswith(NOTES):
@@ -167,11 +169,10 @@ def _flow(pin: Pin) -> str:
 
 def _asked(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> Seen:
     config = load(config_files(parser.parse_args(argv).configfile))
-    parser.set_defaults(**fetch.configured(config.data))
+    parser.set_defaults(**configured(config.data))
     args = parser.parse_args(argv)
-    mirrors = sources.mirrors([*args.mirror, *config.mirrors])
-    patience = fetch.patience_of(args, Path(config.data.root))
-    return remote.ask(needed(config), mirrors, patience, origin=not args.mirrors_only)
+    mirrors, policy = sources_of(args, Path(config.data.root), config.mirrors)
+    return remote.ask(needed(config), mirrors, policy, origin=not args.mirrors_only)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -183,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser.add_argument("--lock", type=Path, required=True, help="lock file to write, a configuration file")
     parser.add_argument("--update", action="append", default=[], metavar="SET", help="set whose pins may change")
     parser.add_argument("--check", action="store_true", help="write nothing; fail where something is not as pinned")
-    fetch.add_source_flags(parser)
+    add_source_flags(parser)
     args = parser.parse_args(argv)
     if (args.root is None) == (not args.ask):
         parser.error("one of --root and --ask")

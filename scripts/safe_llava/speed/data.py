@@ -29,7 +29,7 @@ from PIL import Image
 from safe_llava.config.data import ResolvedFile, Unpack
 from safe_llava.core import cli
 from safe_llava.core.files import write_json, write_text
-from safe_llava.data import index
+from safe_llava.data.archives.indexing import index_archive
 from safe_llava.images.reader import read_rgb
 from safe_llava.speed.synthetic import MIXTURE, make_samples
 
@@ -193,7 +193,7 @@ def bench_decode(work: Path, rounds: int, count: int, workers: Sequence[int]) ->
     write_tree(work / "extracted", members)
     for name, method in (("stored", zipfile.ZIP_STORED), ("deflated", zipfile.ZIP_DEFLATED)):
         row = write_archive(work, name, members, method)
-        index.index(work / row.path, row, work)
+        index_archive(work / row.path, row, work)
     lines = []
     for number in range(-1, rounds):  # the first only fills the page cache
         for processes in workers:

@@ -15,13 +15,13 @@ import pytest
 from data.conftest import PAYLOAD, FaultyServer, Pauses, Upstream
 from safe_llava.config.data import ResolvedFile
 from safe_llava.core.errors import DataError
-from safe_llava.data import fetch as step
+from safe_llava.data.download import files as step
 from safe_llava.data.download import segments
-from safe_llava.data.download.transfer import Patience
+from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.demo.server import Fault
 
 SEGMENT = 50_000
-FOUR = Patience(connect_timeout_s=2.0, read_timeout_s=5.0, retries=2, backoff_s=0.01, connections=4)
+FOUR = RetryPolicy(connect_timeout_s=2.0, read_timeout_s=5.0, retries=2, backoff_s=0.01, connections=4)
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +29,9 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "SEGMENT_BYTES", SEGMENT)
 
 
-def fetch(row: ResolvedFile, tmp_path: Path, patience: Patience = FOUR) -> Path:
+def fetch(row: ResolvedFile, tmp_path: Path, patience: RetryPolicy = FOUR) -> Path:
     target = tmp_path / "data" / row.path
-    step.fetch(row, target, [], patience)
+    step.fetch_file(row, target, [], patience)
     return target
 
 
@@ -78,7 +78,7 @@ def test_broken_lines_are_gone_on_with_each_by_itself(upstream: Upstream, tmp_pa
 def test_what_one_connection_left_several_go_on_with(upstream: Upstream, tmp_path: Path, pauses: Pauses) -> None:
     upstream.server.faults = [Fault(truncate_after=123_456), *[Fault(status=503)] * 3]
     with pytest.raises(DataError, match="HTTP 503"):
-        fetch(upstream.row(), tmp_path, Patience(retries=2))
+        fetch(upstream.row(), tmp_path, RetryPolicy(retries=2))
     assert here(part_of(tmp_path)) == 123_456
     assert fetch(upstream.row(), tmp_path).read_bytes() == PAYLOAD
     assert upstream.bytes_sent == len(PAYLOAD)
@@ -100,7 +100,7 @@ def test_what_several_left_one_connection_ends(
             fetch(upstream.row(), tmp_path)
     prefix = part_of(tmp_path).stat().st_size
     assert SEGMENT <= prefix < len(PAYLOAD)
-    assert fetch(upstream.row(), tmp_path, Patience()).read_bytes() == PAYLOAD
+    assert fetch(upstream.row(), tmp_path, RetryPolicy()).read_bytes() == PAYLOAD
     assert not segments.ahead_folder(part_of(tmp_path)).exists()
 
 
@@ -177,7 +177,8 @@ def at_rest(server: FaultyServer, path: str) -> int:
 
 RUN = """
 import sys
-from safe_llava.data import fetch, segments
+from safe_llava.data import fetch
+from safe_llava.data.download import segments
 segments.SEGMENT_BYTES = 1 << 18
 fetch.main(sys.argv[1:])
 """

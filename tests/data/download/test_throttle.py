@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from data.conftest import PAYLOAD, Upstream
-from safe_llava.data import fetch
 from safe_llava.data.download import throttle
+from safe_llava.data.download.files import fetch_file
+from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.throttle import Limiter
-from safe_llava.data.download.transfer import Patience
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def test_a_download_takes_what_it_receives(upstream: Upstream, tmp_path: Path, m
     monkeypatch.setattr(Limiter, "take", lambda self, amount: taken.append(amount))
     for connections in (1, 3):
         taken.clear()
-        patience = Patience(connections=connections, limiter=throttle.limiter(tmp_path, 5))
-        fetch.fetch(upstream.row(), tmp_path / f"{connections}.bin", [], patience)
+        patience = RetryPolicy(connections=connections, limiter=throttle.limiter(tmp_path, 5))
+        fetch_file(upstream.row(), tmp_path / f"{connections}.bin", [], patience)
         assert sum(taken) == len(PAYLOAD)
 
 

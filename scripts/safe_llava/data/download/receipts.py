@@ -12,11 +12,12 @@ from safe_llava.config.base import Row
 from safe_llava.config.data import Pin, ResolvedFile
 from safe_llava.core.errors import FETCHED_SUFFIX, DataError
 from safe_llava.core.files import CHUNK_BYTES, read_json, write_json
-from safe_llava.data.download.hub import Promise, git_id
+from safe_llava.data.download.hub import Stated, git_id
 from safe_llava.data.download.meter import metered
 from safe_llava.data.download.sources import SourceError
 
 SUFFIX = FETCHED_SUFFIX
+UNPACKED_SUFFIX = ".unpacked.json"  # of the note beside a folder that an archive filled
 # What is not the same each time that the same bytes arrive.
 CHANCE = {"fetched", "source", "commit", "hub"}
 
@@ -67,7 +68,7 @@ def stands(target: Path, row: ResolvedFile) -> Receipt | None:
     return receipt
 
 
-def check(path: Path, row: ResolvedFile, source: str, promise: Promise | None = None) -> Receipt:
+def make_receipt(path: Path, row: ResolvedFile, source: str, hub: Stated | None = None) -> Receipt:
     """Compare a file's bytes with what is known of it, and with what the hub said, and return its receipt.
 
     Raises:
@@ -84,8 +85,8 @@ def check(path: Path, row: ResolvedFile, source: str, promise: Promise | None = 
     for name, want in (("sha256", row.sha256), ("md5", row.md5)):
         if want not in ("unknown", seen.get(name)):
             raise SourceError(f"{name} expected {want}, got {seen[name]}", repin)
-    promise = promise or Promise()
-    for name, hub_says, got in (("sha256", promise.sha256, seen["sha256"]), ("git id", promise.git_id, "")):
+    hub = hub or Stated()
+    for name, hub_says, got in (("sha256", hub.sha256, seen["sha256"]), ("git id", hub.git_id, "")):
         if hub_says and hub_says != (got or git_id(path)):
             raise SourceError(f"the hub's {name} is {hub_says}, not that of what came", "run the same command again")
     known = [name for name in ("size", "sha256", "md5") if getattr(row, name) != "unknown"]
@@ -97,8 +98,8 @@ def check(path: Path, row: ResolvedFile, source: str, promise: Promise | None = 
         size=size,
         sha256=seen["sha256"],
         checked=known,
-        commit=promise.commit or "unknown",
-        hub=bool(promise.sha256 or promise.git_id),
+        commit=hub.commit or "unknown",
+        hub=bool(hub.sha256 or hub.git_id),
         fetched=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from safe_llava.config.data import (
     DEFAULT_REVISION,
@@ -20,12 +20,11 @@ from safe_llava.config.data import (
     hub_repository,
     pin_key,
 )
-from safe_llava.data import snapshot
-from safe_llava.data.download import drive, sources, transfer
+from safe_llava.data.download import drive, hub, sources
+from safe_llava.data.download.repository import Listed, list_repository
+from safe_llava.data.download.retries import RetryPolicy, retried
 from safe_llava.data.download.sources import Mirror, SourceError
-from safe_llava.data.download.transfer import Patience
-from safe_llava.data.download.web import check_body, explain, headers_for
-from safe_llava.data.snapshot import Listed
+from safe_llava.data.download.web import check_body, client_for, explain, headers_for
 
 logger = logging.getLogger(__name__)
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -62,7 +61,7 @@ class Seen:
         self.pins[pin_key(url.replace(moving, f"/resolve/{commit}/", 1))] = (name, pin)
 
 
-def ask(sets: Sequence[ResolvedSet], mirrors: Sequence[Mirror], patience: Patience, origin: bool = True) -> Seen:
+def ask(sets: Sequence[ResolvedSet], mirrors: Sequence[Mirror], policy: RetryPolicy, origin: bool = True) -> Seen:
     """Ask for every file of some sets; what nobody answers for is named and left out."""
     seen = Seen()
     sources_ = [*mirrors, *([None] if origin else [])]
@@ -70,29 +69,29 @@ def ask(sets: Sequence[ResolvedSet], mirrors: Sequence[Mirror], patience: Patien
     for dataset in sets:
         try:
             if dataset.snapshot:
-                _snapshot(dataset.snapshot, sources_, patience, seen)
+                _snapshot(dataset.snapshot, sources_, policy, seen)
             for file in dataset.files:
-                _file(file, sources_, patience, listings, seen)
+                _file(file, sources_, policy, listings, seen)
         except SourceError as error:
             logger.warning("%s: %s: stays unknown", dataset.set, error.reason)
             seen.unanswered.append(f"{dataset.set}: nobody could be asked: {error.reason}")
     return seen
 
 
-def _snapshot(row: ResolvedSnapshot, asked: Sequence[Mirror | None], patience: Patience, seen: Seen) -> None:
-    commit, listed = _listing(row, asked, patience)
+def _snapshot(row: ResolvedSnapshot, asked: Sequence[Mirror | None], policy: RetryPolicy, seen: Seen) -> None:
+    commit, listed = _listing(row, asked, policy)
     for one in listed:
         if isinstance(one.size, int):
             seen.add(row.set, row.url(one.path), Pin(size=one.size, sha256=one.sha256), commit)
 
 
-def _listing(row: ResolvedSnapshot, asked: Sequence[Mirror | None], patience: Patience) -> tuple[str, list[Listed]]:
+def _listing(row: ResolvedSnapshot, asked: Sequence[Mirror | None], policy: RetryPolicy) -> tuple[str, list[Listed]]:
     failed: list[SourceError] = []
     for source in asked:
         if source is not None and source.folder is not None:
             continue  # a folder says nothing that its files do not say better
         try:
-            return snapshot.listing(source, row, patience)
+            return list_repository(source, row, policy)
         except SourceError as error:
             failed.append(error)
     raise failed[-1] if failed else SourceError("nobody to ask")
@@ -101,13 +100,13 @@ def _listing(row: ResolvedSnapshot, asked: Sequence[Mirror | None], patience: Pa
 def _file(
     file: ResolvedFile,
     asked: Sequence[Mirror | None],
-    patience: Patience,
+    policy: RetryPolicy,
     listings: dict[str, tuple[str, dict[str, Listed]]],
     seen: Seen,
 ) -> None:
     repository = hub_repository(file.url)
     if repository is None:
-        seen.add(file.set, file.url, Pin(size=_length(file, asked, patience), sha256="unknown"))
+        seen.add(file.set, file.url, Pin(size=_length(file, asked, policy), sha256="unknown"))
         return
     revision, _, path = file.url.split("/resolve/", 1)[1].partition("/")
     if f"{repository}@{revision}" not in listings:
@@ -118,7 +117,7 @@ def _file(
             revision=revision,
             path="x",
         )
-        commit, listed = _listing(row, asked, patience)
+        commit, listed = _listing(row, asked, policy)
         listings[f"{repository}@{revision}"] = commit, {one.path: one for one in listed}
     commit, files = listings[f"{repository}@{revision}"]
     if path not in files or not isinstance(files[path].size, int):
@@ -126,7 +125,7 @@ def _file(
     seen.add(file.set, file.url, Pin(size=int(files[path].size), sha256=files[path].sha256), commit)
 
 
-def _length(file: ResolvedFile, asked: Sequence[Mirror | None], patience: Patience) -> int:
+def _length(file: ResolvedFile, asked: Sequence[Mirror | None], policy: RetryPolicy) -> int:
     """Return the length that a server gives in answer to a request for the headers alone."""
     roots = [source for source in asked if source is not None]
     last = SourceError("nobody to ask")
@@ -134,17 +133,18 @@ def _length(file: ResolvedFile, asked: Sequence[Mirror | None], patience: Patien
         if isinstance(source, Path) or drive.is_drive(source):
             continue
         try:
-            return transfer.persist(partial(_head, source, patience), lambda: 0, patience, source)
+            return retried(partial(_head, source, policy), policy, source)
         except SourceError as error:
             last = error
     raise last
 
 
-def _head(url: str, patience: Patience) -> int:
-    timeout = httpx.Timeout(patience.read_timeout_s, connect=patience.connect_timeout_s)
+def _head(url: str, policy: RetryPolicy) -> int:
+    url = hub.at_endpoint(url)
     try:
-        response = httpx.head(url, headers=headers_for(url), follow_redirects=True, timeout=timeout)
-    except httpx.HTTPError as error:
+        with client_for(policy) as client:
+            response = client.head(url, headers=headers_for(url))
+    except httpx2.HTTPError as error:
         raise explain(error, url, 0, None) from error
     check_body(response)
     length = response.headers.get("content-length", "")

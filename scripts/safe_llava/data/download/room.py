@@ -1,18 +1,65 @@
-"""How much room there is for data: of the file system, and of the user's quota where a command tells it."""
+"""How much room there is for data, of the file system and of the user's quota; and errors where there is none."""
 
 from __future__ import annotations
 
+import errno
 import getpass
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from safe_llava.core.errors import DataError
+
 QUOTA_TIMEOUT_S = 10.0
+READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 KIB = 1024
 # Columns of both quota commands behind the name: used, soft and hard bound, grace; of space, then of files.
 COLUMNS = 8
+
+
+@contextmanager
+def explain_disk(path: Path) -> Iterator[None]:
+    """Turn a disk that takes no more, or nothing at all, into an error that names the file.
+
+    Raises:
+        DataError: no space, the quota is used up, or it is read-only. What was written so far is kept.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in READ_ONLY:
+            raise DataError(
+                f"{path}: cannot be written: {error.strerror}",
+                "set `data.root` to a folder that can be written, or have its owner put the file and its receipt there",
+            ) from error
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        facts = os.statvfs(path.parent)
+        free = f"{facts.f_bavail * facts.f_frsize:,} bytes"
+        if facts.f_files:  # some file systems count no inodes
+            free += f" and {facts.f_favail:,} inodes"
+        raise DataError(
+            f"{path}: {error.strerror or 'no space left on the device'} ({free} are free)",
+            "make room or set `data.root` to a larger disk, then run the same command: it goes on where it stopped",
+        ) from error
+
+
+def require_space(path: Path, wanted: int) -> None:
+    """Check that ``wanted`` more bytes fit beside ``path``.
+
+    Raises:
+        DataError: they do not.
+    """
+    free = shutil.disk_usage(path.parent).free
+    if wanted > free:
+        raise DataError(
+            f"{path}: {wanted:,} bytes are needed and {free:,} are free",
+            "make room or set `data.root` to a larger disk, then run the same command: it goes on where it stopped",
+        )
 
 
 @dataclass(frozen=True)

@@ -2,57 +2,28 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
-import random
-import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import httpx
+import httpx2
 
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import CHUNK_BYTES, read_json, write_json
-from safe_llava.data.download import segments
-from safe_llava.data.download.hub import Promise, promise
+from safe_llava.data.download import hub, segments
+from safe_llava.data.download.hub import Stated, stated
 from safe_llava.data.download.meter import metered
+from safe_llava.data.download.retries import RetryPolicy, retried
+from safe_llava.data.download.room import explain_disk, require_space
 from safe_llava.data.download.segments import Span
-from safe_llava.data.download.sources import SourceError
-from safe_llava.data.download.throttle import Limiter
-from safe_llava.data.download.web import check_body, content_range, explain, headers_for, validator
+from safe_llava.data.download.sources import SourceError, shown
+from safe_llava.data.download.web import check_body, client_for, content_range, explain, headers_for, validator
 
 logger = logging.getLogger(__name__)
-UNREACHABLE_RETRIES = 1
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to bear with a server, and how much to ask of it.
-
-    ``connections`` fetch one large file together; ``limiter`` keeps them below a rate. ``retries`` counts further
-    tries that brought no new bytes: a line that breaks often but makes progress is not given up. Times are in seconds.
-    """
-
-    connect_timeout_s: float = 10.0
-    read_timeout_s: float = 60.0
-    retries: int = 4
-    backoff_s: float = 1.0
-    longest_wait_s: float = 600.0
-    connections: int = 1
-    limiter: Limiter | None = None
-
-    def pause(self, failures: int, retry_after: float) -> float:
-        """Return how long to wait after the n-th failure: twice as long each time, spread by chance."""
-        wait = self.backoff_s * 2 ** (failures - 1) * random.uniform(1.0, 1.25)
-        return min(max(wait, retry_after), self.longest_wait_s)
 
 
 @dataclass(frozen=True)
@@ -74,42 +45,6 @@ class ChangedError(SourceError):
         super().__init__("the file changed while it was being fetched")
 
 
-@contextmanager
-def explain_disk(path: Path) -> Iterator[None]:
-    """Turn a full disk into an error that names the disk.
-
-    Raises:
-        DataError: no space, or the quota is used up. What was written so far is kept.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        facts = os.statvfs(path.parent)
-        free = f"{facts.f_bavail * facts.f_frsize:,} bytes"
-        if facts.f_files:  # some file systems count no inodes
-            free += f" and {facts.f_favail:,} inodes"
-        raise DataError(
-            f"{path}: {error.strerror or 'no space left on the device'} ({free} are free)",
-            "make room or set `data.root` to a larger disk, then run the same command: it goes on where it stopped",
-        ) from error
-
-
-def require_space(path: Path, wanted: int) -> None:
-    """Check that ``wanted`` more bytes fit beside ``path``.
-
-    Raises:
-        DataError: they do not.
-    """
-    free = shutil.disk_usage(path.parent).free
-    if wanted > free:
-        raise DataError(
-            f"{path}: {wanted:,} bytes are needed and {free:,} are free",
-            "make room or set `data.root` to a larger disk, then run the same command: it goes on where it stopped",
-        )
-
-
 def state_path(part: Path) -> Path:
     """Return the file that says whose bytes a part file holds."""
     return part.with_name(part.name + ".json")
@@ -122,10 +57,10 @@ def discard(part: Path) -> None:
     state_path(part).unlink(missing_ok=True)
 
 
-def promised(part: Path) -> Promise:
+def stated_of(part: Path) -> Stated:
     """Return what the hub said of the file that a part file is of; nothing where it is not from there."""
     state = _read_state(part)
-    return Promise(state.sha256, state.git_id, state.commit) if state else Promise()
+    return Stated(state.sha256, state.git_id, state.commit) if state else Stated()
 
 
 def copy_file(source: Path, part: Path) -> None:
@@ -150,66 +85,32 @@ def copy_file(source: Path, part: Path) -> None:
             count(len(chunk))
 
 
-def download(url: str, part: Path, patience: Patience, *, verified_later: bool, identity: str | None = None) -> None:
+def download(url: str, part: Path, policy: RetryPolicy, *, verified_later: bool) -> None:
     """Fetch ``url`` into ``part``, going on with what is there, until it is whole.
 
     Args:
         url: an http or https address.
         part: file that receives the bytes; beside it lies a small file with its state.
-        patience: how long to bear with the server, and how many connections to open.
+        policy: how long to bear with the server, and how many connections to open.
         verified_later: whether a checksum will prove the bytes; only then is a body of unknown length taken.
-        identity: what stands for the address where that is another each time.
 
     Raises:
         SourceError: this source cannot give the file; ``part`` keeps what it gave.
         DataError: the disk is full.
     """
-    timeout = httpx.Timeout(patience.read_timeout_s, connect=patience.connect_timeout_s)
-    with httpx.Client(timeout=timeout, follow_redirects=True, headers=headers_for(url)) as client:
-        one = _Transfer(client, url, part, patience, verified_later, identity or url)
-        persist(one.attempt, lambda: size_of(part) + segments.ahead_bytes(part), patience, url)
-
-
-def persist(
-    attempt: Callable[[], Result],
-    arrived: Callable[[], int],
-    patience: Patience,
-    what: str,
-    stop: threading.Event | None = None,
-) -> Result:
-    """Repeat an attempt that failed for a passing reason, as long as patience lasts, and return what it gives.
-
-    Args:
-        attempt: raises SourceError where it fails.
-        arrived: bytes that are here; an attempt that added to them begins the count of failures anew.
-        patience: how many failures, and how long to wait between them.
-        what: what is fetched, for the log.
-        stop: once set, a failure is the last.
-    """
-    failures, best = 0, arrived()
-    while True:
-        try:
-            return attempt()
-        except SourceError as error:
-            if not error.again or (stop is not None and stop.is_set()):
-                raise
-            failures = 1 if arrived() > best else failures + 1
-            best = max(best, arrived())
-            if failures > (UNREACHABLE_RETRIES if error.unreachable else patience.retries):
-                raise
-            wait = patience.pause(failures, error.retry_after)
-            logger.warning("%s: %s; trying again in %.0f s", what, error.reason, wait)
-        time.sleep(wait)
+    with client_for(policy) as client:
+        one = _Transfer(client, hub.at_endpoint(url), part, policy, verified_later, url)
+        retried(one.attempt, policy, shown(one.url), lambda: size_of(part) + segments.ahead_bytes(part))
 
 
 @dataclass(frozen=True)
 class _Transfer:
     """One file on its way from one address."""
 
-    client: httpx.Client
+    client: httpx2.Client
     url: str
     part: Path
-    patience: Patience
+    policy: RetryPolicy
     verified_later: bool
     identity: str
 
@@ -229,12 +130,12 @@ class _Transfer:
 
     def _divisible(self, state: PartState, have: int) -> bool:
         """Tell whether what is missing is worth several connections."""
-        return self.patience.connections > 1 and (state.total or 0) - have > segments.SEGMENT_BYTES
+        return self.policy.connections > 1 and (state.total or 0) - have > segments.SEGMENT_BYTES
 
     def _stream(self, state: PartState | None, start: int) -> None:
         """Receive the rest over one connection; where several are wanted, the first chunk, to see if they may be."""
         headers = {"Range": f"bytes={start}-"} if start else {}
-        if self.patience.connections > 1 and not start:
+        if self.policy.connections > 1 and not start:
             headers = {"Range": f"bytes=0-{segments.SEGMENT_BYTES - 1}"}
         if state and start and state.validator:
             headers["If-Range"] = state.validator
@@ -253,19 +154,19 @@ class _Transfer:
             self._receive(response, start, stop, total)
 
     @contextmanager
-    def _asked(self, headers: dict[str, str]) -> Iterator[httpx.Response]:
+    def _asked(self, headers: dict[str, str]) -> Iterator[httpx2.Response]:
         try:
-            with self.client.stream("GET", self.url, headers=headers) as response:
+            with self.client.stream("GET", self.url, headers=headers_for(self.url) | headers) as response:
                 yield response
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             state = _read_state(self.part)
             have = size_of(self.part) + segments.ahead_bytes(self.part)
             raise explain(error, self.url, have, state.total if state else None) from error
-        except (httpx.InvalidURL, httpx.StreamError) as error:
+        except (httpx2.InvalidURL, httpx2.StreamError) as error:
             raise SourceError(f"{type(error).__name__}: {error}", "correct the address in the configuration") from error
 
     def _check(
-        self, response: httpx.Response, start: int, state: PartState | None
+        self, response: httpx2.Response, start: int, state: PartState | None
     ) -> tuple[int, int | None, int | None]:
         """Return where the body begins, where it ends and how long the file is; raise where there is no such body."""
         if response.status_code == 206 and "range" in response.request.headers:
@@ -283,11 +184,11 @@ class _Transfer:
         total = int(length) if length and length.isdigit() else None
         return 0, total, total
 
-    def _receive(self, response: httpx.Response, start: int, stop: int | None, total: int | None) -> None:
+    def _receive(self, response: httpx2.Response, start: int, stop: int | None, total: int | None) -> None:
         part = self.part
         if start == 0:
             discard(part)
-            said = promise(response)
+            said = stated(response)
             state = PartState(self.identity, validator(response), total, said.sha256, said.git_id, said.commit)
             write_json(state_path(part), asdict(state))
         if total is None and not self.verified_later and "chunked" not in response.headers.get("transfer-encoding", ""):
@@ -300,8 +201,8 @@ class _Transfer:
             for chunk in response.iter_raw():
                 writer.write(chunk)
                 count(len(chunk))
-                if self.patience.limiter:
-                    self.patience.limiter.take(len(chunk))
+                if self.policy.limiter:
+                    self.policy.limiter.take(len(chunk))
         if stop is not None and size_of(part) != stop:
             raise SourceError(f"{size_of(part):,} of {stop:,} bytes came", again=size_of(part) < stop)
 
@@ -313,7 +214,7 @@ class _Transfer:
             with metered(total, f"fetch {self.part.name.removesuffix('.part')}") as count:
                 count(have)
                 together = _Together(self, state, total, count, threading.Lock())
-                segments.gather(self.part, total, together.fetch, self.patience.connections)
+                segments.gather(self.part, total, together.fetch, self.policy.connections)
         except ChangedError as error:
             discard(self.part)
             raise SourceError(error.reason, again=True) from error
@@ -333,12 +234,16 @@ class _Together:
         """Bring one span into its file.
 
         Raises:
-            SourceError: patience is at an end; the connection is not to be tried again by whoever waits.
+            SourceError: the retry policy is at its end; the connection is not to be tried again by whoever waits.
         """
         transfer = self.transfer
         try:
-            persist(
-                lambda: self._attempt(span, path, stop), lambda: size_of(path), transfer.patience, transfer.url, stop
+            retried(
+                lambda: self._attempt(span, path, stop),
+                transfer.policy,
+                shown(transfer.url),
+                lambda: size_of(path),
+                stop,
             )
         except ChangedError:
             raise
@@ -364,8 +269,8 @@ class _Together:
                     begin += len(chunk)
                     with self.lock:
                         self.count(len(chunk))
-                    if transfer.patience.limiter:
-                        transfer.patience.limiter.take(len(chunk))
+                    if transfer.policy.limiter:
+                        transfer.policy.limiter.take(len(chunk))
                     if stop.is_set():
                         return
         if begin != span.stop:

@@ -6,17 +6,32 @@ import email.utils
 import logging
 import re
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 from huggingface_hub import get_token
 
-from safe_llava.data.download.hub import HUB_HOST
+from safe_llava.core.errors import DataError
+from safe_llava.core.http import open_client
+from safe_llava.data.download.hub import is_hub, refusal_remedy
+from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import SourceError
 
 # Its lines name every address that a redirect leads to, and some of those carry signatures.
-logging.getLogger("httpx").setLevel(logging.WARNING)
-PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+for library in ("httpx", "httpx2"):
+    logging.getLogger(library).setLevel(logging.WARNING)
+TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+def client_for(policy: RetryPolicy, **options: Any) -> httpx2.Client:
+    """Return a client with the time-outs of a policy, to be used in a ``with``.
+
+    Raises:
+        DataError: the environment names a proxy that cannot be used.
+    """
+    timeout = httpx2.Timeout(policy.read_timeout_s, connect=policy.connect_timeout_s)
+    return open_client(DataError, timeout=timeout, **options)
 
 
 def headers_for(url: str) -> dict[str, str]:
@@ -24,12 +39,12 @@ def headers_for(url: str) -> dict[str, str]:
     # Without `identity` a server may compress, and byte ranges would count compressed bytes.
     headers = {"Accept-Encoding": "identity", "User-Agent": "safe-llava"}
     # The client drops this header where a redirect leads to another host.
-    if urlsplit(url).hostname == HUB_HOST and url.startswith("https://") and (token := get_token()):
+    if is_hub(url) and (token := get_token()):
         headers["Authorization"] = f"Bearer {token}"
     return headers
 
 
-def check_body(response: httpx.Response) -> None:
+def check_body(response: httpx2.Response) -> None:
     """Refuse an answer that is not the bytes of a file.
 
     Raises:
@@ -46,7 +61,7 @@ def check_body(response: httpx.Response) -> None:
         raise SourceError("the server compresses the file although it was asked not to")
 
 
-def content_range(response: httpx.Response) -> tuple[int, int, int | None]:
+def content_range(response: httpx2.Response) -> tuple[int, int, int | None]:
     """Return start, stop (not part of it) and total of a part of a file; -1 where the header cannot be read."""
     given = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("content-range", ""))
     if given is None:
@@ -55,19 +70,22 @@ def content_range(response: httpx.Response) -> tuple[int, int, int | None]:
     return int(given.group(1)), int(given.group(2)) + 1, total
 
 
-def refusal(response: httpx.Response) -> SourceError:
+def refusal(response: httpx2.Response) -> SourceError:
     """Return what a status other than that of success means."""
-    status = response.status_code
+    status, url, wait = response.status_code, str(response.url), seconds_of(response.headers.get("retry-after"))
     reason = f"HTTP {status} {response.reason_phrase}".strip()
+    if status in TRANSIENT_STATUSES:
+        return SourceError(reason, "run the same command later", again=True, retry_after=wait)
+    if is_hub(url):
+        return SourceError(reason, refusal_remedy(status, "authorization" in response.request.headers))
+    if status in (401, 403) and response.history:
+        # Signed addresses hold for some minutes: the one who gave this one gives a new one.
+        return SourceError(f"{reason}: the signed address that it redirects to expired or is not for you", again=True)
     if status in (401, 403):
-        remedy = "accept the data set's terms and set HF_TOKEN where it asks for them"
-    elif status in (404, 410):
-        remedy = "correct the row's `url` or `revision` if the file has moved"
-    else:
-        remedy = "run the same command later"
-    return SourceError(
-        reason, remedy, again=status in PASSING_STATUSES, retry_after=seconds_of(response.headers.get("retry-after"))
-    )
+        return SourceError(reason, f"{response.url.host} wants credentials or refuses this machine: name a mirror")
+    if status in (404, 410):
+        return SourceError(reason, "correct the row's `url` or `revision` if the file has moved")
+    return SourceError(reason, "run the same command later")
 
 
 def seconds_of(value: str | None) -> float:
@@ -84,13 +102,13 @@ def seconds_of(value: str | None) -> float:
         return 0.0
 
 
-def explain(error: httpx.HTTPError, url: str, have: int, total: int | None) -> SourceError:
+def explain(error: httpx2.HTTPError, url: str, have: int, total: int | None) -> SourceError:
     """Return what a broken conversation means, with how much of the file is here."""
-    if isinstance(error, httpx.TooManyRedirects):
+    if isinstance(error, httpx2.TooManyRedirects):
         return SourceError("it redirects in a circle")
-    if isinstance(error, httpx.UnsupportedProtocol):
+    if isinstance(error, httpx2.UnsupportedProtocol):
         return SourceError(f"it leads to an address that is not of the web: {error}")
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         host = urlsplit(url).netloc
         return SourceError(f"no connection to {host}: {error or 'timed out'}", again=True, unreachable=True)
     of = f"{total:,}" if total is not None else "an unknown number of"
@@ -101,7 +119,7 @@ def explain(error: httpx.HTTPError, url: str, have: int, total: int | None) -> S
     )
 
 
-def validator(response: httpx.Response) -> str:
+def validator(response: httpx2.Response) -> str:
     """Return what proves later that the file is still the same; a weak ETag does not."""
     etag: str = response.headers.get("etag", "")
     if etag and not etag.startswith("W/"):

@@ -1,0 +1,60 @@
+"""The one place where HTTP clients are made: proxies of the environment, with errors that name its variables.
+
+A machine's own address is never asked through a proxy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from safe_llava.core.errors import SafeLlavaError
+
+LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
+VARIABLES = frozenset({"http_proxy", "https_proxy", "all_proxy"})
+
+
+def open_client(error: type[SafeLlavaError], **options: Any) -> httpx2.Client:
+    """Return a client that follows redirects, to be used in a ``with``.
+
+    Args:
+        error: what is raised where the environment names a proxy that cannot be used.
+        options: as ``httpx2.Client`` takes them.
+    """
+    check_proxies(error)
+    mounts = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
+    return httpx2.Client(**{"follow_redirects": True, "mounts": mounts, **options})
+
+
+def check_proxies(error: type[SafeLlavaError]) -> None:
+    """Raise ``error`` where a variable of the environment names a proxy that no client takes, without its value."""
+    for name, value in os.environ.items():
+        if name.lower() not in VARIABLES or not value:
+            continue
+        try:
+            httpx2.HTTPTransport(proxy=httpx2.Proxy(_with_scheme(value))).close()
+        except (ValueError, ImportError, httpx2.InvalidURL) as fault:
+            raise error(
+                f"the environment variable {name} names no proxy that can be used "
+                f"({type(fault).__name__}; known are http://, https://, socks5:// and socks5h://)",
+                f"correct or unset {name}",
+            ) from None
+
+
+def _with_scheme(proxy: str) -> str:
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment names for an address, or None where it is asked itself."""
+    parts, proxies = urlsplit(url), urllib.request.getproxies()
+    host = parts.hostname or ""
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or LOOPBACK.fullmatch(host) or urllib.request.proxy_bypass(host):
+        return None
+    return _with_scheme(proxy)
