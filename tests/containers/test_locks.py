@@ -55,8 +55,7 @@ def test_a_cpu_image_holds_a_part_of_the_cuda_image(image: str, root: Path) -> N
 
 def test_the_cpu_build_of_torch_has_the_version_of_the_locks(root: Path) -> None:
     (torch,) = requirements(root, "torch-cpu.txt")
-    wanted = {f"{version}+cpu" for version in (locked(root, f"{image}-cuda")["torch"] for image in ("train", "eval"))}
-    assert {specifier.version for specifier in torch.specifier} == wanted
+    assert {specifier.version for specifier in torch.specifier} == {f"{locked(root, 'train-cuda')['torch']}+cpu"}
 
 
 @pytest.mark.parametrize("name", ["train-cuda", "paper"])
@@ -71,7 +70,7 @@ def test_the_images_hold_the_versions_that_the_tests_run_with(name: str, root: P
 def test_the_eval_image_holds_them_but_for_what_vllm_holds_back(root: Path) -> None:
     held, tested = locked(root, "eval-cuda"), locked(root, "local")
     others = {package for package in held.keys() & tested.keys() if held[package] != tested[package]}
-    assert others == {"numpy", "mistral-common"}
+    assert others == {"numpy", "mistral-common", "rich"}  # the last is held back here: roc-validator, in the tests alone
 
 
 def test_the_files_of_cuda_bindings_are_in_one_package(root: Path) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 import httpx2
 import huggingface_hub
 from huggingface_hub import constants
@@ -91,17 +90,17 @@ def git_id(path: Path) -> str:
     return digest.hexdigest()
 
 
-class _ByHost(httpx.BaseTransport):
-    """Chooses the proxy host by host: httpx itself fails on whatever NO_PROXY holds besides names, such as `[::1]`."""
+class _ByHost(httpx2.BaseTransport):
+    """Chooses the proxy host by host: httpx2 itself fails on whatever NO_PROXY holds besides names, such as `[::1]`."""
 
     def __init__(self) -> None:
-        self._made: dict[str | None, httpx.HTTPTransport] = {}
+        self._made: dict[str | None, httpx2.HTTPTransport] = {}
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request on its way."""
         proxy = proxy_for(str(request.url))
         if proxy not in self._made:
-            self._made[proxy] = httpx.HTTPTransport(proxy=proxy)
+            self._made[proxy] = httpx2.HTTPTransport(proxy=proxy)
         return self._made[proxy].handle_request(request)
 
     def close(self) -> None:
@@ -117,4 +116,4 @@ def prepare() -> None:
         DataError: the environment names a proxy that cannot be used.
     """
     check_proxies(DataError)
-    huggingface_hub.set_client_factory(lambda: httpx.Client(transport=_ByHost(), follow_redirects=True))
+    huggingface_hub.set_client_factory(lambda: httpx2.Client(transport=_ByHost(), follow_redirects=True))

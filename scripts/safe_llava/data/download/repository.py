@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx  # what the hub's client raises
+import httpx2  # what the hub's client raises
 from huggingface_hub import HfApi, RepoFile, constants
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -192,7 +192,7 @@ def _list(endpoint: str | None, row: ResolvedSnapshot, policy: RetryPolicy) -> t
         ).sha
         tree = api.list_repo_tree(row.repo, recursive=True, revision=commit, repo_type=row.repo_type)
         files = {one.path: one for one in tree if isinstance(one, RepoFile)}
-    except (HfHubHTTPError, httpx.HTTPError, ValueError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, ValueError, OSError) as error:
         raise _explain(error) from error
     wanted = [files[name] for name in _wanted(files, row)]
     return str(commit), [
@@ -209,8 +209,8 @@ def _explain(error: Exception) -> SourceError:
     status = response.status_code if response is not None else 0
     with_token = response is not None and "authorization" in response.request.headers
     remedy = hub.refusal_remedy(status, with_token)
-    unreachable = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-    broken = isinstance(error, httpx.TransportError) or status in TRANSIENT_STATUSES
+    unreachable = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+    broken = isinstance(error, httpx2.TransportError) or status in TRANSIENT_STATUSES
     return SourceError(f"{type(error).__name__}: {first}", remedy, again=broken, unreachable=unreachable)
 
 
