@@ -70,7 +70,7 @@ def test_the_images_hold_the_versions_that_the_tests_run_with(name: str, root: P
 def test_the_eval_image_holds_them_but_for_what_vllm_holds_back(root: Path) -> None:
     held, tested = locked(root, "eval-cuda"), locked(root, "local")
     others = {package for package in held.keys() & tested.keys() if held[package] != tested[package]}
-    assert others == {"numpy", "mistral-common", "rich"}  # the last is held back here: roc-validator, in the tests alone
+    assert others == {"numpy", "mistral-common", "rich"}  # rich: roc-validator holds it back here, in tests alone
 
 
 def test_the_files_of_cuda_bindings_are_in_one_package(root: Path) -> None:
