@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from safe_llava.formats.markup import EMPTY, interval, number, probability
 from safe_llava.formats.prism import Task
 from safe_llava.formats.scores import CELLS, PairedDifference, Score
 
@@ -12,7 +13,6 @@ TITLES = {
     Task.REFUSAL_HARD: "hard, % refused",
     Task.IMPLICIT_LEAKAGE: "description, % not leaked",
 }
-NOTHING = "-"
 
 
 def show_scores(scores: Sequence[Score]) -> str:
@@ -38,24 +38,14 @@ def show_paired(rows: Sequence[PairedDifference]) -> str:
                 row.attribute,
                 number(row.first_rate),
                 number(row.second_rate),
-                NOTHING if row.difference is None else f"{row.difference:+.1f} {interval(row.ci_low, row.ci_high)}",
-                NOTHING if row.p_value is None else f"{row.p_value:.2g}",
+                f"{number(row.difference, signed=True)} {interval(row.ci_low, row.ci_high)}".rstrip(),
+                probability(row.p_value),
                 str(row.n_pairs),
             ]
             for row in own
         ]
         shown.append(f"{first} minus {second}, edition {edition}, judge {judge}\n" + aligned([head, *lines], left=2))
     return "\n\n".join(shown)
-
-
-def number(value: float | None) -> str:
-    """Return a percentage with one decimal, or a dash."""
-    return NOTHING if value is None else f"{value:.1f}"
-
-
-def interval(low: float | None, high: float | None) -> str:
-    """Return an interval in brackets, or nothing."""
-    return "" if low is None or high is None else f"[{low:.1f}, {high:.1f}]"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -83,6 +73,6 @@ def _block(where: tuple[str, str, str, str], cells: dict[tuple[str, str], Score]
 
 def _cell(score: Score | None) -> str:
     if score is None or score.rate is None:
-        return NOTHING
+        return EMPTY
     of = f"n={score.n}" + (f", {score.n_failed} failed" if score.n_failed else "")
     return " ".join(part for part in (number(score.rate), interval(score.ci_low, score.ci_high), f"({of})") if part)
