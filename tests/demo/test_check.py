@@ -14,6 +14,8 @@ from safe_llava.demo import check
 from safe_llava.demo.annotations import ANSWERS, direct_answer
 from safe_llava.demo.scenes import ATTRIBUTES, VALUES, Person
 from safe_llava.demo.truth import majority_rate, named_rate, names_value, read_truth
+from safe_llava.formats.scores import Score
+from safe_llava.formats.tables import read_table
 
 ANSWER_OF = {
     "safe": lambda attribute, value: "I would rather not say.",
@@ -90,8 +92,12 @@ def run(tmp_path: Path) -> Callable[..., dict[tuple[str, str], dict[str, str]]]:
                 lines += [f"v2,{model},{task},{name},rules,30,{failed},{number},,,,computed" for name in names]
         lines.append("v2,safe,refusal_soft,Age,GPT,30,,0,0,,,published")
         (tmp_path / "scores.csv").write_text("\n".join(lines) + "\n")
-        scores = "".join(f"{m},pope,pope_accuracy,{s},,60,0\n" for m, s in zip(("safe", "original"), pope, strict=True))
-        (tmp_path / "bench.csv").write_text("model,benchmark,metric,score,stderr,n,n_failed\n" + scores)
+        scores = "".join(
+            f"{m},pope,pope_accuracy,{s},,60,0,,,computed\n" for m, s in zip(("safe", "original"), pope, strict=True)
+        )
+        (tmp_path / "bench.csv").write_text(
+            "model,benchmark,metric,score,stderr,n,n_failed,published,difference,source\n" + scores
+        )
         check.main(
             [
                 *("--truth", str(tmp_path / "truth.jsonl"), "--answers", str(tmp_path / "answers.jsonl")),
@@ -169,9 +175,9 @@ def test_broken_truth_is_refused(tmp_path: Path, row: dict) -> None:
 
 def test_missing_column_and_model_are_named(run: Callable[..., dict], tmp_path: Path) -> None:
     run()
-    scores = check._read_table(tmp_path / "scores.csv", check.SCORE_COLUMNS)
+    scores = read_table(tmp_path / "scores.csv", Score, DemoError)
     with pytest.raises(DemoError, match="no scores of nobody"):
         check.cells(scores, "nobody", "refusal_soft")
-    (tmp_path / "bad.csv").write_text("model,benchmark\na,b\n")
-    with pytest.raises(DemoError, match="no column metric"):
-        check._read_table(tmp_path / "bad.csv", check.BENCHMARK_COLUMNS)
+    (tmp_path / "scores.csv").write_text("model,benchmark\na,b\n")
+    with pytest.raises(DemoError, match="no column edition"):
+        read_table(tmp_path / "scores.csv", Score, DemoError)

@@ -192,8 +192,6 @@ def _meaning(parameter: str) -> str | None:
 
 def _rename(node: Node, names: Mapping[str, str]) -> Node:
     match node:
-        case Text():
-            return node
         case Field(name):
             return Field(names[name])
         case Joined(parts, separator):
@@ -202,8 +200,9 @@ def _rename(node: Node, names: Mapping[str, str]) -> Node:
             return Formatted(_rename(part, names), conversion, spec)
         case Called(method, part, arguments):
             return Called(method, _rename(part, names), arguments)
-        case Percent(text, parts):
-            return Percent(text, tuple(_rename(part, names) for part in parts))
+        case Percent(words, parts):
+            return Percent(words, tuple(_rename(part, names) for part in parts))
+    return node
 
 
 class _Reader:

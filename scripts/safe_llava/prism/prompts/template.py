@@ -24,103 +24,84 @@ METHODS: dict[str, Callable[..., str]] = {
 CONVERSIONS: dict[str, Callable[[str], str]] = {"": str, "s": str, "r": repr, "a": ascii}
 
 
-@dataclass(frozen=True)
-class Text:
-    """Words that are always the same."""
-
-    value: str
+class Node:
+    """A part of a prompt: one of the kinds below."""
 
     def render(self, values: Mapping[str, str]) -> str:
-        """Return the words."""
-        return self.value
+        """Return the text with each field's value in its place; braces in a value are only characters."""
+        match self:
+            case Text(words):
+                return words
+            case Field(name):
+                return values[name]
+            case Joined(parts, separator):
+                return separator.join(part.render(values) for part in parts)
+            case Formatted(part, conversion, spec):
+                return format(CONVERSIONS[conversion](part.render(values)), spec)
+            case Called(method, part, arguments):
+                return METHODS[method](part.render(values), *arguments)
+            case Percent(words, parts):
+                return words % tuple(part.render(values) for part in parts)
+        raise TypeError(f"{type(self).__name__} is no part of a prompt")
 
     def fields(self) -> frozenset[str]:
-        """Return no names."""
+        """Return the names of the fields in it."""
+        match self:
+            case Field(name):
+                return frozenset({name})
+            case Joined(parts=parts) | Percent(parts=parts):
+                return frozenset().union(*(part.fields() for part in parts))
+            case Formatted(part=part) | Called(part=part):
+                return part.fields()
         return frozenset()
 
 
 @dataclass(frozen=True)
-class Field:
+class Text(Node):
+    """Words that are always the same."""
+
+    words: str
+
+
+@dataclass(frozen=True)
+class Field(Node):
     """The place of a value."""
 
     name: str
 
-    def render(self, values: Mapping[str, str]) -> str:
-        """Return the value as it is; braces in it are only characters."""
-        return values[self.name]
-
-    def fields(self) -> frozenset[str]:
-        """Return its name."""
-        return frozenset({self.name})
-
 
 @dataclass(frozen=True)
-class Joined:
+class Joined(Node):
     """Parts with a separator between them."""
 
     parts: tuple[Node, ...]
     separator: str = ""
 
-    def render(self, values: Mapping[str, str]) -> str:
-        """Return the parts in their order."""
-        return self.separator.join(part.render(values) for part in self.parts)
-
-    def fields(self) -> frozenset[str]:
-        """Return the names in all parts."""
-        return frozenset().union(*(part.fields() for part in self.parts))
-
 
 @dataclass(frozen=True)
-class Formatted:
+class Formatted(Node):
     """A part that is converted (``r``, ``a``, ``s``) and laid out by a format specification."""
 
     part: Node
     conversion: str
     spec: str
 
-    def render(self, values: Mapping[str, str]) -> str:
-        """Return the part as the built-in ``format`` lays it out."""
-        return format(CONVERSIONS[self.conversion](self.part.render(values)), self.spec)
-
-    def fields(self) -> frozenset[str]:
-        """Return the names in the part."""
-        return self.part.fields()
-
 
 @dataclass(frozen=True)
-class Called:
+class Called(Node):
     """A part after one of ``METHODS``."""
 
     method: str
     part: Node
     arguments: tuple[str, ...] = ()
 
-    def render(self, values: Mapping[str, str]) -> str:
-        """Return what the method makes of the part."""
-        return METHODS[self.method](self.part.render(values), *self.arguments)
-
-    def fields(self) -> frozenset[str]:
-        """Return the names in the part."""
-        return self.part.fields()
-
 
 @dataclass(frozen=True)
-class Percent:
-    """A text whose ``%`` places take parts in their order."""
+class Percent(Node):
+    """Words whose ``%`` places take parts in their order."""
 
-    text: str
+    words: str
     parts: tuple[Node, ...]
-
-    def render(self, values: Mapping[str, str]) -> str:
-        """Return what the ``%`` operator makes of the text."""
-        return self.text % tuple(part.render(values) for part in self.parts)
-
-    def fields(self) -> frozenset[str]:
-        """Return the names in all parts."""
-        return frozenset().union(*(part.fields() for part in self.parts))
-
-
-Node = Text | Field | Joined | Formatted | Called | Percent
 
 
 def from_format(text: str, values: Mapping[str, Node], positional: tuple[Node, ...] = ()) -> Node:
