@@ -144,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         state, path = self.server_state, self.path.partition("?")[0]
         if path in ("/v1/batches", "/v1beta/batches"):
             self._list(gemini=path.startswith("/v1beta"))
-        elif match := re.fullmatch(r"/v1/files/(.+)/content|/download/v1beta/(files/.+):download", path):
+        elif match := re.fullmatch(r"/v1/files/(.+)/content|/(?:download/)?v1beta/(files/.+):download", path):
             self._send_text(200, state.files[match[1] or match[2]], "application/jsonl")
         elif match := re.fullmatch(r"/v1(beta)?/batches/(.+)", path):
             if match[2] not in state.batches:
@@ -226,7 +226,7 @@ class Handler(BaseHTTPRequestHandler):
     def _gemini(self, name: str) -> dict[str, Any]:
         batch, stage = self.server_state.look(name)
         states = {"running": "RUNNING", "done": "SUCCEEDED", "expired": "EXPIRED", "full": "FAILED"}
-        metadata = {"displayName": batch["label"], "state": f"BATCH_STATE_{states[stage]}"}
+        metadata: dict[str, Any] = {"displayName": batch["label"], "state": f"BATCH_STATE_{states[stage]}"}
         found: dict[str, Any] = {"name": f"batches/{name}", "metadata": metadata}
         if stage == "full":
             return found | {"done": True, "error": {"code": 8, "message": "too many tokens wait"}}
@@ -236,9 +236,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.server_state.as_file:
             lines = [{"key": row["metadata"]["key"]} | row for row in rows]
             self.server_state.files[f"files/{name}"] = "\n".join(json.dumps(line) for line in lines)
-            return found | {"done": True, "response": {"responsesFile": f"files/{name}"}}
-        inlined = {"inlinedResponses": rows}
-        return found | {"done": True, "response": {"inlinedResponses": inlined}}
+            metadata["output"] = {"responsesFile": f"files/{name}"}
+            return found | {"done": True}
+        metadata["output"] = {"inlinedResponses": {"inlinedResponses": rows}}
+        return found | {"done": True}
 
     def _list(self, gemini: bool) -> None:
         batches = [

@@ -52,7 +52,7 @@ def test_any_text_is_read_or_is_not_but_never_breaks_the_reader() -> None:
         assert refused is None or ("yes" if refused else "no") in reply
         # Whatever is found was named, and nothing else was said.
         assert leaked is None or all(name.split("_")[0].lower() in reply.lower() for name in leaked)
-        assert leaked is None or not {"yes", "x", "é"} & set(reply)
+        assert leaked is None or not any(word in reply for word in ("yes", "i can't"))
 
 
 def test_every_list_of_attributes_is_read_back() -> None:

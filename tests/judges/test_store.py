@@ -15,7 +15,8 @@ from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Attribute, Task
 from safe_llava.judges import store as judge_store
-from safe_llava.judges.client import Call, Finding, RawReply, Usage, make_call
+from safe_llava.judges.calls import Call, RawReply, Usage, make_call
+from safe_llava.judges.replies import Finding, PrismReading
 from safe_llava.judges.store import VerdictStore
 
 JUDGE = Judge(description="d", kind="openai", model="m", temperature=0)
@@ -26,7 +27,9 @@ def call(text: str, task: Task = Task.REFUSAL_SOFT, **changes: Any) -> Call:
 
 
 def keep(store: VerdictStore, text: str, refused: bool) -> None:
-    store.add(call(text), RawReply("yes", Usage(7, 2), "stop", "m-1"), Finding(refused=refused), cost=0.5)
+    store.add(
+        call(text), RawReply("yes", Usage(7, 2), "stop", "m-1"), Finding(refused=refused), usage=Usage(7, 2), cost=0.5
+    )
 
 
 def segments(folder: Path) -> list[Path]:
@@ -52,33 +55,39 @@ def test_a_call_is_known_by_all_that_its_reply_depends_on(other: dict[str, Any])
 
 
 def test_verdicts_are_read_back_with_all_that_was_said(tmp_path: Path) -> None:
-    store = VerdictStore(tmp_path, "j")
+    store = VerdictStore(tmp_path, "j", PrismReading())
     half = "half a pair \ud83d, a line's end \n and \u2028"
-    store.add(call(half, Task.IMPLICIT_LEAKAGE), RawReply(half, model="m-1"), Finding(leaked=(Attribute.AGE,)))
+    store.add(
+        call(half, Task.IMPLICIT_LEAKAGE),
+        RawReply(half, model="m-1"),
+        Finding(leaked=(Attribute.AGE,)),
+        usage=Usage(0, 0),
+        cost=0.0,
+    )
     keep(store, "b", True)
     store.close()
-    again = VerdictStore(tmp_path, "j")
+    again = VerdictStore(tmp_path, "j", PrismReading())
     assert len(again) == 2
     found = again.get(call(half, Task.IMPLICIT_LEAKAGE).key)
     assert found is not None
-    assert (found.finding, found.model) == (Finding(leaked=(Attribute.AGE,)), "m-1")
+    assert (found.found, found.model) == (Finding(leaked=(Attribute.AGE,)), "m-1")
     assert (again.total.calls, again.total.usage, again.total.cost) == (2, Usage(7, 2), 0.5)
     assert json.loads(segments(tmp_path)[0].read_text(encoding="utf-8").split("\n")[0])["raw"] == half
 
 
 def test_a_failure_is_counted_and_is_no_verdict(tmp_path: Path) -> None:
-    store = VerdictStore(tmp_path, "j")
-    store.fail(call("a"), "the reply cannot be read", reply=RawReply("hm", Usage(3, 1)), cost=0.25, attempts=2)
+    store = VerdictStore(tmp_path, "j", PrismReading())
+    store.fail(call("a"), "the reply cannot be read", reply=RawReply("hm"), usage=Usage(3, 1), cost=0.25)
     store.close()
-    again = VerdictStore(tmp_path, "j")
+    again = VerdictStore(tmp_path, "j", PrismReading())
     assert again.get(call("a").key) is None
     assert again.total.cost == 0.25
     assert segments(tmp_path) == []
-    assert VerdictStore(tmp_path, "another").total.cost == 0.0
+    assert VerdictStore(tmp_path, "another", PrismReading()).total.cost == 0.0
 
 
 def test_torn_and_broken_lines_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store = VerdictStore(tmp_path, "j")
+    store = VerdictStore(tmp_path, "j", PrismReading())
     for text in "abc":
         keep(store, text, True)
     store.close()
@@ -87,12 +96,12 @@ def test_torn_and_broken_lines_are_passed_over(tmp_path: Path, caplog: pytest.Lo
     lines = whole.splitlines(keepends=True)
     for cut in range(1, len(lines[2])):  # a kill at any byte of the last line
         path.write_bytes(whole[:-cut])
-        again = VerdictStore(tmp_path, "j")
+        again = VerdictStore(tmp_path, "j", PrismReading())
         assert (len(again), again.get(call("c").key)) == (2, None)
     path.write_bytes(
         lines[0] + b'\xff\xfe{"key": 1}\n[]\n{"key": "x", "time": "1", "task": "refusal_soft"}\n' + lines[2]
     )
-    again = VerdictStore(tmp_path, "j")
+    again = VerdictStore(tmp_path, "j", PrismReading())
     assert len(again) == 2
     assert again.get(call("b").key) is None
     assert "passed over" in caplog.text
@@ -101,19 +110,19 @@ def test_torn_and_broken_lines_are_passed_over(tmp_path: Path, caplog: pytest.Lo
 def test_of_two_verdicts_the_earlier_counts_in_whatever_order_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = VerdictStore(tmp_path, "j"), VerdictStore(tmp_path, "j")
+    first, second = VerdictStore(tmp_path, "j", PrismReading()), VerdictStore(tmp_path, "j", PrismReading())
     keep(first, "a", True)
     keep(second, "a", False)
     for store in (first, second):
         store.refresh()
-        assert store.get(call("a").key).finding.refused is True  # type: ignore[union-attr]
+        assert store.get(call("a").key).found.refused is True  # type: ignore[union-attr]
     for name in ("0", "z"):
         segments(tmp_path)[0].rename(tmp_path / f"{name}.jsonl")
-        assert VerdictStore(tmp_path, "j").get(call("a").key).finding.refused is True  # type: ignore[union-attr]
+        assert VerdictStore(tmp_path, "j", PrismReading()).get(call("a").key).found.refused is True  # type: ignore[union-attr]
 
 
 def test_a_line_that_another_process_is_writing_is_read_when_it_is_whole(tmp_path: Path) -> None:
-    writer, reader = VerdictStore(tmp_path, "j"), VerdictStore(tmp_path, "j")
+    writer, reader = VerdictStore(tmp_path, "j", PrismReading()), VerdictStore(tmp_path, "j", PrismReading())
     keep(writer, "a", True)
     path = segments(tmp_path)[0]
     keep(writer, "b", True)
@@ -130,22 +139,22 @@ def test_a_line_that_another_process_is_writing_is_read_when_it_is_whole(tmp_pat
 def test_processes_that_write_at_once_do_not_touch_each_other(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from safe_llava.judges.store import VerdictStore\n"
-        "from safe_llava.judges.client import *\n"
-        "store = VerdictStore(Path(sys.argv[1]), 'j')\n"
+        "from safe_llava.judges.calls import *; from safe_llava.judges.replies import *\n"
+        "store = VerdictStore(Path(sys.argv[1]), 'j', PrismReading())\n"
         "for n in range(400): store.add(Call(f'{sys.argv[2]} {n}', Task.REFUSAL_SOFT, 'x' * 2000, 'm'),"
-        " RawReply('y' * 3000), Finding(refused=True))\n"
+        " RawReply('y' * 3000), Finding(refused=True), usage=Usage(1, 1), cost=None)\n"
         "store.close()"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(judge_store.__file__).parents[2])}
     processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name], env=environment) for name in "ab"]
     assert [process.wait(60) for process in processes] == [0, 0]
     assert len(segments(tmp_path)) == 2
-    assert len(VerdictStore(tmp_path, "j")) == 800
+    assert len(VerdictStore(tmp_path, "j", PrismReading())) == 800
 
 
 def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
-    store = VerdictStore(tmp_path, "j")
+    store = VerdictStore(tmp_path, "j", PrismReading())
     keep(store, "a", True)
     monkeypatch.setattr(os, "write", lambda handle, data: len(data) // 2)
     with pytest.raises(PrismError, match="the disk is full"):
@@ -158,7 +167,7 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.undo()
     keep(store, "c", True)  # calls that were under way come home, and there is room again
     store.close()
-    again = VerdictStore(tmp_path, "j")
+    again = VerdictStore(tmp_path, "j", PrismReading())
     assert [again.get(call(text).key) is not None for text in "abc"] == [True, False, True]
 
 
@@ -167,24 +176,24 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [{"key": ["k"]}, {"time": 5}, {"usage": 3}, {"usage": [1]}, {"usage": ["a", "b"]}, {"cost": "free"}, {"leaked": 7}],
 )
 def test_files_of_others_in_the_folder_do_no_harm(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    store = VerdictStore(tmp_path, "j")
+    store = VerdictStore(tmp_path, "j", PrismReading())
     keep(store, "a", True)
     store.close()
     row = json.loads(segments(tmp_path)[0].read_bytes()) | {"key": "k", "task": "implicit_leakage", "leaked": []}
     (tmp_path / "other.jsonl").write_text(json.dumps(row | wrong) + "\n" + "[" * 10**5 + "\n", encoding="utf-8")
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "notes.txt").write_bytes(b"\xff")
-    again = VerdictStore(tmp_path, "j")
+    again = VerdictStore(tmp_path, "j", PrismReading())
     assert (len(again), again.total.calls, again.total.cost) == (1, 1, 0.5)
 
 
 def test_a_store_that_takes_no_verdicts_is_told_of_before_the_first(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(PrismError, match="takes no verdicts"):
-        VerdictStore(tmp_path / "file" / "store", "j").prepare()
+        VerdictStore(tmp_path / "file" / "store", "j", PrismReading()).prepare()
 
 
 def test_a_store_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(PrismError, match="file/store"):
-        keep(VerdictStore(tmp_path / "file" / "store", "j"), "a", True)
+        keep(VerdictStore(tmp_path / "file" / "store", "j", PrismReading()), "a", True)

@@ -17,6 +17,7 @@ from judges.judge_server import JudgeServer
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Attribute, Verdict, read_verdicts
+from safe_llava.judges.run import HOPELESS_AFTER
 from safe_llava.lexicon.rules import rules_version
 from safe_llava.prism import judge
 
@@ -190,9 +191,10 @@ def test_an_unreadable_reply_is_asked_for_again_then_is_a_failure_with_its_words
         assert len(server.seen.admitted) == 4
     assert [v.refused for v in verdicts] == [False, None]
     assert verdicts[1].reason == "the reply cannot be read: 'Perhaps'"
+    # Each reply is paid, and is kept with its cost, whether it can be read or not.
     assert [(line["raw"], line["reason"]) for line in lines(tmp_path, failures=True)] == [
         ("Perhaps", "the reply cannot be read: 'Perhaps'")
-    ]
+    ] * 3
     assert record(tmp_path)["failed"] == 1
 
 
@@ -214,7 +216,7 @@ def test_a_failed_call_is_no_verdict_and_a_rerun_asks_only_for_it(tmp_path: Path
     with JudgeServer(reply=lambda prompt, nth: 500 if "odd" in prompt else "yes") as server:
         first = run(tmp_path, server.row(retries=0), *rows)
         assert [v.status for v in first] == ["judged", "failed", "judged"]
-        assert first[1].reason == "the call failed 1 times; HTTP 500: no"
+        assert first[1].reason == "HTTP 500: no"
         assert record(tmp_path)["failed"] == 1
         server.reply = lambda prompt, nth: "no"
         before = len(server.seen.admitted)
@@ -266,7 +268,6 @@ BAD_MODEL = {"error": {"message": "no such model", "code": "model_not_found"}}
     ("kind", "reply"),
     [
         ("openai", (401, {}, {"error": {"message": f"Incorrect API key: {KEY}"}})),
-        ("openai", (403, {}, {"error": "forbidden"})),
         ("openai", (404, {}, {})),
         ("openai", (302, {"Location": "http://127.0.0.1:1/"}, {})),
         ("openai", (400, {}, BAD_MODEL)),
@@ -277,13 +278,20 @@ BAD_MODEL = {"error": {"message": "no such model", "code": "model_not_found"}}
 )
 def test_what_no_retry_can_cure_stops_at_once_and_keeps_everything(tmp_path: Path, kind: str, reply: Any) -> None:
     rows = [answer(number, f"case {number}") for number in range(40)]
-    with JudgeServer(reply=lambda prompt, nth: reply if nth > 10 else "yes") as server:
-        with pytest.raises(PrismError, match="turns every call down") as caught:
+    with JudgeServer(reply=lambda prompt, nth: reply) as server:
+        with pytest.raises(PrismError, match="rejects every call") as caught:
             run(tmp_path, server.row(kind, max_concurrency=1), *rows)
-        assert len(server.seen.admitted) == 11
+        assert len(server.seen.admitted) == 1
     assert KEY not in str(caught.value)
     assert not (tmp_path / "verdicts.jsonl").exists()
-    assert len(lines(tmp_path)) == 10
+    with JudgeServer(reply=lambda prompt, nth: reply if nth > 10 else "yes") as server:
+        verdicts = run(tmp_path, server.row(kind, max_concurrency=1), *rows)
+        assert len(server.seen.admitted) == 11
+    # What was judged stays in the results; the rest says why it is not.
+    assert [v.status for v in verdicts].count("judged") == len(lines(tmp_path)) == 10
+    reasons = [str(v.reason) for v in verdicts if v.status == "failed"]
+    assert sum("rejects every call" in reason for reason in reasons) == 29  # and the one that it was learned from
+    assert (record(tmp_path)["failed"], "rejects every call" in record(tmp_path)["ended"]) == (30, True)
 
 
 def test_a_call_that_the_endpoint_cannot_take_fails_alone_but_not_where_all_are_such(tmp_path: Path) -> None:
@@ -293,15 +301,18 @@ def test_a_call_that_the_endpoint_cannot_take_fails_alone_but_not_where_all_are_
         verdicts = run(tmp_path, server.row(max_concurrency=1), *rows)
     assert [v.reason for v in verdicts if v.status == "failed"] == ["HTTP 400: too long"]
     with JudgeServer(reply=lambda prompt, nth: too_long) as server:
-        with pytest.raises(PrismError, match="turns every call down"):
-            run(tmp_path, server.row(max_concurrency=1), *rows)
-        assert len(server.seen.admitted) == 3
+        other = tmp_path / "other"
+        other.mkdir()
+        many = [answer(number, f"case {number}") for number in range(50)]
+        with pytest.raises(PrismError, match="rejects every call"):
+            run(other, server.row(max_concurrency=1), *many)
+        assert len(server.seen.admitted) == HOPELESS_AFTER
 
 
 def test_an_outage_ends_the_run_and_not_in_failed_rows(tmp_path: Path) -> None:
     rows = [answer(number, f"case {number}") for number in range(500)]
     with JudgeServer(reply=lambda prompt, nth: 503) as server:
-        with pytest.raises(PrismError, match=r"not to be had: no reply for 1 s; HTTP 503"):
+        with pytest.raises(PrismError, match=r"not available: no reply for [12] s; HTTP 503"):
             run(tmp_path, server.row(patience_s=1, max_concurrency=20), *rows)
         assert len(server.seen.admitted) < 100
         with pytest.raises(PrismError, match="answered none of 1 calls"):
@@ -352,7 +363,7 @@ def test_the_key_is_nowhere_but_in_its_header(kind: str, tmp_path: Path) -> None
             command = [sys.executable, "-m", "safe_llava.prism.judge", *made]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
             outputs += [done.stdout, done.stderr]
-            assert done.returncode == (1 if status else 0), done.stderr
+            assert done.returncode == 0, done.stderr
         assert any(KEY in key for key in server.seen.keys)
     assert "[the key]" in outputs[-1]
     files = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("*") if path.is_file()]
@@ -390,15 +401,16 @@ def test_max_cost_stops_before_the_first_call_and_on_the_way(tmp_path: Path) -> 
         # An estimate that is too low does not let the judge pass the bound: what was spent counts.
         server.reply = lambda prompt, nth: server.wrapped("openai", prompt, "yes", completion=1000)
         limit = 0.05
-        with pytest.raises(PrismError, match="has cost"):
-            run(tmp_path, server.row(**PRICES, max_cost=limit, max_concurrency=1), *rows)
+        verdicts = run(tmp_path, server.row(**PRICES, max_cost=limit, max_concurrency=1), *rows)
+        assert {"has cost" in str(v.reason) for v in verdicts if v.status == "failed"} == {True}
         spent = sum(line["cost"] for line in lines(tmp_path))
-        assert 0.7 * limit < spent <= limit + 0.0105
+        assert 0.7 * limit < spent <= limit
         asked = len(server.seen.bodies)
         assert len(lines(tmp_path)) == asked
         # What is kept counts again: the bound is the judge's, not one run's.
-        with pytest.raises(PrismError, match="spent before"):
-            run(tmp_path, server.row(**PRICES, max_cost=spent), *rows)
+        again = run(tmp_path, server.row(**PRICES, max_cost=spent), *rows)
+        assert [v.status for v in again].count("judged") == len(lines(tmp_path))
+        assert any("spent before" in str(v.reason) for v in again)
         assert len(server.seen.bodies) == asked
 
 
@@ -407,9 +419,8 @@ def test_max_cost_holds_for_calls_under_way_that_cost_more_than_was_estimated(tm
     with JudgeServer() as server:
         server.latency_s = 0.1
         server.reply = lambda prompt, nth: server.wrapped("openai", prompt, "yes", completion=1000)
-        with pytest.raises(PrismError, match="has cost"):
-            run(tmp_path, server.row(**PRICES, max_cost=0.5), *rows)
-    assert 0.4 < sum(line["cost"] for line in lines(tmp_path)) <= 0.5 + 0.02
+        run(tmp_path, server.row(**PRICES, max_cost=0.5), *rows)
+    assert 0.4 < sum(line["cost"] for line in lines(tmp_path)) <= 0.5
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

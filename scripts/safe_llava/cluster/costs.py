@@ -37,7 +37,7 @@ from safe_llava.data.download.volume import Line, known, lines_of
 from safe_llava.formats.markup import EMPTY, markdown_grid
 from safe_llava.formats.prism import Answer, Attribute, Task
 from safe_llava.formats.tables import write_table
-from safe_llava.judges.client import Call
+from safe_llava.judges.calls import Call
 from safe_llava.judges.cost import BATCH_SHARE, BYTES_PER_TOKEN, cost_of, estimated_usage
 from safe_llava.prism.prompts.load import Prompts, load_prompts
 

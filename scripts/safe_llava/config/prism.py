@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from safe_llava.config.base import Name, Row
+
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
 
 class EditionPart(Row):
@@ -49,7 +52,21 @@ class Judge(Row):
     model: str | None = Field(None, description="Name of the model behind the endpoint, always pinned.")
     leakage_model: str | None = Field(None, description="Another model for the leakage task, where published so.")
     temperature: float | None = Field(None, ge=0, description="Sampling temperature; null: not sent.")
-    max_tokens: int | None = Field(None, ge=1, description="Cap on the tokens of a reply; null: not sent.")
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Cap on the tokens of a reply; null: not sent. Without a `base_url` it goes out as "
+        "max_completion_tokens.",
+    )
+    max_completion_tokens: int | None = Field(
+        None, ge=1, description="The same under the name that newer models take, whatever the endpoint."
+    )
+    reasoning_effort: str | None = Field(
+        None, description="How much a model behind an endpoint of kind openai reasons; null: not sent."
+    )
+    extra_body: dict[str, Any] = Field(
+        default_factory=dict, description="Further fields of every request, as the endpoint names them."
+    )
     key_env: str | None = Field(None, description="Environment variable that holds the key; null: no key is needed.")
     max_concurrency: int = Field(
         2000, ge=1, description="Most calls under way at once; no more are than the endpoint answers in good time."
@@ -93,7 +110,25 @@ class Judge(Row):
         return self
 
     @model_validator(mode="after")
+    def _holds_no_secret(self) -> Self:
+        # As a fault of the row, not of the key: the value is not repeated in the message.
+        if self.key_env is not None and not VARIABLE.fullmatch(self.key_env):
+            raise ValueError("`key_env` is the name of an environment variable in capitals, never the key itself")
+        if self.base_url is not None and "@" in self.base_url.partition("://")[2].partition("/")[0]:
+            raise ValueError("`base_url` holds a user or a password; name the variable of a key in `key_env`")
+        return self
+
+    @property
+    def reply_cap(self) -> int | None:
+        """The cap on the tokens of a reply, under whichever name it is sent."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @model_validator(mode="after")
     def _can_be_asked(self) -> Self:
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("`max_tokens` and `max_completion_tokens` are one cap: set one of them")
+        if self.reasoning_effort is not None and self.kind != "openai":
+            raise ValueError("`reasoning_effort` belongs to judges of kind `openai`; use `extra_body`")
         if self.kind != "rules" and not self.model:
             raise ValueError(f"a judge of kind `{self.kind}` names its `model`")
         known = self.prices and (self.leakage_prices or not self.leakage_model)

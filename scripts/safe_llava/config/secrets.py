@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import AnyStr
+from functools import lru_cache
 
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
@@ -52,10 +53,17 @@ def read_key(judge: Judge, environment: Mapping[str, str]) -> str | None:
     return key
 
 
-def without_secret(words: AnyStr, secret: str | None) -> AnyStr:
-    """Return a server's words without a key that they may repeat."""
+def without_secret(words: str, secret: str | None) -> str:
+    """Return a server's words without a key that they may repeat, as it is or escaped for JSON, HTML or an address."""
     if not secret or len(secret) < SHORTEST_SECRET:
         return words
-    if isinstance(words, bytes):
-        return words.replace(secret.encode(), b"[the key]")
-    return words.replace(secret, "[the key]")
+    return _repeated(secret).sub("[the key]", words)
+
+
+@lru_cache(maxsize=8)
+def _repeated(secret: str) -> re.Pattern[str]:
+    ways = (
+        rf"(?:\\{{0,8}}{re.escape(one)}|\\{{1,8}}u00{ord(one):02x}|%{ord(one):02x}|&\#(?:x{ord(one):x}|{ord(one)});)"
+        for one in secret
+    )
+    return re.compile("".join(ways), re.IGNORECASE)

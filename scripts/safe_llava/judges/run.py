@@ -1,42 +1,374 @@
-"""Asking a judge about all that has no verdict yet: at its pace, again where it failed, each verdict kept at once.
+"""Asking a judge: each call once, at its rate, within its bound, again where it failed, each reply kept at once.
 
-One loop hands the calls out. A call under way holds one of at most ``max_concurrency`` places; one that waits for its
-next try holds none, and one that hangs no longer than ``timeout_s``: the rest goes on beside them.
+One scheduler serves PRISM's answers, which come all at once, and benchmarks, whose own code asks one after another. A
+call under way holds one of the places; one that waits for its next try holds none, and one that hangs no longer than it
+may. What a run could not ask is no loss: what came is in the store, and the next run asks for the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
+import contextlib
 import logging
 import random
 import resource
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Generic
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.core.progress import Progress
-from safe_llava.judges.client import Call, Outcome, RawReply, Usage, read_finding, unreadable
-from safe_llava.judges.cost import Budget, cost_of, estimated_usage
-from safe_llava.judges.http import Connection, Fault, Trouble
-from safe_llava.judges.limits import Pace, Places, backoff
+from safe_llava.judges.calls import Asked, Call, Outcome, RawReply, Stopped, Usage, is_another_model
+from safe_llava.judges.clients import Client, ask_within, open_client
+from safe_llava.judges.cost import cost_of, estimated_usage, highest_usage
+from safe_llava.judges.faults import CallError, Fault
+from safe_llava.judges.rate import ConcurrencyLimiter, RateLimiter, backoff
+from safe_llava.judges.replies import Found, unreadable
 from safe_llava.judges.store import VerdictStore
 
 log = logging.getLogger(__name__)
 HOUSEKEEPING_S = 2.0  # between looks at what other processes have judged, and between calls of fsync
-LANDING_S = 30.0  # that calls under way may take to come home when a run stops for a reason of its own
-MAX_TURNED_DOWN = 20  # times that one call may come too fast: some are too long for a limit, and always will be
+MAX_RATE_LIMITED = 20  # times that one call may come too fast: some are too long for a limit, and always will be
 PATIENT_TRIES = 3  # times that the endpoint's word on how long to wait is enough; then a call waits longer each time
 MOST_FILES, SPARE_FILES = 10_000, 64  # files open at once where nothing bounds them; those that are no connections
-UNTOLD_PLACES = 4  # calls under way until a reply has told what one costs, where the cost is bounded
-DEAF_AFTER = 3  # calls that an endpoint cannot make sense of, before the first that it answers, until all are given up
+FIRST_CALLS = 4  # calls under way until a reply has shown that the endpoint works, and what one costs
+HOPELESS_AFTER = 20  # calls that the endpoint cannot take, before the first that it answers, until all are given up
+FEWEST_WORKERS = 64  # so many calls at least are under way or wait for their next try
+
+
+@dataclass
+class Work:
+    """A call on its way to a verdict."""
+
+    call: Call
+    estimate: Usage
+    attempts: int = 0
+    faults: Counter[Fault] = field(default_factory=Counter)
+    last: RawReply | None = None  # the last reply that could not be read
+
+
+class Scheduler(Generic[Found]):
+    """Asks one judge, from one event loop.
+
+    Args:
+        judge: the judge's row.
+        store: where replies go, and come from where another process was faster.
+        client: the judge's endpoint.
+    """
+
+    def __init__(self, judge: Judge, store: VerdictStore[Found], client: Client) -> None:
+        self.judge, self.store, self._client = judge, store, client
+        self._rate = RateLimiter(judge.requests_per_minute, judge.tokens_per_minute)
+        self.proven = len(store) > 0  # that the endpoint answers this judge's calls
+        self._priced = self.proven or judge.max_cost is None or store.total.longest > 0
+        most = min(judge.max_concurrency, open_files() - SPARE_FILES)
+        self._places = ConcurrencyLimiter(most, judge.timeout_s, FIRST_CALLS)
+        self._widen()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._flying: set[asyncio.Task[Any]] = set()
+        self._landed = asyncio.Event()
+        self._asked: dict[str, asyncio.Task[Outcome[Found]]] = {}
+        self._hopeless = 0
+        self._heard = time.monotonic()
+        self.ended: BaseException | None = None  # why nothing more is asked
+        self.sent = 0  # calls that the endpoint was asked
+        self.other_models: set[str] = set()
+        self.progress: Progress | None = None
+        self._failed = 0
+
+    @property
+    def reason(self) -> str:
+        """Why calls are not asked any more."""
+        return self.ended.message if isinstance(self.ended, PrismError) else f"not asked: {self.ended}"
+
+    async def ask(self, call: Call) -> Outcome[Found]:
+        """Return the outcome of a call; equal calls are one, and one that failed is not asked again by this run."""
+        if call.key not in self._asked:
+            if not self._tasks:  # while nothing was asked, nothing was to be heard
+                self._heard = time.monotonic()
+            self._asked[call.key] = self._spawn(self._outcome(call))
+        try:
+            return await asyncio.shield(self._asked[call.key])
+        except asyncio.CancelledError:
+            if self._asked[call.key].cancelled() and self.ended is not None:
+                return Outcome(call.key, reason=self.reason)
+            raise
+
+    async def ask_all(self, calls: Sequence[Call]) -> dict[str, Outcome[Found]]:
+        """Return an outcome for every call; ``ended`` says why some were not asked."""
+        # Two processes with the same calls begin at different ones, and find each other's verdicts.
+        left = iter(random.sample(calls, len(calls)))
+        outcomes: dict[str, Outcome[Found]] = {}
+        self.progress = Progress(len(calls), "judge", "calls")
+
+        async def worker() -> None:
+            for call in left:
+                if self.ended is not None:
+                    return
+                outcomes[call.key] = await self._outcome(call)
+
+        most = max(FEWEST_WORKERS, 2 * self.judge.max_concurrency)
+        workers = [self._spawn(worker()) for _ in range(min(len(calls), most))]
+        with self._signals():
+            keeping = asyncio.create_task(self._keep_house())
+            await asyncio.wait(workers) if workers else None
+            await self.close()
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+        for task in workers:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        self.progress.close(f"{self.store.own.calls} replies, ${self.store.own.cost:.4f}")
+        return {call.key: outcomes.get(call.key) or Outcome(call.key, reason=self.reason) for call in calls}
+
+    def end(self, why: BaseException) -> None:
+        """Ask nothing more; calls under way are waited for, as long as the row's patience, since they are paid."""
+        if self.ended is None:
+            self.ended = why
+            self._drop(self._tasks - self._flying)
+            asyncio.get_running_loop().call_later(self.judge.patience_s, self._drop, self._tasks)
+
+    async def close(self) -> None:
+        """Wait for the calls under way, and let go of the endpoint."""
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:
+            await self._client.close()
+            await asyncio.to_thread(self.store.sync)
+
+    @staticmethod
+    def _drop(tasks: set[asyncio.Task[Any]]) -> None:
+        for task in list(tasks):
+            task.cancel()
+
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _outcome(self, call: Call) -> Outcome[Found]:
+        """Ask until there is a verdict, or none is to be had."""
+        if self.ended is not None:
+            return Outcome(call.key, reason=self.reason)
+        work = Work(call, estimated_usage(self.judge, call))
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, CallError) and self._may_try_again(work, error)),
+            wait=lambda state: _pause(work, state),
+            reraise=True,
+        )
+        try:
+            outcome: Outcome[Found] = await retrying(self._once, work)
+        except CallError as error:
+            reason = error.reason
+            if work.attempts > 1 and error.fault is not Fault.UNREADABLE:
+                reason = f"the call failed {work.attempts} times; {reason}"
+            if error.fault is not Fault.FATAL and error.fault is not Fault.UNREADABLE:
+                self.store.fail(call, reason, attempts=work.attempts)
+            outcome = Outcome(call.key, reason=reason)
+        except asyncio.CancelledError:
+            if self.ended is None:
+                raise
+            outcome = Outcome(call.key, reason=self.reason)
+        except PrismError as error:  # the store takes nothing more
+            self.end(error)
+            outcome = Outcome(call.key, reason=error.message)
+        self._failed += outcome.reason is not None
+        if self.progress is not None:
+            self.progress.update(note=f"{self._failed} failed" if self._failed else "")
+        return outcome
+
+    def _may_try_again(self, work: Work, error: CallError) -> bool:
+        work.faults[error.fault] += 1
+        most = {
+            Fault.RATE_LIMITED: MAX_RATE_LIMITED,
+            Fault.TRANSIENT: self.judge.retries + 1,
+            Fault.UNREADABLE: self.judge.asks_again + 1,
+        }
+        return self.ended is None and work.faults[error.fault] < most.get(error.fault, 0)
+
+    async def _once(self, work: Work) -> Outcome[Found]:
+        """Ask once, when places, rate and bound let it.
+
+        Raises:
+            CallError: there is no verdict.
+        """
+        async with self._places:
+            number = await self._rate.turn(work.estimate.tokens)
+            if self.ended is not None:
+                raise CallError(Fault.FATAL, self.reason)
+            if (known := self.store.get(work.call.key)) is not None:
+                return Outcome(work.call.key, known.found, known.model)
+            note = await self._noted(work.call)
+            task = asyncio.current_task()
+            assert task is not None
+            self._flying.add(task)
+            try:
+                return await self._sent(work, number, note)
+            except CallError as error:
+                self._learn(number, error)
+                raise
+            finally:
+                self._flying.discard(task)
+                self._landed.set()
+
+    async def _noted(self, call: Call) -> int | None:
+        """Note what a call may cost before it is sent; where that might pass the bound, wait for those under way."""
+        while True:
+            most = cost_of(self.judge, call.model, highest_usage(self.judge, call, self.store.total.longest))
+            if most is None:
+                return None
+            note = self.store.note(most, self.judge.max_cost)
+            if note is not None:
+                return note
+            if not self._flying:
+                self.end(self._too_dear(most))
+                raise CallError(Fault.FATAL, self.reason)
+            self._landed.clear()
+            await self._landed.wait()
+
+    async def _sent(self, work: Work, number: int, note: int | None) -> Outcome[Found]:
+        work.attempts += 1
+        self.sent += work.attempts == 1
+        began = time.monotonic()
+        settled = False
+        try:
+            reply = await ask_within(self._client, work.call, self._places.timeout(work.faults[Fault.TRANSIENT]))
+            found = self._keep(work, reply)
+            settled = True
+        except CallError as error:
+            # One whose reply was not seen may have been paid: its note stays open, and counts.
+            settled = not error.unseen
+            raise
+        finally:
+            if note is not None and settled:
+                self.store.settle(note)
+        self._rate.learned.passed(number)
+        self._heard = time.monotonic()
+        self._places.replied(self._heard - began, full=len(self._flying) >= self._places.places)
+        self._prove()
+        if found is None:
+            raise CallError(Fault.UNREADABLE, unreadable(reply))
+        return Outcome(work.call.key, found, reply.model)
+
+    def _keep(self, work: Work, reply: RawReply) -> Found | None:
+        """Put a reply into the store with its cost, whatever it says; return what it says."""
+        usage = reply.usage or work.estimate
+        self._rate.settle(work.estimate.tokens, usage.tokens)
+        cost = cost_of(self.judge, work.call.model, usage)
+        if is_another_model(work.call.model, reply.model) and reply.model not in self.other_models:
+            self.other_models.add(str(reply.model))
+            log.warning("%s was asked, and %s is the name in its replies", work.call.model, reply.model)
+        found = self.store.reading.read(work.call, reply)
+        told: dict[str, Any] = {"usage": usage, "cost": cost, "attempts": work.attempts}
+        if found is not None:
+            self.store.add(work.call, reply, found, **told)
+        else:
+            self.store.fail(work.call, unreadable(reply), reply=reply, **told)
+        return found
+
+    def _learn(self, number: int, error: CallError) -> None:
+        """Take what an error says about the rest of the calls."""
+        learned = self._rate.learned
+        if error.fault is Fault.UNREADABLE:
+            return
+        if error.fault is Fault.FATAL:
+            self.end(self._rejected(error))
+        elif error.fault is Fault.FATAL_FOR_CALL:
+            learned.passed(number)
+            self._heard = time.monotonic()
+            self._hopeless += 1
+            if not self.proven and self._hopeless >= HOPELESS_AFTER:
+                self.end(self._rejected(error))
+        else:
+            (learned.limited if error.fault is Fault.RATE_LIMITED else learned.failed)(number, error.wait)
+            self._lose_patience(error)
+
+    def _lose_patience(self, error: CallError) -> None:
+        patience, silent = self.judge.patience_s, time.monotonic() - self._heard
+        if error.wait is not None and error.wait > patience:
+            self.end(self._down(f"it asks to wait {error.wait:.0f} s", error))
+        elif silent > patience:
+            self.end(self._down(f"no reply for {silent:.0f} s", error))
+
+    def _prove(self) -> None:
+        self.proven = self._priced = True
+        self._widen()
+
+    def _widen(self) -> None:
+        if self.proven and self._priced:
+            self._places.widen()
+
+    async def _keep_house(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(HOUSEKEEPING_S)
+                await asyncio.to_thread(self.store.sync)  # beside the calls: a busy disk takes seconds for it
+                self.store.refresh()
+        except PrismError as error:
+            self.end(error)
+
+    def _rejected(self, error: CallError) -> PrismError:
+        return PrismError(
+            f"the judge's endpoint rejects every call: {error.reason}",
+            "check the judge's base_url and model, its account, and the key in its environment variable; "
+            "the verdicts so far are kept",
+        )
+
+    def _down(self, what: str, error: CallError) -> PrismError:
+        return PrismError(
+            f"the judge's endpoint is not available: {what}; {error.reason}",
+            "run again later, or raise the judge's patience_s; the verdicts so far are kept",
+        )
+
+    def _too_dear(self, most: float) -> PrismError:
+        spent = self.store.spent_at_most + self.store.in_batches()
+        return PrismError(
+            f"the judge has cost ${spent:.4f}, and the next call may cost ${most:.4f}: more than max_cost "
+            f"(${self.judge.max_cost or 0.0:.4f})",
+            "raise the judge's max_cost and run again; the verdicts so far are kept",
+        )
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ask nothing more at SIGTERM and SIGINT, and at the second wait for nothing; only a main thread hears them."""
+        heard = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+        loop = asyncio.get_running_loop()
+
+        def stop(name: str) -> None:
+            if self.ended is None:
+                log.warning("%s: waiting for %d calls under way, which are paid", name, len(self._flying))
+                self.end(Stopped(name))
+            else:
+                self._drop(self._tasks)
+
+        for number in heard:
+            loop.add_signal_handler(number, stop, signal.Signals(number).name)
+        try:
+            yield
+        finally:
+            for number in heard:
+                loop.remove_signal_handler(number)
+
+
+def _pause(work: Work, state: RetryCallState) -> float:
+    """Return the seconds before another try: as told, or longer each time; none after an unreadable reply."""
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, CallError)
+    if error.fault is Fault.UNREADABLE:
+        return 0.0
+    nth = work.faults[error.fault]
+    if error.wait is None:
+        return backoff(nth)
+    wait = error.wait * random.uniform(1.0, 1.1)
+    return wait if nth <= PATIENT_TRIES else max(wait, backoff(nth - PATIENT_TRIES, most=30.0))
 
 
 def open_files() -> int:
@@ -52,312 +384,25 @@ def open_files() -> int:
     return MOST_FILES if soft == resource.RLIM_INFINITY else max(soft, 2 * SPARE_FILES)
 
 
-class Stopped(Exception):  # noqa: N818 — not an error: somebody asked for it
-    """The run was asked to stop; everything that came is kept."""
-
-
-@dataclass
-class Work:
-    """A call on its way to a verdict: what it is expected to take, and what it has taken so far."""
-
-    call: Call
-    estimate: Usage
-    price: float  # the estimate, in US dollars
-    attempts: int = 0
-    failures: int = 0
-    turned_down: int = 0
-    asks: int = 0
-    usage: Usage = field(default_factory=lambda: Usage(0, 0))
-    cost: float | None = None
-
-
-class Run:
-    """One run of a judge over the calls that have no verdict.
-
-    Args:
-        judge: the judge's row.
-        calls: what is to be asked, each key once.
-        store: where verdicts go, and come from where another process was faster.
-        secret: the key, or None where none is needed.
-    """
-
-    def __init__(self, judge: Judge, calls: Sequence[Call], store: VerdictStore, secret: str | None) -> None:
-        self._judge, self._store = judge, store
-        self._connection = Connection(judge, secret)
-        self._pace = Pace(judge.requests_per_minute, judge.tokens_per_minute)
-        self._places = Places(min(judge.max_concurrency, open_files() - SPARE_FILES), judge.timeout_s)
-        self._before = store.total.cost - store.own.cost
-        self._budget = Budget(judge.max_cost, store.total.cost)
-        self._ready = deque(self._work(call) for call in calls)
-        # Two processes with the same calls begin at different ones, and find each other's verdicts.
-        random.shuffle(self._ready)
-        self._later: list[tuple[float, int, Work]] = []
-        self._numbers = itertools.count()
-        self._flying: set[asyncio.Task[None]] = set()
-        self._timers: dict[asyncio.Timeout, tuple[Work, float]] = {}  # of the calls under way, and when they left
-        self._syncing: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()
-        self._error: BaseException | None = None
-        self._answered = self._deaf = self._failed = 0
-        self._heard = self._cleaned = time.monotonic()
-        self._progress = Progress(len(calls), "judge", "calls")
-        self.outcomes: dict[str, Outcome] = {}
-
-    async def run(self) -> dict[str, Outcome]:
-        """Ask, and return an outcome for every call.
-
-        Raises:
-            PrismError: no call can succeed, the endpoint is down, ``max_cost`` is reached, or the store is full.
-            Stopped: the process was told to end.
-        """
-        with self._signals():
-            async with self._connection:
-                try:
-                    while self._error is None and (self._ready or self._later or self._flying):
-                        await self._step()
-                    if self._error is not None:
-                        raise self._error
-                finally:
-                    await self._land()
-        self._refuse_silence()
-        return self.outcomes
-
-    def _work(self, call: Call) -> Work:
-        estimate = estimated_usage(self._judge, call)
-        return Work(call, estimate, cost_of(self._judge, call.model, estimate) or 0.0)
-
-    async def _step(self) -> None:
-        """Send one call, or wait until the next may go or something has come back."""
-        now = time.monotonic()
-        if now - self._cleaned > HOUSEKEEPING_S:
-            await self._keep_house()
-        while self._later and self._later[0][0] <= now:
-            self._ready.appendleft(heapq.heappop(self._later)[2])
-        wait = self._later[0][0] - now if self._later else HOUSEKEEPING_S
-        places = min(self._places.now, UNTOLD_PLACES) if self._budget.untold else self._places.now
-        if self._ready and len(self._flying) < places:
-            wait = min(wait, self._pace.wait())
-            if wait <= 0.0:
-                self._send(self._ready.popleft())
-                return
-        self._changed.clear()
-        try:
-            async with asyncio.timeout(min(wait, HOUSEKEEPING_S)):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
-
-    def _send(self, work: Work) -> None:
-        known = self._store.get(work.call.key)
-        if known is not None:
-            self._finish(Outcome(work.call.key, known.finding, known.model))
-            return
-        if not self._budget.allows(work.price):
-            self._stop(self._too_dear())
-            return
-        self._budget.hold(work.price)
-        number = self._pace.sent(work.estimate.prompt_tokens + work.estimate.completion_tokens)
-        task = asyncio.create_task(self._ask(work, number))
-        self._flying.add(task)
-        task.add_done_callback(self._landed)
-
-    async def _ask(self, work: Work, number: int) -> None:
-        work.attempts += 1
-        cost = 0.0
-        began = time.monotonic()
-        try:
-            reply = await self._in_time(work, began)
-            if isinstance(reply, RawReply):
-                cost = self._count(work, reply)
-        finally:
-            self._budget.settle(work.price, cost)
-        if isinstance(reply, RawReply):
-            self._pace.passed(number)
-            self._answered += 1
-            self._heard = time.monotonic()
-            self._places.replied(self._heard - began, full=len(self._flying) >= self._places.now)
-            self._take(work, reply)
-        else:
-            self._trouble(work, number, reply)
-
-    async def _in_time(self, work: Work, began: float) -> RawReply | Trouble:
-        """Ask once, for as long as a call may take; that may become less meanwhile."""
-        seconds = self._places.timeout(work.failures)
-        try:
-            async with asyncio.timeout(seconds) as timer:
-                self._timers[timer] = work, began
-                return await self._connection.ask(work.call)
-        except TimeoutError:
-            return Trouble(Fault.PASSING, f"no reply within {time.monotonic() - began:.3g} s")
-        finally:
-            self._timers.pop(timer, None)
-
-    def _shorten(self) -> None:
-        """Give calls up that hang by what has been learned since they left."""
-        now, clock = time.monotonic(), asyncio.get_running_loop().time()
-        for timer, (work, began) in self._timers.items():
-            end = clock + began + self._places.timeout(work.failures) - now
-            if not timer.expired() and (timer.when() or 0.0) > end:
-                timer.reschedule(max(end, clock))
-
-    def _count(self, work: Work, reply: RawReply) -> float:
-        """Count what a reply took; a server that does not say so is taken to have used what was expected."""
-        usage = reply.usage or work.estimate
-        work.usage = work.usage + usage
-        expected, taken = work.estimate, usage
-        self._pace.settle(
-            expected.prompt_tokens + expected.completion_tokens, taken.prompt_tokens + taken.completion_tokens
-        )
-        cost = cost_of(self._judge, work.call.model, usage)
-        if cost is not None:
-            work.cost = (work.cost or 0.0) + cost
-        return cost or 0.0
-
-    def _take(self, work: Work, reply: RawReply) -> None:
-        finding = read_finding(work.call.task, reply)
-        work.asks += 1
-        if finding is not None:
-            self._store.add(*(work.call, reply, finding), usage=work.usage, cost=work.cost, attempts=work.attempts)
-            self._finish(Outcome(work.call.key, finding, reply.model))
-        elif work.asks > self._judge.asks_again:
-            self._fail(work, unreadable(reply), reply)
-        else:
-            self._ready.appendleft(work)
-
-    def _trouble(self, work: Work, number: int, trouble: Trouble) -> None:
-        """Decide what becomes of a call without a reply, and what it says about the rest."""
-        if trouble.fault is Fault.OF_ALL:
-            self._stop(self._never(trouble))
-        elif trouble.fault is Fault.OF_CALL:
-            self._pace.passed(number)
-            self._deaf += 1
-            if not self._answered and self._deaf >= DEAF_AFTER:
-                self._stop(self._never(trouble))
-            self._fail(work, trouble.reason)
-        elif trouble.fault is Fault.TURNED_DOWN:
-            self._pace.turned_down(number, trouble.wait)
-            work.turned_down += 1
-            self._again(work, trouble, work.turned_down, MAX_TURNED_DOWN)
-        else:
-            self._pace.failed(number, trouble.wait)
-            work.failures += 1
-            self._again(work, trouble, work.failures, self._judge.retries + 1)
-        self._lose_patience(trouble)
-
-    def _again(self, work: Work, trouble: Trouble, nth: int, most: int) -> None:
-        if nth >= most:
-            self._fail(work, f"the call failed {work.attempts} times; {trouble.reason}")
-            return
-        wait = backoff(nth) if trouble.wait is None else trouble.wait * random.uniform(1.0, 1.1)
-        if trouble.wait is not None and nth > PATIENT_TRIES:
-            wait = max(wait, backoff(nth - PATIENT_TRIES, most=30.0))
-        heapq.heappush(self._later, (time.monotonic() + wait, next(self._numbers), work))
-
-    def _lose_patience(self, trouble: Trouble) -> None:
-        patience = self._judge.patience_s
-        if trouble.wait is not None and trouble.wait > patience:
-            self._stop(self._down(f"it asks to wait {trouble.wait:.0f} s", trouble))
-        elif time.monotonic() - self._heard > patience:
-            self._stop(self._down(f"no reply for {patience:g} s", trouble))
-
-    def _fail(self, work: Work, reason: str, reply: RawReply | None = None) -> None:
-        self._store.fail(work.call, reason, reply=reply, usage=work.usage, cost=work.cost, attempts=work.attempts)
-        self._finish(Outcome(work.call.key, reason=reason))
-
-    def _finish(self, outcome: Outcome) -> None:
-        self.outcomes[outcome.key] = outcome
-        self._failed += outcome.reason is not None
-        self._progress.update(note=f"{self._failed} failed" if self._failed else "")
-
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._flying.discard(task)
-        self._changed.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._stop(error)
-
-    def _stop(self, error: BaseException) -> None:
-        self._error = self._error or error
-        self._changed.set()
-
-    async def _keep_house(self) -> None:
-        # Beside the calls: a disk that is busy takes seconds for it.
-        if self._syncing is None or self._syncing.done():
-            await self._synced()
-            self._syncing = asyncio.create_task(asyncio.to_thread(self._store.sync))
-        self._store.refresh()
-        self._budget.beside = self._store.total.cost - self._store.own.cost - self._before
-        self._shorten()
-        self._cleaned = time.monotonic()
-
-    async def _synced(self) -> None:
-        if self._syncing is not None:
-            await self._syncing
-
-    async def _land(self) -> None:
-        """Take in what is about to come where a bound ended the run; else drop what is under way."""
-        flying = list(self._flying)
-        if not isinstance(self._error, PrismError):
-            for task in flying:
-                task.cancel()
-        elif flying:
-            await asyncio.wait(flying, timeout=min(self._judge.timeout_s, LANDING_S))
-        await asyncio.gather(*flying, self._synced(), return_exceptions=True)
-        self._progress.close(f"{self._store.own.calls} calls done, ${self._store.own.cost:.4f}")
-
-    def _refuse_silence(self) -> None:
-        reasons = [outcome.reason for outcome in self.outcomes.values()]
-        if reasons and all(reasons) and not self._answered:
-            raise PrismError(
-                f"the judge answered none of {len(reasons)} calls; {reasons[0]}", "see that its endpoint is up"
-            )
-
-    def _never(self, trouble: Trouble) -> PrismError:
-        return PrismError(
-            f"the judge's endpoint turns every call down: {trouble.reason}",
-            "check the judge's base_url and model, its account, and the key in its environment variable; "
-            "the verdicts so far are kept",
-        )
-
-    def _down(self, what: str, trouble: Trouble) -> PrismError:
-        return PrismError(
-            f"the judge's endpoint is not to be had: {what}; {trouble.reason}",
-            "run again later, or raise the judge's patience_s; the verdicts so far are kept",
-        )
-
-    def _too_dear(self) -> PrismError:
-        return PrismError(
-            f"the judge has cost ${self._budget.spent + self._budget.beside:.4f}, and the next call may pass "
-            f"max_cost (${self._judge.max_cost or 0.0:.4f})",
-            "raise the judge's max_cost and run again; the verdicts so far are kept",
-        )
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Stop at SIGTERM and SIGINT, with everything kept; only a main thread hears them."""
-        heard = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-        loop = asyncio.get_running_loop()
-        for number in heard:
-            loop.add_signal_handler(number, self._stop, Stopped(signal.Signals(number).name))
-        try:
-            yield
-        finally:
-            for number in heard:
-                loop.remove_signal_handler(number)
-
-
-def ask_all(judge: Judge, calls: Sequence[Call], store: VerdictStore, secret: str | None) -> dict[str, Outcome]:
-    """Ask a judge, each call by itself or in batches as its row says, and return an outcome for every call.
+def ask_all(judge: Judge, calls: Sequence[Call], store: VerdictStore[Found], secret: str | None) -> Asked[Found]:
+    """Ask a judge, each call by itself or in batches as its row says.
 
     Raises:
-        PrismError: see ``Run.run``.
         Stopped: the process was told to end.
+        PrismError: the store takes nothing, or a batch of an earlier run cannot be picked up.
     """
-    if judge.batch:
-        from safe_llava.judges.batch.run import run_batch  # only judges in this mode need it
 
-        return asyncio.run(run_batch(judge, calls, store, secret))
+    async def asked() -> Asked[Found]:
+        client = open_client(judge, secret)
+        if judge.batch:
+            from safe_llava.judges.batch import run_batches  # only judges in this mode need it
 
-    async def direct() -> dict[str, Outcome]:
-        return await Run(judge, calls, store, secret).run()
+            return await run_batches(judge, calls, store, client)
+        scheduler = Scheduler(judge, store, client)
+        outcomes = await scheduler.ask_all(calls)
+        ended = scheduler.ended
+        if ended is not None and not isinstance(ended, PrismError):
+            raise ended
+        return Asked(outcomes, ended, scheduler.proven)
 
-    return asyncio.run(direct())
+    return asyncio.run(asked())

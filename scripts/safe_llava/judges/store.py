@@ -1,12 +1,16 @@
-"""What judges said, kept for good: a folder of segments, one of each process that wrote, read as their union.
+"""What judges said and what it cost, kept for good: a folder of segments, one of each process that wrote.
 
-A segment is one file of JSON lines that only its own process appends to: two processes cannot write into each other,
-and a killed one leaves at most a last line without its end, which is passed over. A finished call is one line, written
-before anything else happens with it. Calls that failed stand in a file beside the segment and are never verdicts.
+A segment is a file of JSON lines that only its own process appends to: two processes cannot write into each other, and
+a killed one leaves at most a last line without its end, which is passed over. Every reply is one line, written before
+anything else happens with it: verdicts in ``NAME.jsonl``, replies that cannot be read and calls that failed in
+``NAME.failures.jsonl``, which are never verdicts. ``NAME.asked`` notes the highest cost of each call before it is sent,
+and when its end is known: what a kill leaves open there may have been paid, and counts as paid.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -18,21 +22,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from safe_llava.core.errors import PrismError
-from safe_llava.formats.prism import Attribute, Task
-from safe_llava.judges.client import Call, Finding, RawReply, Usage
+from safe_llava.judges.batch_notes import Notes
+from safe_llava.judges.calls import Call, RawReply, Usage
+from safe_llava.judges.replies import Found, Reading
+from safe_llava.judges.store_index import INDEX, StoreIndex, new_lines
 
 log = logging.getLogger(__name__)
-FAILURES = ".failures.jsonl"
+VERDICTS, FAILURES, ASKED = ".jsonl", ".failures.jsonl", ".asked"
+LOCK = "money.lock"
+INDEX_FROM = 4 << 20  # bytes outside the index from which on it is made anew
 
 
 @dataclass(frozen=True)
-class Stored:
+class Stored(Generic[Found]):
     """A verdict as it lies in the store; of several for one call the earliest counts, so that results stay."""
 
-    finding: Finding
+    found: Found
     model: str | None
     order: tuple[str, str]  # when it was written, and into which segment
 
@@ -44,65 +52,68 @@ class Spent:
     calls: int = 0
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
     cost: float = 0.0
+    longest: int = 0  # tokens of the longest reply
 
     def add(self, usage: Usage | None, cost: float | None) -> None:
         """Count one more call."""
         self.calls += 1
         self.usage = self.usage + (usage or Usage(0, 0))
+        self.longest = max(self.longest, usage.completion_tokens if usage else 0)
         self.cost += cost or 0.0
 
 
-class VerdictStore:
+class VerdictStore(Generic[Found]):
     """The verdicts of one judge, by the key of their calls.
 
     Args:
         folder: where the segments are; made with the first verdict.
         judge: the judge's name in the tables; what others spent in the same folder is not counted.
+        reading: what a row says.
 
     Raises:
         PrismError: the folder cannot be read, or a line cannot be written.
     """
 
-    def __init__(self, folder: Path, judge: str) -> None:
-        self.folder, self.judge = folder, judge
+    def __init__(self, folder: Path, judge: str, reading: Reading[Found]) -> None:
+        self.folder, self.judge, self.reading = folder, judge, reading
         self.total, self.own = Spent(), Spent()
-        self._found: dict[str, Stored] = {}
-        self._read: dict[Path, int] = {}  # bytes of each segment that have been read
+        self.open: dict[tuple[str, int], float] = {}  # highest costs of calls whose end is not known
+        self._found: dict[str, Stored[Found]] = {}  # what the index does not hold
+        self._read: dict[str, int] = {}  # bytes of each file that have been read
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "host"
         self.segment = f"{stamp}-{host}-{os.getpid()}-{secrets.token_hex(4)}"
         self._files: dict[str, int] = {}
         self._torn: set[str] = set()  # files whose last line was written in part
+        self._noted, self._unlocked = 0, False
+        self.batches = Notes(folder)
+        self._index = self._open_index()
         self.refresh()
 
     def __len__(self) -> int:
-        return len(self._found)
+        beside = sum(1 for key in self._found if self._index is None or self._index.place(key) is None)
+        return beside + (len(self._index) if self._index else 0)
 
-    def get(self, key: str) -> Stored | None:
+    @property
+    def spent_at_most(self) -> float:
+        """US dollars that the judge has cost, with the highest cost of the calls whose end is not known."""
+        return self.total.cost + sum(self.open.values())
+
+    def get(self, key: str) -> Stored[Found] | None:
         """Return the verdict of a call, or None where there is none yet."""
-        return self._found.get(key)
+        beside = self._found.get(key)
+        place = self._index.place(key) if self._index else None
+        if place is None or (beside is not None and beside.order < place.order):
+            return beside
+        stored = self._stored(place.row(self.folder), place.order)
+        return stored or beside
 
-    def add(
-        self,
-        call: Call,
-        reply: RawReply,
-        finding: Finding,
-        *,
-        usage: Usage | None = None,
-        cost: float | None = None,
-        attempts: int = 1,
-        **more: Any,
-    ) -> None:
-        """Keep a verdict, with the raw reply, what it took, and whatever ``more`` says about it.
-
-        ``usage`` and ``cost`` (US dollars) are of all the asks that led to it.
-        """
-        row = self._row(call, reply, usage, cost, attempts) | more
-        row |= {"refused": finding.refused, "leaked": finding.leaked}
-        self._append(".jsonl", row)
-        self._take(call.key, Stored(finding, reply.model, (row["time"], self.segment)))
-        self._count(self.own, row)
-        self._count(self.total, row)
+    def add(self, call: Call, reply: RawReply, found: Found, *, usage: Usage, cost: float | None, **more: Any) -> None:
+        """Keep a verdict with the raw reply, what it took (cost in US dollars), and whatever ``more`` says about it."""
+        row = self._row(call, reply, usage, cost) | more | self.reading.columns(found)
+        self._append(VERDICTS, row)
+        self._take(call.key, Stored(found, reply.model, (row["time"], self.segment)))
+        self._count(row)
 
     def fail(
         self,
@@ -112,26 +123,62 @@ class VerdictStore:
         reply: RawReply | None = None,
         usage: Usage | None = None,
         cost: float | None = None,
-        attempts: int = 1,
         **more: Any,
     ) -> None:
-        """Note that a call gave no verdict, and why; it will be asked again by a later run."""
-        row = self._row(call, reply, usage, cost, attempts) | more | {"reason": reason}
+        """Keep what gave no verdict, and why; the call is asked again by a later run."""
+        row = self._row(call, reply, usage, cost) | more | {"reason": reason}
         self._append(FAILURES, row)
-        self._count(self.own, row)
-        self._count(self.total, row)
+        self._count(row)
+
+    def note(self, most: float, limit: float | None = None) -> int | None:
+        """Note that a call is about to be sent that may cost so much; return the note's number.
+
+        None where it might pass the limit with all that others spend at the same time: it must not be sent then.
+        """
+        with self.locked() if limit is not None else contextlib.nullcontext():
+            if limit is not None:
+                self.refresh()
+                if self.spent_at_most + self.in_batches() + most > limit:
+                    return None
+            self._noted += 1
+            self._append(ASKED, {"judge": self.judge, "call": self._noted, "most": most})
+            self.open[self.segment, self._noted] = most
+            return self._noted
+
+    def settle(self, note: int) -> None:
+        """Note that a call's end is known: its cost is in the store, or it has none."""
+        self._append(ASKED, {"judge": self.judge, "call": note})
+        self.open.pop((self.segment, note), None)
+
+    def in_batches(self) -> float:
+        """Return the US dollars that batches may come to whose results are not in the store."""
+        return self.batches.claimed(self.judge)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one process at a time decide what may be spent."""
+        self._make_folder()
+        with (self.folder / LOCK).open("ab") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            except OSError as error:
+                if not self._unlocked:
+                    log.warning("%s: no locks here (%s): run one job of a judge at a time", self.folder, error)
+                self._unlocked = True
+            yield
 
     def refresh(self) -> None:
         """Read what other processes have written since the last time."""
         try:
-            paths = sorted(self.folder.glob("*.jsonl")) if self.folder.is_dir() else []
-            for path in filter(Path.is_file, paths):
-                if path.name in (f"{self.segment}.jsonl", f"{self.segment}{FAILURES}"):
-                    continue
-                for row in self._new_rows(path):
-                    self._take_row(path, row)
+            with os.scandir(self.folder) as entries:
+                files = [(entry.name, entry.stat().st_size) for entry in entries if entry.is_file()]
+        except (FileNotFoundError, NotADirectoryError):
+            return
         except OSError as error:
             raise PrismError(f"{self.folder}: the store cannot be read: {error}", "see who may read it") from error
+        for name, size in sorted(files):
+            if name.endswith((VERDICTS, ASKED)) and size != self._read.get(name, 0) and self.segment not in name:
+                self._read_on(name)
 
     def sync(self) -> None:
         """Have the system put what was written on the disk, against a loss of power."""
@@ -146,15 +193,81 @@ class VerdictStore:
         self.sync()
         while self._files:
             os.close(self._files.popitem()[1])
+        if self._index:
+            self._index.close()
 
-    def _row(
-        self, call: Call, reply: RawReply | None, usage: Usage | None, cost: float | None, attempts: int
-    ) -> dict[str, Any]:
-        usage = usage or (reply.usage if reply else None)
+    def prepare(self) -> None:
+        """Open this process's segment, so that a store that takes no verdicts is reported before any is paid for."""
+        self._opened(VERDICTS)
+
+    def _open_index(self) -> StoreIndex | None:
+        """Return the index of what was there before; make it anew first, once for all, where much has come since."""
+        try:
+            index = StoreIndex.open(self.folder)
+            if self._beside(index) > INDEX_FROM:
+                with self.locked():
+                    index = StoreIndex.open(self.folder)  # another process may have made it meanwhile
+                    if self._beside(index) > INDEX_FROM:
+                        index = StoreIndex.made(self.folder, index)
+        except OSError as error:  # where nothing can be written, everything is read
+            log.warning("%s: no index can be made: %s", self.folder / INDEX, error)
+            return None
+        if index is not None:
+            self._read = dict(index.read)
+            self.open = {(name, call): most for name, call, judge, most in index.open_notes() if judge == self.judge}
+            calls, prompt, completion, longest, cost = index.spent(self.judge)
+            self.total = Spent(calls, Usage(prompt, completion), cost, longest)
+        return index
+
+    def _beside(self, index: StoreIndex | None) -> int:
+        read = index.read if index else {}
+        paths = self.folder.glob(f"*{VERDICTS}") if self.folder.is_dir() else ()
+        return sum(path.stat().st_size - read.get(path.name, 0) for path in paths if path.is_file())
+
+    def _read_on(self, name: str) -> None:
+        try:
+            for _, line, row in new_lines(self.folder / name, self._read.get(name, 0)):
+                self._read[name] = line
+                if row is not None:
+                    self._take_row(name, row)
+        except OSError as error:
+            raise PrismError(f"{self.folder / name}: cannot be read: {error}", "see who may read it") from error
+
+    def _take_row(self, name: str, row: dict[str, Any]) -> None:
+        mine = row.get("judge") == self.judge
+        if name.endswith(ASKED):
+            if mine and "most" in row:
+                self.open[name.removesuffix(ASKED), row["call"]] = row["most"]
+            elif mine:
+                self.open.pop((name.removesuffix(ASKED), row["call"]), None)
+            return
+        if not name.endswith(FAILURES):
+            stored = self._stored(row, (row["time"], name.removesuffix(VERDICTS)))
+            if stored is None:
+                log.warning("%s: a line without a finding is passed over", self.folder / name)
+                return
+            self._take(row["key"], stored)
+        if mine:
+            self.total.add(*took(row))
+
+    def _stored(self, row: dict[str, Any], order: tuple[str, str]) -> Stored[Found] | None:
+        found, model = self.reading.stored(row), row.get("model")
+        return None if found is None else Stored(found, model if isinstance(model, str) else None, order)
+
+    def _take(self, key: str, stored: Stored[Found]) -> None:
+        known = self._found.get(key)
+        if known is None or stored.order < known.order:
+            self._found[key] = stored
+
+    def _count(self, row: dict[str, Any]) -> None:
+        for spent in (self.own, self.total):
+            spent.add(*took(row))
+
+    def _row(self, call: Call, reply: RawReply | None, usage: Usage | None, cost: float | None) -> dict[str, Any]:
         return {
             "key": call.key,
             "judge": self.judge,
-            "task": str(call.task),
+            "task": call.task,
             "asked": call.model,
             "model": reply.model if reply else None,
             "prompt": call.prompt,
@@ -163,19 +276,22 @@ class VerdictStore:
             "finish_reason": reply.finish_reason if reply else None,
             "usage": None if usage is None else [usage.prompt_tokens, usage.completion_tokens],
             "cost": cost,
-            "attempts": attempts,
             "time": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
 
-    def prepare(self) -> None:
-        """Open this process's segment, so that a store that takes no verdicts is told of before any is paid for."""
-        self._opened(".jsonl")
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PrismError(
+                f"{self.folder}: the store takes no verdicts: {error}", "see who may write there"
+            ) from error
 
     def _opened(self, ending: str) -> int:
         if ending not in self._files:
+            self._make_folder()
             path = self.folder / f"{self.segment}{ending}"
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
                 self._files[ending] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
             except OSError as error:
                 raise PrismError(f"{path}: the store takes no verdicts: {error}", "see who may write there") from error
@@ -195,67 +311,9 @@ class VerdictStore:
             raise PrismError(f"{path}: a verdict was written in part: the disk is full", "make room, and run again")
         self._torn.discard(ending)
 
-    def _new_rows(self, path: Path) -> Iterator[dict[str, Any]]:
-        start = self._read.get(path, 0)
-        if path.stat().st_size == start:
-            return
-        with path.open("rb") as stream:
-            stream.seek(start)
-            data = stream.read()
-        whole = data.rfind(b"\n") + 1  # what follows is being written, or was torn by a kill
-        self._read[path] = start + whole
-        broken = 0
-        for line in data[:whole].splitlines():
-            try:
-                row = json.loads(line)
-                if not (isinstance(row["key"], str) and isinstance(row["time"], str)):
-                    raise TypeError("key, time")
-                Spent().add(*_took(row))
-            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-                broken += bool(line.strip())
-            else:
-                yield row
-        if broken:
-            log.warning("%s: %d broken lines are passed over; what they held is asked again", path, broken)
 
-    def _take_row(self, path: Path, row: dict[str, Any]) -> None:
-        failed = path.name.endswith(FAILURES)
-        if not failed:
-            finding = _finding(row)
-            if finding is None:
-                log.warning("%s: a line without a finding is passed over", path)
-                return
-            self._take(row["key"], Stored(finding, _model(row), (row["time"], path.name.removesuffix(".jsonl"))))
-        if row.get("judge") == self.judge:
-            self._count(self.total, row)
-
-    def _take(self, key: str, stored: Stored) -> None:
-        known = self._found.get(key)
-        if known is None or stored.order < known.order:
-            self._found[key] = stored
-
-    @staticmethod
-    def _count(spent: Spent, row: dict[str, Any]) -> None:
-        spent.add(*_took(row))
-
-
-def _model(row: dict[str, Any]) -> str | None:
-    model = row.get("model")
-    return model if isinstance(model, str) else None
-
-
-def _took(row: dict[str, Any]) -> tuple[Usage | None, float | None]:
+def took(row: dict[str, Any]) -> tuple[Usage | None, float | None]:
     """Return the tokens and the cost of a line."""
     usage, cost = row.get("usage"), row.get("cost")
     prompt, completion = usage or (0, 0)
     return Usage(int(prompt), int(completion)) if usage else None, None if cost is None else float(cost)
-
-
-def _finding(row: dict[str, Any]) -> Finding | None:
-    """Return the finding of a line, or None where it holds none that fits its task."""
-    try:
-        if Task(row["task"]).is_refusal:
-            return Finding(refused=row["refused"]) if isinstance(row["refused"], bool) else None
-        return Finding(leaked=tuple(Attribute(name) for name in row["leaked"]))
-    except (KeyError, TypeError, ValueError):
-        return None

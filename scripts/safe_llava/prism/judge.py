@@ -29,8 +29,9 @@ from safe_llava.core.retry import outcome as outcome_for_retry
 from safe_llava.core.rows import read_row
 from safe_llava.formats.answer_files import read_any_answers
 from safe_llava.formats.prism import HAIR, Answer, Attribute, Task, Verdict, read_answers
-from safe_llava.judges.client import Finding, Outcome, make_call
+from safe_llava.judges.calls import Asked, Call, Outcome, is_another_model, make_call
 from safe_llava.judges.cost import announce
+from safe_llava.judges.replies import Finding, PrismReading
 from safe_llava.judges.store import Spent, VerdictStore
 from safe_llava.lexicon.rules import (
     in_protocol_order,
@@ -97,7 +98,7 @@ def judge_by_rules(answer: Answer) -> Finding:
 
 
 def to_verdict(
-    answer: Answer, judge: str, outcome: Outcome, version: str | None = None, prompts: str | None = None
+    answer: Answer, judge: str, outcome: Outcome[Finding], version: str | None = None, prompts: str | None = None
 ) -> Verdict:
     """Return the verdicts row of an answer and how judging it ended.
 
@@ -110,7 +111,7 @@ def to_verdict(
         version: that of the rules, where they had a say.
         prompts: name and digest of the prompts, where the judge was asked.
     """
-    finding = outcome.finding
+    finding = outcome.found
     described = finding is not None and not answer.task.is_refusal
     return Verdict(
         edition=answer.edition,
@@ -156,13 +157,13 @@ def judge_answers(
         prompts: folder of the published prompts, where the row chooses them.
 
     Raises:
-        PrismError: see ``judge_run.Run.run``; or the key, the store or the prompts are not there.
+        PrismError: there is no verdict at all, and none is to be had; or the store or the prompts are not there.
     """
     scored = [answer for answer in answers if answer.attribute != HAIR]
     asked = [answer for answer in scored if unanswered(answer) is None]
     facts: dict[str, Any] = {"answers": len(scored), "hair": len(answers) - len(scored)}
     facts["unanswered"] = len(scored) - len(asked)
-    by_answer: dict[Any, tuple[Outcome, str | None]] = {}
+    by_answer: dict[Any, tuple[Outcome[Finding], str | None]] = {}
     if config.kind == "rules":
         by_answer = {answer.key: (Outcome("", judge_by_rules(answer)), None) for answer in asked}
     elif asked:
@@ -184,7 +185,7 @@ def _ask(
     folder: Path | None,
     prompts: Path | None,
     facts: dict[str, Any],
-) -> dict[Any, tuple[Outcome, str | None]]:
+) -> dict[Any, tuple[Outcome[Finding], str | None]]:
     """Return the outcome of every answer by its key, asking what the store does not know."""
     if folder is None:
         raise PrismError(f"judge {name} is asked, and there is no place for what it says", "give one with --store")
@@ -196,23 +197,20 @@ def _ask(
         for answer in answers
     }
     different = {call.key: call for call in calls.values()}
-    store = VerdictStore(folder, name)
+    store = VerdictStore(folder, name, PrismReading())
     try:
         missing = [call for key, call in different.items() if store.get(key) is None]
-        announce(config, name, len(answers), len(different), missing, store.total.cost, config.batch)
-        failed = {}
-        if missing:
-            secret = read_key(config, os.environ)
-            store.prepare()
-            from safe_llava.judges.run import ask_all  # what asks over a network is no part of the core
-
-            failed = ask_all(config, missing, store, secret)
+        asked = _ask_missing(config, missing, store, len(answers), len(different))
         store.refresh()
-        outcomes = {key: _outcome(key, store, failed) for key in different}
+        outcomes = {key: _outcome(key, store, asked) for key in different}
     finally:
         store.close()
+    _refuse_silence(outcomes, asked)
     models = sorted({outcome.model for outcome in outcomes.values() if outcome.model})
     facts |= {"calls": len(different), "asked": len(missing), "models": models}
+    names = {(different[key].model, outcome.model) for key, outcome in outcomes.items()}
+    facts["other_models"] = sorted(str(said) for asked_for, said in names if is_another_model(asked_for, said))
+    facts["ended"] = str(asked.ended) if asked.ended else None
     facts |= {"prompts": {one: {"name": its.name, "digest": its.digest} for one, its in of_edition.items()}}
     facts |= {"this_run": _spent(store.own), "store": _spent(store.total)}
     return {key: (outcomes[call.key], _short(call.prompt)) for key, call in calls.items()}
@@ -223,10 +221,43 @@ def _short(prompt: str) -> str:
     return f"{name}:{digest[:DIGEST_SHOWN]}"
 
 
-def _outcome(key: str, store: VerdictStore, failed: dict[str, Outcome]) -> Outcome:
+def _ask_missing(
+    config: Judge, missing: Sequence[Call], store: VerdictStore[Finding], n_answers: int, n_different: int
+) -> Asked[Finding]:
+    """Ask what the store does not know; what forbids it is told beside the outcomes."""
+    try:
+        announce(config, n_answers, n_different, missing, store)
+        if not missing:
+            return Asked({})
+        secret = read_key(config, os.environ)
+        store.prepare()
+    except PrismError as error:
+        return Asked({call.key: Outcome(call.key, reason=error.message) for call in missing}, error)
+    from safe_llava.judges.run import ask_all  # what asks over a network is no part of the core
+
+    return ask_all(config, missing, store, secret)
+
+
+def _refuse_silence(outcomes: dict[str, Outcome[Finding]], asked: Asked[Finding]) -> None:
+    """Report what ended the run; where there is not one verdict and not even a reply, that is an error.
+
+    Raises:
+        PrismError: nothing at all works.
+    """
+    if any(outcome.found for outcome in outcomes.values()) or (asked.ended is None and asked.replied):
+        if asked.ended is not None:
+            log.error("%s; what was not asked is failed in the verdicts, and is asked by the next run", asked.ended)
+        return
+    reason = next(iter(outcomes.values())).reason
+    raise asked.ended or PrismError(
+        f"the judge answered none of {len(outcomes)} calls; {reason}", "see that its endpoint is up"
+    )
+
+
+def _outcome(key: str, store: VerdictStore[Finding], asked: Asked[Finding]) -> Outcome[Finding]:
     """Return the store's verdict, which is the earliest of all processes, or this run's failure."""
     stored = store.get(key)
-    return failed[key] if stored is None else Outcome(key, stored.finding, stored.model)
+    return asked.outcomes[key] if stored is None else Outcome(key, stored.found, stored.model)
 
 
 def _spent(spent: Spent) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from safe_llava.benchmarks.lmms.endpoint import Endpoint, stands_for_openai
 from safe_llava.benchmarks.lmms.judging import BadRequestError, Judging, read_request
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import BenchmarkError
-from safe_llava.judges.client import RawReply
+from safe_llava.judges.calls import RawReply
 
 ASKED = {"model": "gpt-x", "messages": [{"role": "user", "content": "case 1"}], "temperature": 0.0, "max_tokens": 8}
 
@@ -65,7 +65,7 @@ def test_a_request_comes_to_the_judge_and_back(judge_row: Callable[..., Judge], 
         assert [text[:8] for text in endpoint.failures()] == ["HTTP 401", "HTTP 404", "HTTP 400"]
         assert (one.describe()["calls"], one.describe()["asked"], one.failures) == (2, 2, {})
     with judging(judge_row("never"), tmp_path) as again:
-        assert again.book.total.calls == 2
+        assert again.store.total.calls == 2
 
 
 class Slow:
@@ -114,7 +114,7 @@ def test_a_reply_that_nobody_waited_for_is_kept_where_it_comes_before_patience_e
     def reply(prompt: str, nth: int) -> str:
         prompts.append(prompt)
         asked.set()
-        wait_until(lambda: one._over is not None)
+        wait_until(lambda: one._scheduler.ended is not None)
         return "1.0"
 
     with ThreadPoolExecutor(1) as pool:
@@ -125,7 +125,7 @@ def test_a_reply_that_nobody_waited_for_is_kept_where_it_comes_before_patience_e
         assert waiting.result() is None, "what was not asked yet is not asked any more"
     assert len(prompts) == 1
     with judging(judge_row("never"), tmp_path) as again:
-        assert [kept.text for kept in again.book.replies.values()] == ["1.0"]
+        assert [kept.found.text for kept in [again.store.get(key) for key in again.store._found] if kept] == ["1.0"]
 
 
 def test_hours_of_answering_before_the_first_call_are_no_silence_of_the_judge(
@@ -134,7 +134,7 @@ def test_hours_of_answering_before_the_first_call_are_no_silence_of_the_judge(
     monkeypatch.setenv("TEST_JUDGE_KEY", SECRET)
     with JudgeServer(reply=lambda prompt, nth: "1.0", floods=((0, 0.5),)) as server:
         with judging(Judge.model_validate(server.row(patience_s=60.0)), tmp_path) as one:
-            one._heard -= 3600.0
+            one._scheduler._heard -= 3600.0
             found = one.reply(ASKED)
         assert found is not None and found.text == "1.0"
         assert one.failures == {}
@@ -195,7 +195,7 @@ def test_a_reply_that_is_none_is_asked_again_and_then_a_failure(
         assert one.reply({**ASKED, "max_tokens": 9}) is None
         assert list(one.failures.values()) == ["the reply cannot be read: 'words'"]
         assert one.reply({**ASKED, "max_tokens": 9}) is None, "within a run it is not asked again"
-        assert one.asked == 2
+        assert one._scheduler.sent == 2
 
 
 def test_a_judge_that_comes_back_is_waited_for(judge_row: Callable[..., Judge], tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_judge_that_comes_back_is_waited_for(judge_row: Callable[..., Judge], 
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(one.reply, [ASKED] * 4))
         assert [reply.text for reply in found if reply] == ["1.0"] * 4
-        assert one.asked == 1, "equal requests that come at once are one call"
+        assert one._scheduler.sent == 1, "equal requests that come at once are one call"
 
 
 def test_a_key_that_is_refused_ends_all(judge_row: Callable[..., Judge], tmp_path: Path) -> None:
@@ -224,14 +224,14 @@ def test_a_bound_on_the_cost_is_kept(judge_row: Callable[..., Judge], tmp_path: 
         kept = [one.reply({**ASKED, "max_tokens": 10 + number}) for number in range(9)]
         assert 0 < sum(reply is not None for reply in kept) < 9
         assert "max_cost" in next(iter(one.failures.values()))
-        assert one.book.own.cost <= 2.5
+        assert one.store.own.cost <= 2.5
 
 
 def test_a_defect_behind_the_endpoint_is_a_failure_too(
     judge_row: Callable[..., Judge], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with judging(judge_row("1.0"), tmp_path) as one:
-        monkeypatch.setattr(one.book, "keep", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr(one.store, "add", lambda *_, **__: 1 / 0)
         assert one.reply(ASKED) is None
         assert "ZeroDivisionError" in one.failures
 

@@ -21,7 +21,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
-from safe_llava.judges.client import RawReply
+from safe_llava.judges.calls import RawReply
 
 PATH = "/v1"
 MAX_BYTES = 8 << 20

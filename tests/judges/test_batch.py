@@ -19,9 +19,11 @@ from judges.batch_server import BatchServer, serving
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Task, read_verdicts
-from safe_llava.judges.batch.run import run_batch
-from safe_llava.judges.batch.services import OpenAIBatches
-from safe_llava.judges.client import Call, Outcome, make_call
+from safe_llava.judges.batch import run_batches
+from safe_llava.judges.calls import Call, Outcome, make_call
+from safe_llava.judges.client_openai import OpenAIClient
+from safe_llava.judges.clients import open_client
+from safe_llava.judges.replies import Finding, PrismReading
 from safe_llava.judges.store import VerdictStore
 
 KEY = "sk-the-key-of-the-test"
@@ -51,19 +53,22 @@ def calls_of(judge: Judge, *texts: str, task: Task = Task.REFUSAL_SOFT) -> list[
     return [make_call(judge, task, text) for text in texts]
 
 
-def run(judge: Judge, calls: list[Call], folder: Path) -> dict[str, Outcome]:
-    store = VerdictStore(folder, "j")
+def run(judge: Judge, calls: list[Call], folder: Path) -> dict[str, Outcome[Finding]]:
+    store = VerdictStore(folder, "j", PrismReading())
     try:
         wanted = [call for call in calls if store.get(call.key) is None]
-        return asyncio.run(run_batch(judge, wanted, store, KEY))
+        asked = asyncio.run(run_batches(judge, wanted, store, open_client(judge, KEY)))
+        if asked.ended is not None:
+            raise asked.ended
+        return asked.outcomes
     finally:
         store.close()
 
 
-def texts_of(calls: list[Call], outcomes: dict[str, Outcome]) -> dict[str, Any]:
+def texts_of(calls: list[Call], outcomes: dict[str, Outcome[Finding]]) -> dict[str, Any]:
     """Return for each text whether it was found a refusal, or why it was not judged."""
     found = {call.text: outcomes[call.key] for call in calls}
-    return {text: one.reason or (one.finding and one.finding.refused) for text, one in found.items()}
+    return {text: one.reason or (one.found and one.found.refused) for text, one in found.items()}
 
 
 def stored(folder: Path, failures: bool = False) -> list[dict[str, Any]]:
@@ -152,7 +157,7 @@ def test_what_never_comes_is_a_failure_after_a_bounded_number_of_batches(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_that_was_taken_but_not_acknowledged_is_not_handed_in_again(
+def test_a_batch_that_was_taken_but_not_acknowledged_is_not_submitted_again(
     state: BatchServer, url: str, tmp_path: Path, kind: str
 ) -> None:
     state.hang_up_on_submit = 1
@@ -194,7 +199,7 @@ def test_an_api_that_stays_away_ends_the_run_and_the_batch_is_picked_up(
             return 500
 
     state.faults = Away()
-    with pytest.raises(PrismError, match=r"not to be had for 0\.2 s: .*500"):
+    with pytest.raises(PrismError, match=r"not available for 0\.2 s: .*500"):
         run(judge, calls, tmp_path)
     state.faults, state.polls = [], 0
     assert texts_of(calls, run(judge, calls, tmp_path)) == {"a": True, "b": True}
@@ -210,19 +215,16 @@ def test_batches_keep_within_the_limits_and_to_one_model(
     state.reply = lambda text, nth: "none" if text == "g" else "yes"
     outcomes = run(judge, calls, tmp_path)
     assert state.texts() == [["a", "b", "c"], ["d", "e", "f"], ["g"]]
-    assert all(outcome.finding for outcome in outcomes.values())
-    monkeypatch.setattr(OpenAIBatches, "max_bytes", 2000)
+    assert all(outcome.found for outcome in outcomes.values())
+    monkeypatch.setattr(OpenAIClient, "max_bytes", 2000)
     longer = calls_of(judge, *(f"{n}" * 700 for n in range(4)))
     assert len(run(judge, longer, tmp_path)) == 4
     assert [len(texts) for texts in state.texts()[3:]] == [2, 2]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_batches_are_made_smaller_where_the_account_has_no_room(
-    state: BatchServer, url: str, tmp_path: Path, kind: str
-) -> None:
+def test_batches_are_made_smaller_where_the_account_has_no_room(state: BatchServer, url: str, tmp_path: Path) -> None:
     state.capacity = 3
-    judge = row(url, kind)
+    judge = row(url)
     calls = calls_of(judge, *"abcdefgh")
     assert set(texts_of(calls, run(judge, calls, tmp_path)).values()) == {True}
     assert state.asked == dict.fromkeys("abcdefgh", 1)
@@ -243,20 +245,20 @@ def test_an_api_that_turns_everything_down_ends_the_run_without_the_key(
         run(judge, calls_of(judge, "a"), tmp_path)
     told = [str(caught.value), caplog.text, *(path.read_text() for path in tmp_path.rglob("*") if path.is_file())]
     assert KEY not in "".join(told)
-    # The note of the batch that was never handed in does not stand in the way of the next run.
+    # The note of the batch that was never submitted does not stand in the way of the next run.
     assert texts_of(calls_of(judge, "a"), run(judge, calls_of(judge, "a"), tmp_path)) == {"a": True}
     assert len(state.batches) == 1
 
 
-def test_nothing_is_handed_in_beyond_max_cost(state: BatchServer, url: str, tmp_path: Path) -> None:
+def test_nothing_is_submitted_beyond_max_cost(state: BatchServer, url: str, tmp_path: Path) -> None:
     judge = row(url, max_cost=0.004, batch_requests=1)
     state.reply = lambda text, nth: "yes"
-    with pytest.raises(PrismError, match=r"more than max_cost \(\$0\.0040\)"):
+    with pytest.raises(PrismError, match=r"max_cost \(\$0\.0040\)"):
         run(judge, calls_of(judge, *(f"{n}" * 400 for n in range(9))), tmp_path)
     assert 1 <= len(state.batches) < 9
 
 
-def test_a_batch_that_is_gone_is_handed_in_again(state: BatchServer, url: str, tmp_path: Path) -> None:
+def test_a_batch_that_is_gone_is_submitted_again(state: BatchServer, url: str, tmp_path: Path) -> None:
     judge = row(url, patience_s=0.2)
     calls = calls_of(judge, "a", "b")
     (tmp_path / "batches").mkdir()

@@ -1,1 +1,0 @@
-"""Judging through batch APIs, at half the price."""

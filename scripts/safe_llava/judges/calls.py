@@ -1,0 +1,127 @@
+"""What a judge is asked and what came back: calls, known by all that their replies depend on, replies, outcomes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from safe_llava.config.prism import Judge
+from safe_llava.core.errors import PrismError
+from safe_llava.formats.prism import Task
+
+OPENAI_URL = "https://api.openai.com/v1"
+GEMINI_URL = "https://generativelanguage.googleapis.com/v1beta"
+Found = TypeVar("Found")
+# What may follow a model's name where an endpoint names the version that it chose: a date, a number, a channel.
+_VERSION = r"(?:[-@:](?:\d[\w.-]*|latest|preview[\w.-]*|exp[\w.-]*))?"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One question to a judge; calls of equal ``key`` are one call.
+
+    ``task`` says what is judged: a task of PRISM, or a benchmark. ``model`` is the judge's model, ``max_tokens`` a cap
+    on the reply, ``prompt`` the name and digest of the prompts.
+    """
+
+    key: str
+    task: str
+    text: str
+    model: str
+    max_tokens: int | None = None
+    prompt: str = ""
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one call as its server counted them, those of reasoning among the completion's."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """All of them."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+
+
+@dataclass(frozen=True)
+class RawReply:
+    """What came back for a call: ``model`` as the server names it, ``usage`` None where it says nothing of it."""
+
+    text: str
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Found]):
+    """How a call ended: with what was found and the model that said it, or with the reason why there is nothing."""
+
+    key: str
+    found: Found | None = None
+    model: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked(Generic[Found]):
+    """What a run came to: an outcome for every call, why it ended early, whether the endpoint ever replied."""
+
+    outcomes: dict[str, Outcome[Found]]
+    ended: PrismError | None = None
+    replied: bool = True
+
+
+class Stopped(Exception):  # noqa: N818 — not an error: somebody asked for it
+    """The run was asked to stop; everything that came is kept."""
+
+
+def endpoint_url(judge: Judge) -> str:
+    """Return the address of a judge's endpoint, without a slash at its end."""
+    return (judge.base_url or (GEMINI_URL if judge.kind == "gemini" else OPENAI_URL)).rstrip("/")
+
+
+def model_for(judge: Judge, task: Task) -> str:
+    """Return the model that judges a task."""
+    return str((judge.leakage_model or judge.model) if task is Task.IMPLICIT_LEAKAGE else judge.model)
+
+
+def call_key(judge: Judge, *identity: Any) -> str:
+    """Return the key under which the replies to a call are kept.
+
+    What a row sets beside its model and cap is part of it only where it is set: replies of earlier versions are found.
+    """
+    extra = {"reasoning_effort": judge.reasoning_effort, "extra_body": judge.extra_body}
+    parts = [judge.kind, endpoint_url(judge), *identity, *([extra] if any(extra.values()) else [])]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def make_call(judge: Judge, task: Task, text: str, prompt: str = "") -> Call:
+    """Return the call for one answer of PRISM.
+
+    Args:
+        judge: the judge's row: kind, endpoint, model, temperature and cap are part of the key.
+        task: the task that was answered.
+        text: the whole prompt, with question and answer in it.
+        prompt: name and digest of the prompts, part of the key too.
+    """
+    model, cap = model_for(judge, task), judge.reply_cap
+    key = call_key(judge, model, judge.temperature, prompt, str(task), text, *([] if cap is None else [cap]))
+    return Call(key, str(task), text, model, cap, prompt, judge.temperature)
+
+
+def is_another_model(asked: str, named: str | None) -> bool:
+    """Return whether a reply names another model than the one that was asked, and not just a version of it."""
+    if named is None:
+        return False
+    asked, named = (name.lower().rpartition("/")[2] for name in (asked, named))
+    return re.fullmatch(re.escape(asked) + _VERSION, named) is None
