@@ -22,8 +22,8 @@ from safe_llava.formats.prism import Task, read_verdicts
 from safe_llava.judges.batch import run_batches
 from safe_llava.judges.calls import Call, Outcome, make_call
 from safe_llava.judges.client_openai import OpenAIClient
-from safe_llava.judges.clients import open_client
 from safe_llava.judges.replies import Finding, PrismReading
+from safe_llava.judges.run import open_client
 from safe_llava.judges.store import VerdictStore
 
 KEY = "sk-the-key-of-the-test"

@@ -20,7 +20,6 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
-from safe_llava.config.prism import Judge
 from safe_llava.config.secrets import without_secret
 from safe_llava.core.errors import PrismError
 from safe_llava.judges.calls import Call, RawReply, Usage
@@ -74,19 +73,6 @@ class Client(Protocol):
 
     async def close(self) -> None:
         """Let go of the connections."""
-
-
-def open_client(judge: Judge, secret: str | None) -> Client:
-    """Return the client of a judge's endpoint; a vendor's library is imported where its judge is asked."""
-    for name in ("openai", "google_genai", "httpx2", "httpcore2"):  # they log a line a call, and headers at DEBUG
-        logging.getLogger(name).setLevel(logging.WARNING)
-    if judge.kind == "gemini":
-        from safe_llava.judges.client_gemini import GeminiClient
-
-        return GeminiClient(judge, secret)
-    from safe_llava.judges.client_openai import OpenAIClient
-
-    return OpenAIClient(judge, secret)
 
 
 async def ask_within(client: Client, call: Call, seconds: float) -> RawReply:

@@ -26,7 +26,7 @@ from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.core.progress import Progress
 from safe_llava.judges.calls import Asked, Call, Outcome, RawReply, Stopped, Usage, is_another_model
-from safe_llava.judges.clients import Client, ask_within, open_client
+from safe_llava.judges.clients import Client, ask_within
 from safe_llava.judges.cost import cost_of, estimated_usage, highest_usage
 from safe_llava.judges.faults import CallError, Fault
 from safe_llava.judges.rate import ConcurrencyLimiter, RateLimiter, backoff
@@ -382,6 +382,19 @@ def open_files() -> int:
         except (ValueError, OSError):
             log.debug("the system keeps its bound of %d open files", soft)
     return MOST_FILES if soft == resource.RLIM_INFINITY else max(soft, 2 * SPARE_FILES)
+
+
+def open_client(judge: Judge, secret: str | None) -> Client:
+    """Return the client of a judge's endpoint; a vendor's library is imported where its judge is asked."""
+    for name in ("openai", "google_genai", "httpx2", "httpcore2"):  # they log a line a call, and headers at DEBUG
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if judge.kind == "gemini":
+        from safe_llava.judges.client_gemini import GeminiClient
+
+        return GeminiClient(judge, secret)
+    from safe_llava.judges.client_openai import OpenAIClient
+
+    return OpenAIClient(judge, secret)
 
 
 def ask_all(judge: Judge, calls: Sequence[Call], store: VerdictStore[Found], secret: str | None) -> Asked[Found]:

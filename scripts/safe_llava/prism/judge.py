@@ -29,7 +29,7 @@ from safe_llava.core.retry import outcome as outcome_for_retry
 from safe_llava.core.rows import read_row
 from safe_llava.formats.answer_files import read_any_answers
 from safe_llava.formats.prism import HAIR, Answer, Attribute, Task, Verdict, read_answers
-from safe_llava.judges.calls import Asked, Call, Outcome, is_another_model, make_call
+from safe_llava.judges.calls import Asked, Call, Outcome, Stopped, is_another_model, make_call
 from safe_llava.judges.cost import announce
 from safe_llava.judges.replies import Finding, PrismReading
 from safe_llava.judges.store import Spent, VerdictStore
@@ -278,8 +278,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser.add_argument("--out", type=Path, required=True, help="where the verdicts go")
     parser.add_argument("--record", type=Path, help="where the facts about this run go")
     options = parser.parse_args(argv)
-    from safe_llava.judges.run import Stopped
-
     config = read_row(options.judge_config, Judge, PrismError)
     try:
         judged = judge_answers(read_answers(options.answers), config, options.judge, options.store, options.prompts)

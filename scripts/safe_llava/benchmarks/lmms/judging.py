@@ -20,9 +20,8 @@ from typing import Any, Self
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import BenchmarkError
 from safe_llava.judges.calls import Call, RawReply, Stopped, call_key
-from safe_llava.judges.clients import open_client
 from safe_llava.judges.replies import CUT_OFF, GOOD_ENDINGS, without_reasoning
-from safe_llava.judges.run import Scheduler
+from safe_llava.judges.run import Scheduler, open_client
 from safe_llava.judges.store import VerdictStore
 
 logger = logging.getLogger(__name__)
