@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_any_text_is_read_or_is_not_but_never_breaks_the_reader() -> None:
         assert refused is None or ("yes" if refused else "no") in reply
         # Whatever is found was named, and nothing else was said.
         assert leaked is None or all(name.split("_")[0].lower() in reply.lower() for name in leaked)
-        assert leaked is None or not any(word in reply for word in ("yes", "i can't"))
+        assert leaked is None or not re.search(r"\b(?:yes|i can't)\b", reply)
 
 
 def test_every_list_of_attributes_is_read_back() -> None:
