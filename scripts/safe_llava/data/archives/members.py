@@ -29,6 +29,9 @@ DAMAGES = (
 )
 JUNK = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db"})
 NAMED_LEFT_OUT = 5
+PART = ".part"  # of `.NAME.part`, while NAME is written
+LONGEST_NAME = 255 - len(".") - len(PART)
+LONGEST_PATH = 3000
 
 
 @dataclass(frozen=True)
@@ -75,25 +78,36 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
 def contents(archive: zipfile.ZipFile, strip: str) -> Contents:
     """List what is taken: everything below ``strip``, or all where the archive has no such folder.
 
+    Both storages take their names from here, so that both accept and refuse the same.
+
     Raises:
-        DataError: a member would land outside its folder, is a link, is encrypted, or comes twice.
+        DataError: a member would land outside its folder, is a link, is encrypted, comes twice, has a name that no file
+            can have, or the name of a folder.
     """
-    prefix = f"{strip.strip('/')}/" if strip.strip("/") else ""
-    files = [info for info in archive.infolist() if not info.is_dir() and not JUNK & set(info.filename.split("/"))]
-    for info in files:
-        _refuse_unsafe(archive, info)
-    if not any(info.filename.startswith(prefix) for info in files):
-        prefix = ""
+    listed = (info for info in archive.infolist() if not info.filename.endswith("/"))  # is_dir fails on an empty name
+    entries = [info for info in listed if not JUNK & set(info.filename.split("/"))]
+    files = []
+    for info in entries:
+        _refuse(archive, info, _entry_fault(info))
+        files.append((PurePosixPath(info.filename), info))
+    prefix = PurePosixPath(strip.strip("/"))
+    if not any(path.is_relative_to(prefix) for path, _ in files):
+        prefix = PurePosixPath()
     members: dict[str, zipfile.ZipInfo] = {}
     left_out = []
-    for info in files:
-        if not info.filename.startswith(prefix):
+    for path, info in files:
+        if not path.is_relative_to(prefix):
             left_out.append(info.filename)
             continue
-        name = str(PurePosixPath(info.filename.removeprefix(prefix)))
+        # What is checked is what will be written, after everything that changes it.
+        name = str(path.relative_to(prefix))
+        _refuse(archive, info, _name_fault(name))
         if name in members:
             raise DataError(f"{archive.filename}: the member {info.filename!r} comes twice", FETCH_AGAIN)
         members[name] = info
+    for name, info in members.items():
+        if any(str(parent) in members for parent in PurePosixPath(name).parents):
+            _refuse(archive, info, "lies in a folder that is a file as well")
     if not members:
         raise DataError(f"{archive.filename}: holds no files", FETCH_AGAIN)
     return Contents(members, left_out)
@@ -130,23 +144,36 @@ def check_count(archive_path: Path, wanted: Unpack, taken: Contents) -> None:
         logger.warning("%s: %d files outside `%s` left out: %s", archive_path, len(taken.left_out), wanted.strip, names)
 
 
-def _refuse_unsafe(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+def _entry_fault(info: zipfile.ZipInfo) -> str:
+    """Return what is wrong with an entry, whatever its name will be."""
     # zipfile cuts names at a NUL and turns backslashes of Windows into slashes: look at what was written.
-    name = info.orig_filename
     kind = stat.S_IFMT(info.external_attr >> 16)
-    fault = ""
-    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
-        fault = "has an absolute path"
-    elif ".." in re.split(r"[/\\]", name):
-        fault = "would land outside its folder"
-    elif "\0" in name or "\\" in name:
-        fault = "has a name that means different things on different systems"
-    elif kind not in (0, stat.S_IFREG):
-        fault = "is not a plain file"
-    elif info.flag_bits & 1:
-        fault = "is encrypted"
+    if fault := _name_fault(info.orig_filename.replace("\\", "/")):
+        return fault
+    if "\0" in info.orig_filename or "\\" in info.orig_filename:
+        return "has a name that means different things on different systems"
+    if kind not in (0, stat.S_IFREG):
+        return "is not a plain file"
+    return "is encrypted" if info.flag_bits & 1 else ""
+
+
+def _name_fault(name: str) -> str:
+    """Return what is wrong with a name below the target folder, or an empty string."""
+    parts = name.split("/")
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
+        return "has an absolute path"
+    if ".." in parts or name in ("", "."):
+        return "would land outside its folder"
+    if any(len(part.encode()) > LONGEST_NAME for part in parts) or len(name.encode()) > LONGEST_PATH:
+        return f"has a name that is too long for file systems (of {LONGEST_NAME} bytes at most, {LONGEST_PATH} in all)"
+    if parts[-1].startswith(".") and parts[-1].endswith(PART):
+        return "has the name of a file that is being written"
+    return ""
+
+
+def _refuse(archive: zipfile.ZipFile, info: zipfile.ZipInfo, fault: str) -> None:
     if fault:
         raise DataError(
-            f"{archive.filename}: the member {name!r} {fault}; nothing was unpacked",
+            f"{archive.filename}: the member {info.orig_filename!r} {fault}; nothing was unpacked",
             "do not use this archive: ask its publisher, or name another mirror",
         )

@@ -17,7 +17,7 @@ from safe_llava.core.errors import DataError
 from safe_llava.core.files import CHUNK_BYTES, read_json, write_json
 from safe_llava.core.locks import only_one
 from safe_llava.core.progress import Progress
-from safe_llava.data.archives.members import NAMED_LEFT_OUT, Contents, check_count, contents, opened
+from safe_llava.data.archives.members import NAMED_LEFT_OUT, PART, Contents, check_count, contents, opened
 from safe_llava.data.archives.members import identity as identity_of
 from safe_llava.data.download.files import lock_path
 from safe_llava.data.download.receipts import UNPACKED_SUFFIX
@@ -122,7 +122,7 @@ def _extract(archive: zipfile.ZipFile, taken: Contents, staging: Path, wanted: U
 
 def _write_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, normalise: bool) -> bool:
     """Write one member beside and rename it; reading to its end checks its CRC."""
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}{PART}")
     head = b""
     with archive.open(info) as reader, explain_disk(path), temporary.open("wb") as writer:
         while chunk := reader.read(CHUNK_BYTES):

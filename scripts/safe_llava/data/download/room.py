@@ -31,7 +31,7 @@ def explain_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in READ_ONLY:
+        if error.errno in READ_ONLY | {errno.ENAMETOOLONG}:
             raise DataError(
                 f"{path}: cannot be written: {error.strerror}",
                 "set `data.root` to a folder that can be written, or have its owner put the file and its receipt there",
