@@ -56,7 +56,7 @@ class TableLine:
 
 @dataclass(frozen=True)
 class Section:
-    """One block with its own header (``\n`` breaks a header cell in LaTeX); ``name`` is safe in a LaTeX label."""
+    """One block with its own header (``\n`` breaks a header cell in LaTeX); LaTeX's label is made of ``name``."""
 
     name: str
     title: str
@@ -72,11 +72,6 @@ class Table:
     title: str
     sections: tuple[Section, ...]
     notes: tuple[str, ...]
-
-
-def section_name(*parts: str) -> str:
-    """Return a name that is safe in a LaTeX label."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).lower()
 
 
 def number(value: float | None, digits: int = 1, signed: bool = False) -> str:
@@ -163,7 +158,7 @@ def _latex_section(section: Section, notes: str) -> str:
         r"\begin{table*}[tbp]",
         r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
         f"  \\caption{{{caption}}}",
-        f"  \\label{{tab:{section.name}}}",
+        f"  \\label{{tab:{re.sub(r'[^A-Za-z0-9.]+', '-', section.name).lower()}}}",
         f"  \\begin{{tabular}}{{ll{'r' * (len(section.head) - 2)}}}",
         r"    \toprule",
         *_latex_head(section.head),

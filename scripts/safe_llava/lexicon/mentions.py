@@ -10,14 +10,7 @@ from safe_llava.formats.prism import Attribute
 from safe_llava.lexicon.attributes import ATTRIBUTE_PATTERNS
 from safe_llava.lexicon.named_words import WORDS
 from safe_llava.lexicon.prefilter import CACHED_WORDS, WORD, suspicion
-from safe_llava.lexicon.rules import (
-    OPEN_QUESTION,
-    clauses,
-    normalise,
-    states,
-    with_eyes_named,
-    without_open_question,
-)
+from safe_llava.lexicon.rules import OPEN_QUESTION, clauses, normalise, states, with_eyes_named, without_open_question
 
 Measure = Literal["implied", "named"]
 MEASURES: tuple[Measure, ...] = ("implied", "named")

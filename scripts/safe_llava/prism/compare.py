@@ -25,20 +25,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from safe_llava.core import cli
-from safe_llava.core.statistics import (
-    RESAMPLES,
-    SEED,
-)
+from safe_llava.core.statistics import RESAMPLES, SEED
 from safe_llava.formats.prism import Verdict, read_verdicts
 from safe_llava.formats.scores import PairedDifference
 from safe_llava.formats.tables import write_table
-from safe_llava.prism.scoring.cells import (
-    SCORED_HELP,
-    Scored,
-    grouped,
-    leakage_scored,
-    read_scored,
-)
+from safe_llava.prism.scoring.cells import SCORED_HELP, Scored, grouped, leakage_scored, read_scored
 from safe_llava.prism.scoring.completeness import ALLOWED_HELP, Allowed, refuse_incomplete
 from safe_llava.prism.scoring.paired import paired_differences
 from safe_llava.prism.scoring.rates import score_group

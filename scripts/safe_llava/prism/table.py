@@ -21,12 +21,7 @@ from safe_llava.formats.prism import Task
 from safe_llava.formats.scores import CELLS, RateDifference, Score, read_scores
 from safe_llava.formats.tables import write_table
 from safe_llava.prism.scoring.completeness import ALLOWED_HELP, Allowed, refuse_incomplete
-from safe_llava.prism.scoring.differences import (
-    beside_published,
-    mean_distances,
-    published_differences,
-    read_aliases,
-)
+from safe_llava.prism.scoring.differences import beside_published, mean_distances, published_differences, read_aliases
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from safe_llava.formats.markup import EMPTY, Cell, Section, Table, TableLine, number, section_name
+from safe_llava.formats.markup import EMPTY, Cell, Section, Table, TableLine, number
 from safe_llava.formats.mentions import MentionCount
 from safe_llava.formats.prism import Attribute
 from safe_llava.formats.tables import in_order, keyed, read_table, unique
@@ -73,7 +73,7 @@ def _section(pair: str, part: str, rows: Sequence[MentionCount]) -> Section:
     )
     title = f"{original.dataset} and {safe.dataset}, {PART_TITLES[part]}"
     head = (*HEAD, PUBLISHED_HEAD) if published else HEAD
-    return Section(section_name("audit", pair, part), title, head, tuple(lines), (remark,))
+    return Section(f"audit {pair} {part}", title, head, tuple(lines), (remark,))
 
 
 def _cells(before: MentionCount, after: MentionCount) -> tuple[Cell, ...]:

@@ -6,17 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safe_llava.formats.benchmark_scores import NOTHING_PUBLISHED, BenchmarkPair, BenchmarkScore, asked_in_part
-from safe_llava.formats.markup import (
-    MINUS,
-    Cell,
-    Section,
-    Table,
-    TableLine,
-    interval,
-    number,
-    probability,
-    section_name,
-)
+from safe_llava.formats.markup import MINUS, Cell, Section, Table, TableLine, interval, number, probability
 from safe_llava.formats.tables import keyed, read_table, unique
 from safe_llava.paper.tables.titles import FAILED_NOTE, metric_title
 
@@ -82,7 +72,7 @@ def benchmark_pairs_table(path: Path | str) -> Table:
     for first, second in dict.fromkeys((r.first, r.second) for r in rows):
         lines = [_pair_line(r) for r in rows if (r.first, r.second) == (first, second)]
         heading = f"General benchmarks: {first} {MINUS} {second}"
-        sections.append(Section(section_name("benchmarks-paired", first, second), heading, PAIRED_HEAD, tuple(lines)))
+        sections.append(Section(f"benchmarks-paired {first} {second}", heading, PAIRED_HEAD, tuple(lines)))
     part = asked_in_part(rows)
     notes = [f"Not whole benchmarks: {part}."] if part else []
     notes += [PAIRED_NOTE, UNPAIRED_NOTE] if any(r.n_unpaired for r in rows) else [PAIRED_NOTE]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from safe_llava.formats.costs import StageCost
-from safe_llava.formats.markup import Cell, Section, Table, TableLine, number, section_name
+from safe_llava.formats.markup import Cell, Section, Table, TableLine, number
 from safe_llava.formats.tables import keyed, read_table, unique
 
 UNKNOWN = "unknown"
@@ -28,7 +28,7 @@ def costs_table(path: Path | str) -> Table:
     sections = []
     for source in unique(row.source for row in rows):
         lines = tuple(TableLine(row.stage, row.states or "", _cells(row)) for row in rows if row.source == source)
-        sections.append(Section(section_name("costs", source), TITLES[source], HEAD, lines))
+        sections.append(Section(f"costs {source}", TITLES[source], HEAD, lines))
     return Table("What the run has cost", tuple(sections), (NOTE,))
 
 

@@ -5,18 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from safe_llava.formats.markup import (
-    MINUS,
-    Cell,
-    Section,
-    Table,
-    TableLine,
-    count_range,
-    interval,
-    number,
-    probability,
-    section_name,
-)
+from safe_llava.formats.markup import MINUS, Cell, Section, Table, TableLine, count_range, interval, number, probability
 from safe_llava.formats.scores import AGGREGATES, CELLS, JudgeAgreement, PairedDifference
 from safe_llava.formats.tables import in_order, keyed, read_table, unique
 from safe_llava.paper.tables.titles import TASK_TITLES, attribute_title, by_edition_and_task
@@ -53,7 +42,7 @@ def paired_table(path: Path | str) -> Table:
         ]
         head = ("Models", "Judge", *map(attribute_title, columns), "n")
         heading = f"PRISM {edition}, {TASK_TITLES[task]}: paired differences, in points"
-        sections.append(Section(section_name("paired", edition, task), heading, head, tuple(lines)))
+        sections.append(Section(f"paired {edition} {task}", heading, head, tuple(lines)))
     return Table("PRISM: two models on the same questions", tuple(sections), (PAIRED_NOTE,))
 
 
@@ -78,7 +67,7 @@ def judges_table(path: Path | str) -> Table:
             lines = tuple(
                 TableLine(f"{r.judge}, {r.reference}", what_agrees(r), tuple(_agreement_cells(r))) for r in here
             )
-            name = section_name("judges", comparison, edition)
+            name = f"judges {comparison} {edition}"
             sections.append(Section(name, f"PRISM {edition}: {title.lower()}", AGREEMENT_HEAD, lines))
     for edition in unique(r.edition for r in rows if r.comparison == "published"):
         here = [r for r in rows if (r.comparison, r.edition) == ("published", edition)]
@@ -92,7 +81,7 @@ def judges_table(path: Path | str) -> Table:
         )
         head = ("Judge and published judge", "Task", "Cells", "Mean distance")
         heading = f"PRISM {edition}: rates and published rates, in points"
-        sections.append(Section(section_name("judges", "published", edition), heading, head, lines))
+        sections.append(Section(f"judges published {edition}", heading, head, lines))
     notes = [AGREEMENT_NOTE] if any(r.comparison != "published" for r in rows) else []
     notes += ["nearest: the nearer of the published judges in each cell."] * any(r.reference == "nearest" for r in rows)
     return Table("PRISM: how far the judges agree", tuple(sections), (" ".join(notes),))

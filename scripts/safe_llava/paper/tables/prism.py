@@ -6,17 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safe_llava.core.errors import PaperError
-from safe_llava.formats.markup import (
-    MINUS,
-    Cell,
-    Section,
-    Table,
-    TableLine,
-    count_range,
-    interval,
-    number,
-    section_name,
-)
+from safe_llava.formats.markup import MINUS, Cell, Section, Table, TableLine, count_range, interval, number
 from safe_llava.formats.prism import Attribute
 from safe_llava.formats.scores import (
     AGGREGATES,
@@ -92,7 +82,7 @@ def _prism(scores: Sequence[Score], path: Path | str, title: str, what: str) -> 
         for given, rates in ((False, RATE_TITLES[task]), (True, GIVEN_TITLE)):
             if part := [s for s in here if (s.attribute in (OVER_REFUSAL, *GIVEN)) == given]:
                 heading = f"{what} {edition}, {TASK_TITLES[task]}: {rates}"
-                name = section_name(what, edition, task, *(["given"] if given else []))
+                name = f"{what} {edition} {task}" + " given" * given
                 sections.append(_prism_section(name, heading, part, cells))
     notes = [RATES_NOTE]
     notes += [MACRO_NOTE] if any(s.attribute == MACRO for s in scores) else []
@@ -162,7 +152,7 @@ def differences_table(path: Path | str) -> Table:
         ]
         head = ("Model", "Judges", *map(attribute_title, columns), "Mean\ndistance")
         heading = f"PRISM {edition}, {TASK_TITLES[task]}: computed minus published, in points"
-        sections.append(Section(section_name("differences", edition, task), heading, head, tuple(lines)))
+        sections.append(Section(f"differences {edition} {task}", heading, head, tuple(lines)))
     notes = [f"Mean distance: over the attributes with at least {FEWEST_ANSWERS} judged answers, without sign."]
     notes += [EMPTY_NOTE] if any(r.difference is None for r in rows) else []
     return Table("PRISM: computed against published", tuple(sections), (" ".join(notes),))
