@@ -254,7 +254,7 @@ class Executor(PublishedExecutor):
             self._submit(job, entry, anywhere=True)
 
     def _submit_once(self, job: Any, entry: Entry, away: set[str]) -> None:
-        asking = Asking(job, grown({**entry.given, **dict(job.resources.items())}, entry.grown))
+        asking = Asking(job, grown({**dict(job.resources.items()), **entry.given}, entry.grown))
         wildcards = get_job_wildcards(job)
         log = self.slurm_logdir / f"{'group' if job.is_group() else 'rule'}_{job.name}" / wildcards / "%j.log"
         log.parent.mkdir(parents=True, exist_ok=True)

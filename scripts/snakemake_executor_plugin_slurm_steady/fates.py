@@ -1,7 +1,7 @@
 """What became of a job: from what SLURM says, what the rule's shell left behind, and the end of the job's log.
 
 Everything here is a function of text. Sources: squeue(1), sacct(1) and slurm.conf(5) of SLURM 22.05; what each event
-looks like was seen on the test cluster (tests/slurm_cluster).
+looks like was seen on the test clusters, of 22.05 and 26.05 (tests/slurm_cluster).
 """
 
 from __future__ import annotations
@@ -77,8 +77,12 @@ NEVER = re.compile(
 LIMITED = re.compile(r"QOS|Assoc")
 # Somebody holds the job, and may release it.
 HELD_BY_SOMEBODY = ("JobHeldUser", "JobHeldAdmin")
-# How slurmstepd says in a job's log that it killed for memory, with and without cgroups.
-KILLED_FOR_MEMORY = re.compile(r"slurmstepd.*(exceeded memory limit|oom[-_ ]?kill|out of memory)", re.IGNORECASE)
+# How slurmstepd says in a job's log that it killed for memory, with and without cgroups; since 26.05 without its name.
+KILLED_FOR_MEMORY = re.compile(
+    r"slurmstepd.*(exceeded memory limit|oom[-_ ]?kill|out of memory)"
+    r"|error: (StepId=\S+ exceeded memory limit|Exceeded job memory limit|Detected \d+ oom[-_ ]?kill event)",
+    re.IGNORECASE,
+)
 
 
 # A fault of the machine, as drivers, CUDA, file systems and Apptainer say it in a job's logs: an Xid, memory beyond

@@ -23,6 +23,9 @@ from snakemake_executor_plugin_slurm_steady.script import RECORD, TRAP, batch_sc
 
 OOM_LINE = "slurmstepd-n1: error: StepId=3.0 exceeded memory limit (375814144 > 209715200), being killed"
 CGROUP_LINE = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed."
+NEW_OOM_LINE = (
+    "[2026-11-29T02:12:34.121] error: StepId=28.0 exceeded memory limit (111591424 > 104857600), being killed"
+)
 PLAIN, KILLED = Record(1, (1,), 1), Record(1, (), None)
 
 
@@ -76,6 +79,7 @@ def test_states_of_newer_versions_are_read(line: str, sight: Sight) -> None:
         ("FAILED", Record(1, (75,), 1, tasks=(75, 75)), "", Fate.AGAIN),
         ("FAILED", KILLED, OOM_LINE, Fate.OUT_OF_MEMORY),
         ("FAILED", Record(), CGROUP_LINE, Fate.OUT_OF_MEMORY),
+        ("FAILED", Record(), NEW_OOM_LINE, Fate.OUT_OF_MEMORY),
         ("FAILED", KILLED, "", Fate.OUT_OF_MEMORY),
         ("FAILED", PLAIN, "torch.OutOfMemoryError: CUDA out of memory", Fate.FAILED),
         ("FAILED", PLAIN, "NVRM: Xid (PCI:0000:3b:00): 79, pid=1, GPU has fallen off the bus.", Fate.NODE_FAULTY),

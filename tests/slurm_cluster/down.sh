@@ -9,7 +9,7 @@ stop() { # FILE NAME
     [ -s "$1" ] || return 0
     pid=$(cat "$1")
     # Another process may have got the number since.
-    [ "$(cat "/proc/$pid/comm" 2> /dev/null)" = "$2" ] || return 0
+    case "$(cat "/proc/$pid/comm" 2> /dev/null)" in "$2" | "$2"-wlm) ;; *) return 0 ;; esac
     kill "$pid"
     for _ in $(seq 100); do
         kill -0 "$pid" 2> /dev/null || return 0
@@ -18,6 +18,7 @@ stop() { # FILE NAME
     kill -9 "$pid"
 }
 
+export PATH=$folder/bin:$PATH # its own version's clients
 timeout 10 scancel --user="$(id -un)" --full 2> /dev/null
 for _ in $(seq 20); do
     [ -z "$(timeout 5 squeue -h 2> /dev/null)" ] && break

@@ -62,6 +62,29 @@ rule memory:
         + "python3 -c 'import time; x = bytearray(b\"x\") * (450 << 20); time.sleep({params.seconds})'; echo done > {output}"
 
 
+# A rule that asks for no memory: it gets its partition's default, 100 MB a CPU.
+rule memory_unsaid:
+    output:
+        "memory_unsaid",
+    resources:
+        mem_mb=0,
+    shell:
+        SAY + "python3 -c 'import time; x = bytearray(b\"x\") * (250 << 20); time.sleep(30)'; echo done > {output}"
+
+
+# A node whose GPU is broken: the program's log says so, as CUDA does.
+rule faulty:
+    output:
+        "faulty",
+    log:
+        "faulty.log",
+    shell:
+        SAY
+        + "scontrol show job -o $SLURM_JOB_ID | grep -o ' NodeList=[^ ]*' >> nodes; "
+        + f"if {FIRST}; then echo 'CUDA error: uncorrectable ECC error encountered' > {{log}}; exit 1; fi; "
+        "echo done > {output}"
+
+
 rule killed:
     output:
         "killed",

@@ -13,8 +13,9 @@ fi
 # Daemons need a path that all users may enter.
 SAFE_LLAVA_CLUSTER_FOLDER=$(mktemp -d /tmp/safe-llava-cluster.XXXXXX)
 export SAFE_LLAVA_CLUSTER_FOLDER
+newest=$SAFE_LLAVA_CLUSTER_FOLDER.newest
 trap 'kill $(jobs -p) 2> /dev/null || true
-    tests/slurm_cluster/down.sh "$SAFE_LLAVA_CLUSTER_FOLDER"; rm -rf "$SAFE_LLAVA_CLUSTER_FOLDER"' EXIT
+    for folder in "$SAFE_LLAVA_CLUSTER_FOLDER" "$newest"; do tests/slurm_cluster/down.sh "$folder"; rm -rf "$folder"; done' EXIT
 # The images, on CPUs; they are kept in the clone, and made again when what goes into them changes.
 tests/slurm_cluster/apptainer.sh
 tests/slurm_cluster/base.sh "$PWD/containers/images/base"
@@ -23,14 +24,21 @@ echo "images: {wheels: cpu, base: $PWD/containers/images/base, folder: $PWD/cont
 export APPTAINER_MKSQUASHFS_ARGS="-comp zstd -Xcompression-level 3"
 tests/slurm_cluster/build-as-root.sh "$bin/snakemake" --nolock images --configfile "$SAFE_LLAVA_CLUSTER_IMAGES"
 tests/slurm_cluster/up.sh "$SAFE_LLAVA_CLUSTER_FOLDER"
+# Debian's newest SLURM beside that of the machine, with cgroups where they can be made.
+tests/slurm_cluster/newest.sh /opt/slurm-newest
+CGROUPS=auto PORT=27800 PROGRAMS=/opt/slurm-newest/programs tests/slurm_cluster/up.sh "$newest"
 # The demo is one test of many parts, beside all others; most of these is waiting.
 demo=tests/slurm_cluster/test_demo.py
 said=$SAFE_LLAVA_CLUSTER_FOLDER/demo.log
 "$bin/python" -m pytest -q -m cluster "$demo" > "$said" 2>&1 &
 running=$!
 failed=0
+said_newest=$newest/faults.log
+SAFE_LLAVA_CLUSTER_FOLDER=$newest "$bin/python" -m pytest -q -n 2 -m "cluster and newest" tests/slurm_cluster > "$said_newest" 2>&1 &
+running_newest=$!
 "$bin/python" -m pytest -q -n "${SAFE_LLAVA_CLUSTER_TESTS:-5}" -m cluster --ignore "$demo" tests/slurm_cluster tests/containers || failed=1
-echo "waiting for the demo"
+echo "waiting for the demo, and for the newest SLURM"
 wait "$running" || failed=1
-cat "$said"
+wait "$running_newest" || failed=1
+cat "$said" "$said_newest"
 exit "$failed"

@@ -25,6 +25,7 @@ def requested(cluster: Cluster, jobs: list[str], what: str) -> list[str]:
     return answers()
 
 
+@pytest.mark.newest
 def test_a_job_that_works_is_seen_by_whoever_knows(work: Work, view: str) -> None:
     assert work.run("works") == 0, work.log
     assert work.fates == ["DONE"]
@@ -40,16 +41,36 @@ def test_a_bug_fails_at_once_and_asks_for_nothing_more(work: Work, view: str) ->
     assert first == second
 
 
+@pytest.mark.newest
 def test_run_me_again_is_no_failure(work: Work) -> None:
     assert work.run("again") == 0, work.log
     assert work.fates == ["AGAIN", "AGAIN", "DONE"]
     assert len(set(requested(work.cluster, work.runs("again"), "ReqMem,Timelimit"))) == 1
 
 
+@pytest.mark.newest
 def test_after_a_kill_for_memory_there_is_twice_of_it(work: Work) -> None:
     assert work.run("memory") == 0, work.log
     assert work.fates == ["OUT_OF_MEMORY", "DONE"]
     assert requested(work.cluster, work.runs("memory"), "ReqMem") == ["450M", "900M"]
+
+
+@pytest.mark.newest
+def test_a_rule_without_memory_gets_twice_what_slurm_gave(work: Work) -> None:
+    # A job's own Snakemake takes most of 100 MB, so that more than one kill is no surprise.
+    assert work.run("memory_unsaid") == 0, work.log
+    assert set(work.fates[:-1]) == {"OUT_OF_MEMORY"}
+    assert work.fates[-1] == "DONE"
+    assert "with twice the memory" in work.log
+
+
+@pytest.mark.newest
+def test_a_node_with_a_hardware_fault_is_excluded(work: Work) -> None:
+    assert work.run("faulty") == 0, work.log
+    assert work.fates == ["NODE_FAULTY", "DONE"]
+    first, second = (work.folder / "nodes").read_text().split()
+    assert first != second
+    assert f"Node {first.split('=')[1]} is excluded" in work.log
 
 
 def test_a_kill_by_nobody_counts_as_one_for_memory(work: Work) -> None:
@@ -57,18 +78,21 @@ def test_a_kill_by_nobody_counts_as_one_for_memory(work: Work) -> None:
     assert work.fates == ["OUT_OF_MEMORY", "DONE"]
 
 
+@pytest.mark.newest
 def test_at_the_time_limit_there_is_twice_of_it(work: Work) -> None:
     assert work.run("time") == 0, work.log
     assert work.fates == ["OUT_OF_TIME", "DONE"]
     assert requested(work.cluster, work.runs("time"), "Timelimit") == ["00:01:00", "00:02:00"]
 
 
+@pytest.mark.newest
 def test_with_notice_a_program_saves_its_work_before_the_limit(work: Work) -> None:
     assert work.run("notice") == 0, work.log
     assert work.fates == ["AGAIN", "DONE"]
     assert len(set(requested(work.cluster, work.runs("notice"), "Timelimit"))) == 1
 
 
+@pytest.mark.newest
 def test_cancelled_by_somebody_else(work: Work, view: str) -> None:
     process = work.start("interrupted")
     work.cluster.ask("scancel", work.running("interrupted"))
@@ -77,6 +101,7 @@ def test_cancelled_by_somebody_else(work: Work, view: str) -> None:
     assert work.fates == ["LOST" if view == "record" else "CANCELLED", "DONE"]
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(("partition", "node"), [("low", "n5"), ("lowcancel", "n6")])
 def test_preempted(work: Work, partition: str, node: str) -> None:
     """SLURM would requeue in the one partition, and cancels in the other; both are submitted again at once."""
@@ -89,6 +114,7 @@ def test_preempted(work: Work, partition: str, node: str) -> None:
     assert other not in work.runs("preempted")
 
 
+@pytest.mark.newest
 def test_node_lost(work: Work) -> None:
     process = work.start("interrupted", partition="frail")
     job = work.running("interrupted")
@@ -123,12 +149,27 @@ def test_accounting_away(work: Work) -> None:
     assert work.fates == ["AGAIN", "AGAIN", "DONE"]
 
 
+@pytest.mark.newest
 def test_a_job_that_can_never_start_is_an_error_with_its_remedy(work: Work) -> None:
     assert work.run("impossible", partition="short") == 1
     assert work.fates == ["IMPOSSIBLE"]
     assert "PartitionTimeLimit" in work.log
     assert "ask for less" in work.log
     assert work.unfinished == []
+
+
+@pytest.mark.newest
+def test_a_file_of_partitions_a_prefix_and_the_efficiency_report(work: Work) -> None:
+    (work.folder / "partitions.yaml").write_text(
+        "partitions:\n  short: {max_runtime: 2}\n  frail: {max_runtime: 1440, max_mem_mb: 8000}\n"
+    )
+    options = ["--slurm-steady-partition-config", "partitions.yaml", "--slurm-steady-jobname-prefix", "paper"]
+    assert work.run("works", *options, "--slurm-steady-efficiency-report", partition="unknown") == 0, work.log
+    job = work.runs("works")[0]
+    assert requested(work.cluster, [job], "Partition") == ["frail"]
+    assert requested(work.cluster, [job], "JobName%60")[0].startswith("paper.works.")
+    (report,) = work.folder.glob("efficiency_report_*.csv")
+    assert f",{job}.0," in report.read_text()
 
 
 def test_a_partition_that_is_not_there_is_an_error(work: Work) -> None:

@@ -3,17 +3,26 @@
 #
 # Needs root and Debian's slurm-wlm, munge, slurmdbd and mariadb-server; they are installed only where that was
 # asked for (SAFE_LLAVA_CLUSTER=1, or CI), for it writes outside the clone. Everything else lies in FOLDER.
-# No systemd and no cgroups are needed. Knobs: CPUS, MEMORY (MB a node), GPUS, PORT, ACCOUNTING (1|0).
+# No systemd and no cgroups are needed. Knobs: CPUS, MEMORY (MB a node), GPUS, PORT, ACCOUNTING (1|0); CGROUPS (1|0|auto: where
+# the machine lets them be made) keeps jobs apart by them, as clusters do; PROGRAMS, the folder of another SLURM's (newest.sh).
 set -euo pipefail
 folder=${1:?usage: up.sh FOLDER}
 nodes=6 cpus=${CPUS:-8} memory=${MEMORY:-16000} gpus=${GPUS:-6} port=${PORT:-26800} accounting=${ACCOUNTING:-1}
 gpu_type=h200 # what the fake GPUs call themselves
+programs=${PROGRAMS:-/usr/bin} plugins="" stepd=""
+if [ -n "${PROGRAMS:-}" ]; then
+    export PATH=$PROGRAMS:$PATH
+    plugins=PluginDir=$PROGRAMS/../usr/lib/x86_64-linux-gnu/slurm-wlm
+    stepd="-d $PROGRAMS/slurmstepd"
+fi
 packages=(slurm-wlm munge slurmdbd mariadb-server)
 
 fail() { printf 'error: %s\n  remedy: %s\n' "$1" "$2" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || fail "the test cluster needs root" "run it in a throw-away machine or container as root"
 export PATH=$PATH:/usr/sbin:/sbin
-if ! command -v slurmctld slurmd munged slurmdbd mariadbd > /dev/null; then
+needed=(slurmctld slurmd munged)
+[ "$accounting" = 0 ] || needed+=(slurmdbd mariadbd)
+if ! command -v "${needed[@]}" > /dev/null; then
     [ -n "${SAFE_LLAVA_CLUSTER:-}${CI:-}" ] || fail "SLURM is not installed" "SAFE_LLAVA_CLUSTER=1 lets this script install ${packages[*]}"
     apt-get -qq update
     DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${packages[@]}" > /dev/null
@@ -63,8 +72,40 @@ AccountingStoreFlags=job_comment,job_env,job_script"
 else
     storage="AccountingStorageType=accounting_storage/none"
 fi
+cgroups=${CGROUPS:-0} try=/sys/fs/cgroup/memory
+[ -d "$try" ] || try=/sys/fs/cgroup
+if [ "$cgroups" = auto ]; then
+    cgroups=0
+    if mkdir "$try/safe-llava-$$" 2> /dev/null; then rmdir "$try/safe-llava-$$"; cgroups=1; fi
+fi
+if [ "$cgroups" = 1 ]; then
+    processes="ProctrackType=proctrack/cgroup
+TaskPlugin=task/cgroup
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=5"
+    version=v1 mount=/sys/fs/cgroup
+    [ ! -f "$mount/cgroup.controllers" ] || version=v2
+    cat > etc/cgroup.conf << CONF
+CgroupPlugin=cgroup/$version
+CgroupMountpoint=$mount
+IgnoreSystemd=yes
+ConstrainRAMSpace=yes
+ConstrainSwapSpace=no
+ConstrainCores=no
+ConstrainDevices=no
+CONF
+else
+    # A machine without systemd, cgroups or CAP_SYS_RESOURCE. What a cgroup does elsewhere the accounting does: a step
+    # above its memory is killed.
+    processes="ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill,UsePss"
+fi
 cat > etc/slurm.conf << CONF
 ClusterName=toy
+$plugins
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$((port + 17))
 SlurmUser=root
@@ -79,9 +120,7 @@ SlurmdPidFile=$folder/run/slurmd_%n.pid
 SlurmctldLogFile=$folder/log/slurmctld.log
 SlurmdLogFile=$folder/log/slurmd_%n.log
 MailProg=/bin/true
-# A machine without systemd, cgroups or CAP_SYS_RESOURCE.
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+$processes
 MpiDefault=none
 SwitchType=switch/none
 SlurmdParameters=config_overrides
@@ -90,10 +129,6 @@ ReturnToService=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 GresTypes=gpu
-# What a cgroup does elsewhere: a step above its memory is killed, and the job ends as OUT_OF_MEMORY.
-JobAcctGatherType=jobacct_gather/linux
-JobAcctGatherFrequency=task=1
-JobAcctGatherParams=OverMemoryKill,UsePss
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
 # Short timers: what takes a cluster minutes takes a test seconds.
@@ -129,9 +164,13 @@ CONF
 
 # --- the clients find this cluster through wrappers: the job-step plugin drops every SLURM_* variable, SLURM_CONF too
 for client in srun sbatch salloc scancel squeue sinfo sacct sacctmgr scontrol sshare sstat sdiag; do
-    printf '#!/bin/sh\nSLURM_CONF=%s exec /usr/bin/%s "$@"\n' "$folder/etc/slurm.conf" $client > bin/$client
-    chmod +x bin/$client
+    printf '#!/bin/sh\nSLURM_CONF=%s exec %s/%s "$@"\n' "$folder/etc/slurm.conf" "$programs" $client > bin/$client
 done
+for daemon in slurmctld slurmdbd "slurmd $stepd"; do
+    printf '#!/bin/sh\nSLURM_CONF=%s exec %s "$@"\n' "$folder/etc/slurm.conf" \
+        "$(command -v "${daemon%% *}")${daemon#"${daemon%% *}"}" > "bin/${daemon%% *}"
+done
+chmod +x bin/*
 # shellcheck disable=SC2016
 printf 'export PATH=%s:$PATH\n' "$folder/bin" > env.sh
 export SLURM_CONF=$folder/etc/slurm.conf
@@ -157,6 +196,7 @@ if [ "$accounting" = 1 ]; then
         CREATE USER IF NOT EXISTS slurm@'127.0.0.1' IDENTIFIED BY 'slurm';
         GRANT ALL ON slurm_acct_db.* TO slurm@'127.0.0.1';"
     (umask 077 && cat > etc/slurmdbd.conf) << CONF
+$plugins
 AuthType=auth/munge
 AuthInfo=socket=$socket
 DbdHost=localhost
@@ -172,7 +212,7 @@ StorageUser=slurm
 StoragePass=slurm
 StorageLoc=slurm_acct_db
 CONF
-    slurmdbd
+    bin/slurmdbd
     wait_for slurmdbd 30 sacctmgr -n show cluster
     sacctmgr -n show cluster format=cluster%20 | grep -qw toy || sacctmgr -i add cluster toy > /dev/null
     if ! sacctmgr -n show account format=account%20 | grep -qw lab; then
@@ -183,10 +223,10 @@ CONF
 fi
 
 # --- the controller and the nodes
-slurmctld
+bin/slurmctld
 wait_for slurmctld 30 sh -c 'scontrol ping | grep -q "is UP"'
 for node in $(seq "$nodes"); do
     mkdir -p "state/n$node"
-    slurmd -N "n$node"
+    bin/slurmd -N "n$node"
 done
 wait_for "the nodes" 60 sh -c "[ \$(sinfo -h -N -o '%N %t' | sort -u | grep -c ' idle\$') = $nodes ]"
