@@ -17,6 +17,7 @@ from safe_llava.core.errors import DataError
 from safe_llava.core.files import write_json
 from safe_llava.core.rows import read_row
 from safe_llava.data.download import receipts
+from safe_llava.data.download.adopted import adopt
 from safe_llava.data.download.files import fetch_file
 from safe_llava.data.download.flags import add_source_flags, sources_of, with_copies
 
@@ -35,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     row = read_row(args.row, ResolvedFile, DataError)
     if args.out.absolute() != (args.root / row.path).absolute():
         raise DataError(f"--out {args.out} is not {args.root / row.path}", f"give the path that {args.row} names")
+    if note := adopt(row, args.root):
+        if args.receipt:
+            write_json(args.receipt, {"set": row.set, "path": row.path, "adopted": note["to"], "files": note["files"]})
+        return None
     receipt = fetch_file(with_copies(row), args.out, *sources_of(args, args.root), origin=not args.mirrors_only)
     if not receipt.checked and not receipt.hub:
         logger.warning("%s: unpinned; sha256 %s as seen", row.path, receipt.sha256)

@@ -11,6 +11,7 @@ from safe_llava.config.data import ResolvedFile
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import write_json
 from safe_llava.core.rows import read_row
+from safe_llava.data.download.adopted import adopt
 
 
 def place(
@@ -23,4 +24,5 @@ def place(
     parser.add_argument("--root", type=Path, required=True, help="folder of all data")
     parser.add_argument("--out", type=Path, required=True, help="where to write the receipt")
     args = parser.parse_args(argv)
-    write_json(args.out, action(args.archive, read_row(args.row, ResolvedFile, DataError), args.root))
+    row = read_row(args.row, ResolvedFile, DataError)
+    write_json(args.out, adopt(row, args.root) or action(args.archive, row, args.root))

@@ -6,7 +6,6 @@ The folder is renamed when all are there: a run that was killed goes on where it
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -14,13 +13,13 @@ from typing import Any
 
 from safe_llava.config.data import ResolvedFile, Unpack
 from safe_llava.core.errors import DataError
-from safe_llava.core.files import CHUNK_BYTES, read_json, write_json
+from safe_llava.core.files import CHUNK_BYTES, write_json
 from safe_llava.core.locks import only_one
 from safe_llava.core.progress import Progress
 from safe_llava.data.archives.members import NAMED_LEFT_OUT, PART, Contents, check_count, contents, opened
 from safe_llava.data.archives.members import identity as identity_of
+from safe_llava.data.download.adopted import ADOPTED, count_files, note_path, read_note
 from safe_llava.data.download.files import lock_path
-from safe_llava.data.download.receipts import UNPACKED_SUFFIX
 from safe_llava.data.download.room import explain_disk, require_space
 from safe_llava.images.jpeg import needs_jpeg, rewrite_as_jpeg
 
@@ -50,22 +49,24 @@ def unpack_archive(archive_path: Path, row: ResolvedFile, root: Path) -> dict[st
 
 def _unpack_locked(archive_path: Path, row: ResolvedFile, wanted: Unpack, target: Path) -> dict[str, Any]:
     identity = identity_of(archive_path, row)
-    note = target.with_name(target.name + UNPACKED_SUFFIX)
-    receipt = _read_note(note)
+    note = note_path(target)
+    receipt = read_note(note)
+    if receipt.get("identity", {}).get("sha256") == ADOPTED:  # the files are the user's, and not ours to replace
+        receipt = {}
     # More files than were unpacked are the user's own, and not ours to remove.
-    if receipt.get("identity") == identity and _count_files(target) >= receipt["present"]:
+    if receipt.get("identity") == identity and count_files(target) >= receipt["present"]:
         logger.info("%s: already unpacked", target)
         return receipt
     with opened(archive_path) as archive:
         taken = contents(archive, wanted.strip)
         check_count(archive_path, wanted, taken)
-        if not receipt and _count_files(target):
+        if not receipt and count_files(target):
             receipt = _adopt(target, taken, identity, wanted)
             write_json(note, receipt)
             return receipt
         staging = _staging(target, identity)
         converted = _extract(archive, taken, staging, wanted)
-    receipt = _receipt(identity, wanted, taken, converted, _count_files(staging))
+    receipt = _receipt(identity, wanted, taken, converted, count_files(staging))
     _put_in_place(staging, target, note, receipt)
     return receipt
 
@@ -94,7 +95,7 @@ def _staging(target: Path, identity: dict[str, Any]) -> Path:
     """Return the folder that is filled; what another archive left there is removed."""
     staging = target.with_name(f".{target.name}.part")
     note = target.with_name(f".{target.name}.part.json")
-    if staging.exists() and _read_note(note) != identity:
+    if staging.exists() and read_note(note) != identity:
         shutil.rmtree(staging)
     if not staging.exists():
         write_json(note, identity)
@@ -158,16 +159,3 @@ def _put_in_place(staging: Path, target: Path, note: Path, receipt: dict[str, An
     staging.rename(target)
     target.with_name(f".{target.name}.part.json").unlink(missing_ok=True)
     shutil.rmtree(target.with_name(f".{target.name}.old"), ignore_errors=True)
-
-
-def _read_note(path: Path) -> dict[str, Any]:
-    """Return a note of ours, or an empty one where it is missing or broken."""
-    try:
-        note = read_json(path)
-    except DataError:
-        return {}
-    return note if isinstance(note, dict) else {}
-
-
-def _count_files(folder: Path) -> int:
-    return sum(len(files) for _, _, files in os.walk(folder))

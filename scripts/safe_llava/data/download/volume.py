@@ -9,6 +9,7 @@ from pathlib import Path
 from safe_llava.config.data import DataConfig, ResolvedFile, ResolvedSet, Storage
 from safe_llava.core.errors import DataError
 from safe_llava.data.download import receipts, segments, transfer
+from safe_llava.data.download.adopted import is_adoptable
 from safe_llava.data.download.receipts import UNPACKED_SUFFIX
 from safe_llava.data.download.repository import standing
 from safe_llava.data.download.room import Room, room
@@ -46,11 +47,16 @@ def describe(dataset: ResolvedSet, root: Path, storage: Storage = "extracted") -
     """Compare a set with what lies under the data root."""
     if dataset.snapshot is not None:
         return _of_snapshot(dataset, root)
-    missing = [file for file in dataset.files if receipts.stands(root / file.path, file) is None]
+    there = {file.path for file in dataset.files if is_adoptable(file, root)}
+    missing = [
+        file for file in dataset.files if file.path not in there and receipts.stands(root / file.path, file) is None
+    ]
     size = add(size_of(file, root) for file in dataset.files)
     to_fetch = add(_rest(file, root) for file in missing)
     packed = (
-        [file for file in dataset.files if file.unpack and not _unpacked(file, root)] if storage != "archive" else []
+        [file for file in dataset.files if file.unpack and file.path not in there and not _unpacked(file, root)]
+        if storage != "archive"
+        else []
     )
     to_unpack = add(size_of(file, root) for file in packed)
     unpacked = add(_count(file) for file in packed)
