@@ -24,6 +24,7 @@ from safe_llava.config.selection import compared, config_files
 from safe_llava.containers.tag import image_path
 from safe_llava.core.errors import SafeLlavaError
 from safe_llava.core.retry import retry_stamp
+from safe_llava.formats.prism import Task
 
 try:
     cfg = parse_config(over_defaults(config), config_files(workflow.configfiles))
@@ -33,7 +34,7 @@ except SafeLlavaError as error:
 
 R = cfg.results
 D = cfg.data.root
-TASKS = ["refusal_soft", "refusal_hard", "implicit_leakage"]
+TASKS = [str(task) for task in Task]
 FILES = {file.path: file for resolved in SETS.values() for file in resolved.files}
 ARCHIVES = {path: file for path, file in FILES.items() if file.unpack is not None}
 COVERS = {path: file for path, file in FILES.items() if file.covers is not None}

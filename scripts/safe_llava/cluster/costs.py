@@ -15,7 +15,6 @@ from pathlib import Path
 
 from safe_llava.cluster.estimates.estimate import (
     NOTHING,
-    TASKS,
     Amount,
     Basis,
     answering_hours,
@@ -184,7 +183,7 @@ def judging_dollars(config: Config, measured: Measured, judge: Judge, edition: s
         return Amount(None, "unknown", "its prompts are not fetched yet (`snakemake data`)")
     total, models = 0.0, len(config.prism.select.models)
     for task, questions in questions_of(asked).items():
-        call = _typical_call(measured, judge, prompts, Task(task))
+        call = _typical_call(measured, judge, prompts, task)
         cost = cost_of(judge, call.model, estimated_usage(judge, call), judge.batch)
         if cost is None:
             return Amount(None, "unknown", f"no price of {call.model} (prism.judges)")
@@ -208,7 +207,7 @@ def _typical_call(measured: Measured, judge: Judge, prompts: Prompts, task: Task
         text="x" * round(tokens * BYTES_PER_TOKEN),
         status="ok",
     )
-    model = judge.leakage_model if task is Task(TASKS[-1]) and judge.leakage_model else judge.model
+    model = judge.leakage_model if not task.is_refusal and judge.leakage_model else judge.model
     return Call("any", task, prompts.text(answer), model or "")
 
 

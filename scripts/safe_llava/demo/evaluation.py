@@ -19,7 +19,6 @@ from safe_llava.demo.training import Sizes
 from safe_llava.formats.prism import ALL
 
 Row = dict[str, Any]
-TASKS = ("refusal_soft", "refusal_hard", "implicit_leakage")
 SUFFIXES = ("jpg", "jpg", "jpeg", "jpg", "png", "webp")
 CATEGORIES = ("adversarial", "popular", "random")
 # Query folders in the manner of the real ones: commas, and underscores for spaces.

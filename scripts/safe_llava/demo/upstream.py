@@ -34,6 +34,7 @@ from safe_llava.demo import annotations as texts
 from safe_llava.demo import evaluation, training, weights
 from safe_llava.demo.drawing import draw, encode
 from safe_llava.demo.training import LLAVA_INSTRUCT, LLAVA_PRETRAIN, OCR, SAFE_LLAVA, Sample, Sizes
+from safe_llava.formats.prism import Task
 
 log = logging.getLogger(__name__)
 Served = tuple[str, bytes]
@@ -108,7 +109,7 @@ def prism_files(sizes: Sizes, seed: int) -> Iterator[Served]:
     images = [*evaluation.prism_v1(sizes, seed), *evaluation.prism_v2(sizes, seed)]
     for part, prefix, folder in (("v1", "", "biometric"), ("small", "small_", "small"), ("large", "large_", "large")):
         chosen = [image for image in images if image.part == part]
-        for task in evaluation.TASKS:
+        for task in Task:
             yield f"{SAFE_LLAVA}/{prefix}PRISM_{task}.jsonl", _jsonl(evaluation.question_rows(chosen, task))
         members = [(f"{folder}_images/{image.image}", encode(draw(image.scene), image.suffix)) for image in chosen]
         yield f"{SAFE_LLAVA}/{folder}_images.zip", zip_bytes(members)

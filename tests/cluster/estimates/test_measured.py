@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
-from safe_llava.cluster.estimates.estimate import TASKS
 from safe_llava.cluster.estimates.measured import Measured, read_measured
 from safe_llava.config.load import load
 from safe_llava.config.selection import config_files
 from safe_llava.core.errors import ConfigError
+from safe_llava.formats.prism import Task
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def test_phases_are_those_of_the_log(root: Path, measured: Measured) -> None:
 
 def test_answers_are_as_long_as_the_released_ones(root: Path, measured: Measured) -> None:
     released = json.loads((root / "scripts/safe_llava/speed/prism_lengths.json").read_text())["tokens"]
-    for task in TASKS:
+    for task in Task:
         counts = {int(length): count for length, count in released[task].items()}
         mean = sum(length * count for length, count in counts.items()) / sum(counts.values())
         assert getattr(measured.answer_tokens, task) == pytest.approx(mean, abs=0.06)
@@ -67,7 +67,7 @@ def test_the_selected_benchmarks_are_estimated(measured: Measured) -> None:
 
 
 def test_editions_have_the_published_number_of_questions(measured: Measured) -> None:
-    editions = {name: [getattr(row, task) for task in TASKS] for name, row in measured.editions.items()}
+    editions = {name: [getattr(row, task) for task in Task] for name, row in measured.editions.items()}
     assert editions["v2"] == [2200 * 5, 2200 * 5, 2200 * 3]
     assert editions["v1"] == [248, 248, 248 * 3]
     assert sum(editions["v2"]) == measured.answering["vllm"].answers

@@ -13,12 +13,12 @@ from typing import Literal
 from safe_llava.cluster.estimates.measured import ByTask, Measured
 from safe_llava.config.schema import Config
 from safe_llava.config.train import Stage, TrainedModel
+from safe_llava.formats.prism import Task
 from safe_llava.train.loop.planner import Size
 
 StageName = Literal["pretrain", "finetune"]
 Basis = Literal["nothing", "measured", "estimated", "unknown"]
 BASES: tuple[Basis, ...] = ("nothing", "measured", "estimated", "unknown")
-TASKS = ("refusal_soft", "refusal_hard", "implicit_leakage")
 HOUR = 3600.0
 
 
@@ -127,9 +127,9 @@ def benchmark_hours(config: Config, measured: Measured, name: str, benchmark: st
     return Amount(part * asked.seconds(measured.phases) * times.value / HOUR, "estimated", how)
 
 
-def questions_of(asked: ByTask) -> dict[str, float]:
+def questions_of(asked: ByTask) -> dict[Task, float]:
     """Return the questions of an edition by task."""
-    return {task: getattr(asked, task) for task in TASKS}
+    return {task: getattr(asked, task) for task in Task}
 
 
 def size_of(measured: Measured, row: TrainedModel, stage: StageName) -> Size | None:
