@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser.add_argument("--verdicts", type=Path, nargs="*", default=[], help="verdicts on them")
     parser.add_argument("--released", type=Path, nargs="*", default=[], help="answers files that upstream released")
     parser.add_argument("--released-verdicts", type=Path, nargs="*", default=[], help="verdicts on them")
-    parser.add_argument("--images", nargs="*", default=[], metavar="EDITION=FOLDER", help="may be repeated")
+    parser.add_argument("--images", action="append", default=[], metavar="EDITION=FOLDER", help="may be repeated")
     parser.add_argument("--title", default="PRISM: questions, answers and verdicts")
     parser.add_argument("--out", type=Path, required=True, help="the page, an .html file")
     options = parser.parse_args(argv)

@@ -1,0 +1,87 @@
+# What others look at and take away: a page of every answer (`snakemake browse`), and a crate of the results
+# (`snakemake crate`).
+
+
+# What the crate and its receipts hold is found on the disk; its result is the folder.
+localrules:
+    browse,
+    crate,
+    share_crate,
+
+
+def edition_images(name):
+    """The folders of an edition's images, for the page."""
+    return [f"--images={name}={D}/{part.images}" for part in cfg.prism.editions[name].parts]
+
+
+rule share_browse:
+    input:
+        answers=expand(
+            f"{R}/prism/answers/{{edition}}/{{model}}/{{task}}.jsonl",
+            edition=cfg.prism.select.editions,
+            model=cfg.prism.select.models,
+            task=TASKS,
+        ),
+        verdicts=expand(
+            f"{R}/prism/verdicts/answers/{{edition}}/{{model}}/{{judge}}/{{task}}.jsonl",
+            edition=cfg.prism.select.editions,
+            model=cfg.prism.select.models,
+            judge=cfg.prism.select.judges,
+            task=TASKS,
+        ),
+        released=expand(
+            f"{R}/prism/released/v1/{{released}}/{{task}}.jsonl",
+            released=cfg.prism.released_models,
+            task=TASKS,
+        ),
+        released_verdicts=expand(
+            f"{R}/prism/verdicts/released/v1/{{released}}/rules/{{task}}.jsonl",
+            released=cfg.prism.released_models,
+            task=TASKS,
+        ),
+    output:
+        page=f"{R}/prism/browse.html",
+        data=directory(f"{R}/prism/browse"),
+    log:
+        f"{R}/logs/share/browse.log",
+    container:
+        container_image("paper")
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        images=[option for name in cfg.prism.editions for option in edition_images(name)],
+    shell:
+        "python -m safe_llava.prism.browse --answers {input.answers:q} --verdicts {input.verdicts:q} "
+        "--released {input.released:q} --released-verdicts {input.released_verdicts:q} {params.images:q} "
+        "--out {output.page:q} > {log:q} 2>&1"
+
+
+rule browse:
+    input:
+        rules.share_browse.output.page,
+
+
+rule share_crate:
+    input:
+        results=rules.paper.input,
+        config=rules.preflight_config.output.config,
+    output:
+        crate=directory(f"{R}/crate"),
+    log:
+        f"{R}/logs/share/crate.log",
+    container:
+        ON_THE_HOST
+    params:
+        python=HOST_PYTHON,
+        results=R,
+        workflow=workflow.basedir,
+        logs=".snakemake/log",
+    shell:
+        "{params.python:q} -m safe_llava.paper.crate --results {params.results:q} --config {input.config:q} "
+        "--workflow {params.workflow:q} --snakemake-logs {params.logs:q} --out {output.crate:q} > {log:q} 2>&1"
+
+
+rule crate:
+    input:
+        rules.share_crate.output.crate,
