@@ -1,7 +1,7 @@
 """Print what the validator of RO-Crates finds, one issue a line; run by an environment that has roc-validator.
 
-Where there is no internet, the JSON-LD context that the library rocrate carries stands for the one of w3id.org. It is of
-a later version, in which one address differs.
+Where there is no internet, the JSON-LD context that the library rocrate carries stands for the one of w3id.org. It
+is of a later version, in which one address differs.
 """
 
 import json

@@ -16,7 +16,8 @@ from workflow.dag import RESULTS, Job
 # Answers of real models cannot be drawn; test_released.py runs these on the real ones.
 NOT_IN_DEMO = {"prism_released", "prism_released_table", "prism_judges", "prism_convert"}
 NOT_IN_DEMO |= {"benchmarks_answers", "benchmarks_judged"}  # POPE needs no judge
-ONLY_IN_DEMO = {"demo_check", "data_index"}  # the demo stores images in both ways
+# The demo stores images in both ways, and shows the page of its answers.
+ONLY_IN_DEMO = {"demo_check", "data_index", "share_browse"}
 FRESH = ("--config", "results=/nonexistent/results")
 
 

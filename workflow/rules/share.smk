@@ -2,7 +2,6 @@
 # (`snakemake crate`).
 
 
-# What the crate and its receipts hold is found on the disk; its result is the folder.
 localrules:
     browse,
     crate,
@@ -64,8 +63,9 @@ rule browse:
 
 rule share_crate:
     input:
-        results=rules.paper.input,
-        config=rules.preflight_config.output.config,
+        # A function: the files of rules may be read in any order.
+        results=lambda wildcards: rules.paper.input,
+        config=f"{R}/preflight/config.json",
     output:
         crate=directory(f"{R}/crate"),
     log:
@@ -74,12 +74,10 @@ rule share_crate:
         ON_THE_HOST
     params:
         python=HOST_PYTHON,
-        results=R,
-        workflow=workflow.basedir,
-        logs=".snakemake/log",
+        arguments=[f"--results={R}", f"--workflow={workflow.basedir}", "--snakemake-logs=.snakemake/log"],
     shell:
-        "{params.python:q} -m safe_llava.paper.crate --results {params.results:q} --config {input.config:q} "
-        "--workflow {params.workflow:q} --snakemake-logs {params.logs:q} --out {output.crate:q} > {log:q} 2>&1"
+        "{params.python:q} -m safe_llava.paper.crate {params.arguments:q} --config {input.config:q} "
+        "--out {output.crate:q} > {log:q} 2>&1"
 
 
 rule crate:

@@ -37,7 +37,7 @@ README = """# Results of a run of the Safe-LLaVA workflow
 
 `tables/` and `figures/` are what the run made, `costs/` what it took. `config.json` is the resolved configuration,
 `workflow/` holds the rules, `provenance.json` version, commit and packages, `inputs.csv` every input with its address,
-size and sha256, `logs/` what each step logged. `ro-crate-metadata.json` describes all of them as a Workflow Run RO-Crate.
+size and sha256, `logs/` what each step logged. `ro-crate-metadata.json` describes them all as a Workflow Run RO-Crate.
 """
 PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": ("Process Run Crate", "0.5"),
