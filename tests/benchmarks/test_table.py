@@ -118,7 +118,7 @@ def test_published_file_of_something_else(tmp_path: Path, published: Path) -> No
     with pytest.raises(BenchmarkError, match="no mapping"):
         run(tmp_path / "t.csv", published, write(tmp_path, "a"))
     published.write_text("pope: {description: d}\n")
-    with pytest.raises(BenchmarkError, match=r"published\.yaml: pope\.lmms_task"):
+    with pytest.raises(BenchmarkError, match=r"published\.yaml: pope: lmms_task"):
         run(tmp_path / "t.csv", published, write(tmp_path, "a"))
 
 

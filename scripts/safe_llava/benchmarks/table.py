@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core import cli
 from safe_llava.core.errors import BenchmarkError
-from safe_llava.core.files import read_json
+from safe_llava.core.rows import check_row, read_row
 from safe_llava.formats.benchmark_scores import NOT_COMPARABLE, NOTHING_PUBLISHED, BenchmarkScore
 from safe_llava.formats.tables import write_table
 
@@ -70,13 +70,7 @@ def read_results(path: Path) -> Results:
     Raises:
         BenchmarkError: it is not one.
     """
-    remedy = "run the benchmark again"
-    try:
-        return Results.model_validate(read_json(path, remedy))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"])
-        raise BenchmarkError(f"{path}: {key}: {fault['msg']}", remedy) from error
+    return read_row(path, Results, BenchmarkError, remedy="run the benchmark again")
 
 
 def read_tasks(path: Path) -> dict[str, BenchmarkTask]:
@@ -94,15 +88,9 @@ def read_tasks(path: Path) -> dict[str, BenchmarkTask]:
         found = found.get(key, found) if isinstance(found, dict) else found
     if not isinstance(found, dict):
         raise BenchmarkError(f"{path}: no mapping of benchmarks", remedy)
-    tasks = {}
-    for name, row in found.items():
-        try:
-            tasks[name] = BenchmarkTask.model_validate(row)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            key = ".".join(str(part) for part in fault["loc"])
-            raise BenchmarkError(f"{path}: {name}.{key}: {fault['msg']}", remedy) from error
-    return tasks
+    return {
+        name: check_row(BenchmarkTask, row, f"{path}: {name}", BenchmarkError, remedy) for name, row in found.items()
+    }
 
 
 def table(
