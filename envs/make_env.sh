@@ -25,8 +25,8 @@ rm -rf "$folder"
 echo "installing into $folder (about a minute)"
 pip=("$folder/bin/python" -m pip install -q --disable-pip-version-check)
 "${pip[@]}" --require-hashes -r envs/installer.lock
-# uv installs in parallel; pip does the same from the same lock where uv cannot reach the index.
-"$folder/bin/uv" pip install -q --python "$folder/bin/python" --no-deps --require-hashes -r envs/local.lock ||
+# uv installs in parallel (and compiles only when told to); pip does the same from the same lock where uv cannot reach the index.
+"$folder/bin/uv" pip install -q --compile-bytecode --python "$folder/bin/python" --no-deps --require-hashes -r envs/local.lock ||
     "${pip[@]}" --no-deps --require-hashes -r envs/local.lock
 [ -n "$index" ] && "${pip[@]}" --no-deps --extra-index-url "$index" --retries 1 --timeout 15 "$torch" ||
     "${pip[@]}" "$torch"

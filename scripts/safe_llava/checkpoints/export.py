@@ -11,11 +11,12 @@ from huggingface_hub import save_torch_state_dict
 from transformers import PreTrainedTokenizerFast
 
 from safe_llava.checkpoints.folder import whole_folder
+from safe_llava.checkpoints.processors import PIXELS_FILE, PROCESSOR_FILE
 from safe_llava.checkpoints.templates import SHOWN, TEMPLATES
 from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, is_legacy, without_beginning
 from safe_llava.checkpoints.tower import PROJECTOR, Tower
 from safe_llava.checkpoints.weights import check_fit, grown, public_name
-from safe_llava.core.files import atomic_path
+from safe_llava.core.files import atomic_path, read_json, write_json
 
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 
@@ -62,6 +63,7 @@ def write_checkpoint(
     with whole_folder(out) as partial:
         _save_model(config, state, form, tokenizer, partial)
         _processor(form, config, tower, tokenizer).save_pretrained(partial)
+        _write_for_transformers_4(partial)
 
 
 def _save_model(
@@ -96,6 +98,24 @@ def _save_model(
     # Not the language model's own: one that mixes greedy search and a temperature is refused when it is saved.
     GenerationConfig(do_sample=False, **{**tokens, "eos_token_id": _ends(form, tokenizer)}).save_pretrained(folder)
     save_torch_state_dict(weights, folder)
+
+
+def _write_for_transformers_4(folder: Path) -> None:
+    """Say what transformers 5 writes in the words of transformers 4 as well, which would lose it or not load."""
+    config = read_json(folder / "config.json")
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["torch_dtype"] = part.get("dtype")
+    rope = dict(config["text_config"].get("rope_parameters") or {})
+    config["text_config"]["rope_theta"] = rope.pop("rope_theta", 10000.0)
+    config["text_config"]["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope
+    write_json(folder / "config.json", config)
+    settings = read_json(folder / "tokenizer_config.json")
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings["model_input_names"] = ["input_ids", "attention_mask"]  # LLaVA takes no token types
+    write_json(folder / "tokenizer_config.json", settings)
+    processor = read_json(folder / PROCESSOR_FILE)
+    write_json(folder / PIXELS_FILE, processor.pop("image_processor") | {"processor_class": "LlavaProcessor"})
+    write_json(folder / PROCESSOR_FILE, processor)
 
 
 def _ends(form: Form, tokenizer: PreTrainedTokenizerFast) -> int | list[int] | None:

@@ -12,10 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safe_llava.core.files import write_json
+from safe_llava.core.errors import CHECKPOINT_AGAIN
+from safe_llava.core.files import read_json, write_json
 
 VIDEO = "video_processor"
 VIDEO_FILE = "video_preprocessor_config.json"
+PROCESSOR_FILE, PIXELS_FILE = "processor_config.json", "preprocessor_config.json"
+
+
+def read_pixels(folder: Path) -> dict[str, Any]:
+    """Return how a checkpoint's pictures become pixels: of its processor's file, or of the image processor's own."""
+    file = folder / PROCESSOR_FILE
+    nested = read_json(file, CHECKPOINT_AGAIN).get("image_processor") if file.is_file() else None
+    return dict(nested or read_json(folder / PIXELS_FILE, CHECKPOINT_AGAIN))
 
 
 def load_processor(model_dir: Path, **options: Any) -> Any:

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from safe_llava.checkpoints import llava as original
 from safe_llava.checkpoints.export import write_checkpoint
 from safe_llava.checkpoints.folder import whole_folder
+from safe_llava.checkpoints.processors import read_pixels
 from safe_llava.checkpoints.tokenizer import add_image_token, is_legacy, load_tokenizer, without_image_token
 from safe_llava.checkpoints.weights import read_file, read_tensors
 from safe_llava.core import cli
@@ -72,17 +73,17 @@ def to_original(model: Path, out: Path, tokenizer: Path | None) -> None:
     values = read_json(model / "config.json", CHECKPOINT_AGAIN)
     if values.get("model_type") != "llava":
         raise CheckpointError(f"{model}: not a Hugging Face LLaVA checkpoint", "give one that this project exported")
-    processor = read_json(model / "processor_config.json", CHECKPOINT_AGAIN)
+    pixels = read_pixels(model)
     config = LlavaConfig.from_pretrained(model, local_files_only=True)
     theirs = original.original_weights(dict(read_tensors(model)), values)
     with whole_folder(out) as partial:
-        write_json(partial / "config.json", _original_config(config, processor, theirs))
+        write_json(partial / "config.json", _original_config(config, pixels, theirs))
         save_torch_state_dict(theirs, partial)
-        _write_tower(config, processor, theirs, partial / TOWER_FOLDER)
+        _write_tower(config, pixels, theirs, partial / TOWER_FOLDER)
         _write_tokenizer(tokenizer or model, partial)
 
 
-def _original_config(config: Any, processor: Mapping[str, Any], theirs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def _original_config(config: Any, pixels: Mapping[str, Any], theirs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     text = config.text_config.to_dict()
     rope = text.pop("rope_parameters", None) or {}
     kind = config.text_config.model_type
@@ -107,18 +108,17 @@ def _original_config(config: Any, processor: Mapping[str, Any], theirs: Mapping[
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
         "use_mm_proj": True,
-        "image_aspect_ratio": "pad" if processor["image_processor"].get("do_pad") else "square",
+        "image_aspect_ratio": "pad" if pixels.get("do_pad") else "square",
         "tokenizer_model_max_length": MAX_LENGTH,
         "tokenizer_padding_side": "right",
     }
 
 
-def _write_tower(config: Any, processor: Mapping[str, Any], theirs: Mapping[str, torch.Tensor], folder: Path) -> None:
+def _write_tower(config: Any, pixels: Mapping[str, Any], theirs: Mapping[str, torch.Tensor], folder: Path) -> None:
     folder.mkdir()
     siglip = config.vision_config.model_type.startswith("siglip")
     size = config.vision_config.image_size
     square = {"height": size, "width": size}
-    pixels = processor["image_processor"]
     write_json(
         folder / "preprocessor_config.json",
         {
