@@ -37,9 +37,9 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_executor_plugin_slurm_steady import slurm
 from snakemake_executor_plugin_slurm_steady.asking import (
     GROWING,
-    Asking,
+    AskedJob,
     asked_for,
-    grown,
+    enlarged,
     sbatch_call,
     step_call,
 )
@@ -55,8 +55,8 @@ from snakemake_executor_plugin_slurm_steady.fates import (
     fate_of_unseen,
     why,
 )
-from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, digest, key_of, log_tail, stamps
-from snakemake_executor_plugin_slurm_steady.pace import Pace
+from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, digest_of, key_of, log_tail, stamps
+from snakemake_executor_plugin_slurm_steady.pace import PollInterval
 from snakemake_executor_plugin_slurm_steady.script import batch_script
 from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings as ExecutorSettings
 from snakemake_executor_plugin_slurm_steady.site import account_argument, check_site, partition_argument
@@ -78,7 +78,7 @@ class Executor(PublishedExecutor):
     def __init__(self, workflow: Any, logger: Any) -> None:
         # The waiting thread starts in the inherited constructor, before ``__post_init__``.
         self._ledger = Ledger(FOLDER)
-        self._pace = Pace(time.monotonic())
+        self._pace = PollInterval(time.monotonic())
         self._signals = self._ledger.signals()
         self._entries: dict[str, Entry] = {}  # by SLURM's number: what is queued or runs
         self._unanswered: list[str] = []  # names of submissions that SLURM may have taken without saying so
@@ -187,7 +187,7 @@ class Executor(PublishedExecutor):
         """Take over the job's submission of an earlier Snakemake, or submit it; whatever goes wrong is its error."""
         with self._faults_of(job):
             entry = self._entry(job)
-            content = digest([getattr(job, "shellcmd", None), job.rules, stamps(job.input)])
+            content = digest_of([getattr(job, "shellcmd", None), job.rules, stamps(job.input)])
             if not self._taken_over(job, entry, content):
                 asked = asked_for(dict(job.resources.items()))
                 if (entry.content, entry.asked) != (content, asked):
@@ -219,13 +219,13 @@ class Executor(PublishedExecutor):
 
     def _taken_over(self, job: Any, entry: Entry, content: str) -> bool:
         """Take over what an earlier Snakemake left running, if it is the same; end it if not."""
-        patiently = partial(slurm.patiently, stopped=self._stopping.wait)
-        if entry.slurm_id is None and entry.token and (found := patiently(lambda: slurm.named(entry.job_name))):
+        answered = partial(slurm.answered, stopped=self._stopping.wait)
+        if entry.slurm_id is None and entry.token and (found := answered(lambda: slurm.named(entry.job_name))):
             # That Snakemake was killed when SLURM had taken the job, and its number was not yet written down.
             entry.taken(found)
         if entry.slurm_id is None:
             return False
-        sight = patiently(slurm.mine).get(entry.slurm_id)
+        sight = answered(slurm.mine).get(entry.slurm_id)
         made = sight is not None and sight.state == "COMPLETED" and 0 not in stamps(job.output).values()
         if entry.content == content and (made or (sight is not None and sight.active)):
             self.logger.info(f"Job {job.jobid}: SLURM job {entry.slurm_id} of an earlier run is taken over.")
@@ -254,7 +254,7 @@ class Executor(PublishedExecutor):
             self._submit(job, entry, anywhere=True)
 
     def _submit_once(self, job: Any, entry: Entry, away: set[str]) -> None:
-        asking = Asking(job, grown({**dict(job.resources.items()), **entry.given}, entry.grown))
+        asking = AskedJob(job, enlarged({**dict(job.resources.items()), **entry.given}, entry.grown))
         wildcards = get_job_wildcards(job)
         log = self.slurm_logdir / f"{'group' if job.is_group() else 'rule'}_{job.name}" / wildcards / "%j.log"
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ class Resources(dict[str, Any]):
             raise AttributeError(name) from None
 
 
-class Asking:
+class AskedJob:
     """A job of Snakemake with other resources; everything else is the job's own."""
 
     def __init__(self, job: Any, resources: Resources) -> None:
@@ -43,7 +43,7 @@ class Asking:
         return getattr(self._job, name)
 
 
-def grown(resources: dict[str, Any], times: dict[str, int]) -> Resources:
+def enlarged(resources: dict[str, Any], times: dict[str, int]) -> Resources:
     """Return resources whose memory and time are doubled as often as ``times`` says.
 
     A rule's numbers are what it needs; only a kill for memory, or at the time limit, shows that they were too small.
@@ -75,7 +75,7 @@ def wants_gpu(resources: Resources) -> bool:
     return bool(resources.get("gpu")) or "gpu" in str(resources.get("gres") or "")
 
 
-def sbatch_call(asking: Asking, settings: Any, parts: dict[str, Any], avoided: set[str]) -> str:
+def sbatch_call(asking: AskedJob, settings: Any, parts: dict[str, Any], avoided: set[str]) -> str:
     """Return the sbatch call, as a line for the shell; the script comes on standard input.
 
     Args:
@@ -96,7 +96,7 @@ def sbatch_call(asking: Asking, settings: Any, parts: dict[str, Any], avoided: s
     return f"{call}{set_gres_string(asking)} /dev/stdin"
 
 
-def step_call(asking: Asking, command: str) -> str:
+def step_call(asking: AskedJob, command: str) -> str:
     """Return a job's command as the one step of its batch script; a rule with ``mpi`` starts its steps itself.
 
     The published plugin puts a whole Snakemake between the two, whose start costs as much as a short job.

@@ -227,7 +227,7 @@ def fate_of(sight: Sight, record: Record, log: str) -> Fate:
     fate = ENDS[sight.state]
     if record.code == EXIT_RUN_AGAIN and fate in (Fate.FAILED, Fate.OUT_OF_TIME):
         return Fate.AGAIN
-    return explain(record, log) if fate is Fate.FAILED else fate
+    return explain_failure(record, log) if fate is Fate.FAILED else fate
 
 
 def _never(sight: Sight) -> bool:
@@ -242,7 +242,7 @@ def fate_of_unseen(record: Record, log: str) -> Fate:
         return Fate.LOST
     if record.batch == 0:
         return Fate.DONE
-    return Fate.AGAIN if record.code == EXIT_RUN_AGAIN else explain(record, log)
+    return Fate.AGAIN if record.code == EXIT_RUN_AGAIN else explain_failure(record, log)
 
 
 def why(slurm_id: str, fate: Fate, sight: Sight, times: int) -> str:
@@ -259,7 +259,7 @@ def why(slurm_id: str, fate: Fate, sight: Sight, times: int) -> str:
     return f"SLURM job {slurm_id} {fate.value}{reason}{often}.\n  remedy: {remedy}\n"
 
 
-def explain(record: Record, log: str) -> Fate:
+def explain_failure(record: Record, log: str) -> Fate:
     """Say why a job failed: a defect, or a signal from outside."""
     if record.code == SIGTERM_EXIT:
         return Fate.CANCELLED

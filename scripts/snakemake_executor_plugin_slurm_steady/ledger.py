@@ -80,10 +80,10 @@ class Entry:
 
 def key_of(rule: str, outputs: Iterable[str]) -> str:
     """Name a job by its rule and what it makes."""
-    return digest([rule, *sorted(map(str, outputs))])[:20]
+    return digest_of([rule, *sorted(map(str, outputs))])[:20]
 
 
-def digest(value: Any) -> str:
+def digest_of(value: Any) -> str:
     """Digest of anything that JSON can write."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -6,7 +6,7 @@ FASTEST, SLOWEST = 2.0, 30.0
 SHARE = 8.0
 
 
-class Pace:
+class PollInterval:
     """Seconds between two questions.
 
     After nothing has happened for a time T the next question comes T/8 later, but not before 2 s and not after 30 s.

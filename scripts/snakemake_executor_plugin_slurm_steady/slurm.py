@@ -23,7 +23,7 @@ from snakemake_executor_plugin_slurm_steady.fates import (
 
 T = TypeVar("T")
 SECONDS = 60
-PATIENCE = 3600.0  # for a controller that is away while a job is to be submitted or ended
+AWAY_SECONDS = 3600.0  # for a controller that is away while a job is to be submitted or ended
 END_SECONDS = 3600.0  # within which a job that was cancelled has to end
 # What the controller says, or its clients say for it, when the same request may be granted later.
 TRY_LATER = re.compile(
@@ -128,13 +128,13 @@ def cancel(jobs: Sequence[str]) -> None:
             continue
 
 
-def patiently(ask: Callable[[], T], stopped: Callable[[float], bool]) -> T:
+def answered(ask: Callable[[], T], stopped: Callable[[float], bool]) -> T:
     """What SLURM answers; the controller may be away for a while.
 
     Raises:
-        NoAnswer: it was away for ``PATIENCE``, or ``stopped`` says to give up.
+        NoAnswer: it was away for ``AWAY_SECONDS``, or ``stopped`` says to give up.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + AWAY_SECONDS
     while True:
         try:
             return ask()
@@ -149,30 +149,32 @@ def end(job: str, stopped: Callable[[float], bool]) -> None:
     Raises:
         SlurmError: it does not end, or ``stopped`` says to give up.
     """
-    patiently(lambda: cancel([job]), stopped)
+    answered(lambda: cancel([job]), stopped)
     deadline = time.monotonic() + END_SECONDS
-    while (sight := patiently(mine, stopped).get(job)) is not None and sight.active:
+    while (sight := answered(mine, stopped).get(job)) is not None and sight.active:
         if time.monotonic() > deadline:
             raise SlurmError(f"job {job} was cancelled and does not end ({sight.state} on {sight.nodes or 'no node'})")
         if stopped(1.0):
             raise SlurmError(f"ended while job {job} was being cancelled")
 
 
-def submit(command: str, script: str, name: str, stopped: Callable[[float], bool], patience: float = PATIENCE) -> str:
+def submit(
+    command: str, script: str, name: str, stopped: Callable[[float], bool], seconds: float = AWAY_SECONDS
+) -> str:
     """Submit a job and return its number; go on trying while the controller is away.
 
     Args:
         command: the sbatch call, as a line for the shell.
         name: the job's own: a submission that got no answer is looked for by it.
         stopped: waits so many seconds, and says whether to give up.
-        patience: seconds after which the absence of the controller is an error; a limit of submitted jobs is none
+        seconds: seconds after which the absence of the controller is an error; a limit of submitted jobs is none
             while there are others, whose end makes room.
 
     Raises:
-        NoAnswer: ``patience`` is over, or ``stopped`` says so; SLURM may have taken the job all the same.
+        NoAnswer: ``seconds`` is over, or ``stopped`` says so; SLURM may have taken the job all the same.
         SlurmError: SLURM refuses the job.
     """
-    deadline, pause, unsure = time.monotonic() + patience, 1.0, False
+    deadline, pause, unsure = time.monotonic() + seconds, 1.0, False
     while True:
         try:
             if unsure and (found := named(name)):
@@ -181,7 +183,7 @@ def submit(command: str, script: str, name: str, stopped: Callable[[float], bool
         except NoAnswer as error:
             unsure = unsure or bool(NO_ANSWER.search(str(error)))
             if FULL.search(str(error)) and _others():
-                deadline = time.monotonic() + patience
+                deadline = time.monotonic() + seconds
             if time.monotonic() > deadline or stopped(pause):
                 raise
             pause = min(2 * pause, 30.0)

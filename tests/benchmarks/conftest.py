@@ -14,7 +14,7 @@ import yaml
 
 from benchmarks.fixtures import MAKERS, Fixture, number_in, write
 from judges.judge_server import JudgeServer
-from safe_llava.benchmarks.lmms.evaluate import Asked, Found, evaluate
+from safe_llava.benchmarks.lmms.evaluate import EvaluationRequest, EvaluationResult, evaluate
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.config.load import load
 from safe_llava.config.models import EvaluatedModel
@@ -169,16 +169,16 @@ def judge_row(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Judge]]
 @pytest.fixture
 def scored(
     rows: dict[str, BenchmarkTask], data: Path, tmp_path: Path, judge_row: Callable[..., Judge]
-) -> Callable[..., tuple[Found, FakeEngine]]:
+) -> Callable[..., tuple[EvaluationResult, FakeEngine]]:
     """Score a benchmark: ``scored(name, answer)`` returns what was found, and the engine with what it was asked."""
 
-    def score(name: str, answer: Callable[[Request], str | None]) -> tuple[Found, FakeEngine]:
+    def score(name: str, answer: Callable[[Request], str | None]) -> tuple[EvaluationResult, FakeEngine]:
         task, engine, judging = rows[name], FakeEngine(answer), None
         if task.judged:
             from safe_llava.benchmarks.lmms.judging import Judging
 
             judging = Judging(judge_row(), "j", name, task.judge_reply or "", tmp_path / "judged", SECRET)
-        asked = Asked(
+        asked = EvaluationRequest(
             engine=lambda: engine, data=data, work=tmp_path / "work", judging=judging, keep=tmp_path / "submission.json"
         )
         return evaluate(task, asked), engine

@@ -135,7 +135,9 @@ def without(units: Units, *failed: str) -> Units:
 
 
 def row_of(first: Units, second: Units) -> BenchmarkPair:
-    (row,) = compare.compare({("a", "gqa"): {"m": first}, ("b", "gqa"): {"m": second}}, [("a", "b")], {"gqa": ["m"]})
+    (row,) = compare.paired_scores(
+        {("a", "gqa"): {"m": first}, ("b", "gqa"): {"m": second}}, [("a", "b")], {"gqa": ["m"]}
+    )
     return row
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.conftest import FakeEngine, configured_rows, shown_in
 from benchmarks.fixtures import Fixture
-from safe_llava.benchmarks.lmms.evaluate import Found
+from safe_llava.benchmarks.lmms.evaluate import EvaluationResult
 from safe_llava.config.load import load
 from safe_llava.config.selection import config_files
 from safe_llava.engine.base import Engine
@@ -87,7 +87,7 @@ def check_golden(path: Path, text: str) -> None:
 @pytest.mark.parametrize("name", sorted(configured_rows()))
 def test_what_the_engine_is_sent(
     name: str,
-    scored: Callable[..., tuple[Found, FakeEngine]],
+    scored: Callable[..., tuple[EvaluationResult, FakeEngine]],
     fixtures: dict[str, Fixture],
     tiny_engine: Engine,
     root: Path,

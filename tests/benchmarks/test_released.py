@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from safe_llava.benchmarks.released import rows_of, verdict
+from safe_llava.benchmarks.released import released_verdict, rows_of
 from safe_llava.config.benchmarks import ReleasedAnswers
 from safe_llava.core.errors import BenchmarkError
 from safe_llava.formats.benchmark_scores import ReleasedScore
@@ -174,4 +174,4 @@ def test_a_file_of_another_form_is_named(tmp_path: Path) -> None:
 def test_the_verdict_goes_by_the_digits_that_were_published(
     found: float, stderr: float | None, published: float | None, said: str
 ) -> None:
-    assert verdict(found, stderr, published, None, 9) == said
+    assert released_verdict(found, stderr, published, None, 9) == said

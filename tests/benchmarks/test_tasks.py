@@ -14,10 +14,10 @@ import pytest
 
 from benchmarks.conftest import FakeEngine, configured_rows, right_of, shown_in
 from benchmarks.fixtures import Fixture
-from safe_llava.benchmarks.lmms.evaluate import Found
+from safe_llava.benchmarks.lmms.evaluate import EvaluationResult
 from safe_llava.config.benchmarks import BenchmarkTask
 
-Score = Callable[..., tuple[Found, FakeEngine]]
+Score = Callable[..., tuple[EvaluationResult, FakeEngine]]
 
 # For each benchmark, the scores of the three: always right, always "A", nothing. Worked out from the fixtures.
 BY_HAND: dict[str, dict[str, tuple[float, float, float]]] = {

@@ -13,13 +13,13 @@ from safe_llava.cluster import accounting
 from safe_llava.cluster.accounting import (
     StageCost,
     Submission,
+    allocated_gpus,
     bytes_of,
     gpus_by_path,
-    gpus_of,
     main,
     of_slurm,
     of_steps,
-    parse_sacct,
+    parse_usages,
     read_ledger,
     stage_of,
 )
@@ -52,7 +52,7 @@ def by_stage(lines: list[StageCost]) -> dict[str, StageCost]:
 
 
 def test_hours_memory_and_states_are_summed_by_stage() -> None:
-    lines = by_stage(of_slurm(LEDGER, parse_sacct(SACCT)))
+    lines = by_stage(of_slurm(LEDGER, parse_usages(SACCT)))
     train, data = lines["train"], lines["data"]
     assert (train.jobs, train.submissions, train.unaccounted) == (1, 2, 0)
     assert (train.wall_hours, train.gpu_hours, train.cpu_hours) == (3.0, 24.0, 192.0)
@@ -64,7 +64,7 @@ def test_hours_memory_and_states_are_summed_by_stage() -> None:
 
 def test_a_job_that_slurm_ran_twice_counts_twice() -> None:
     again = f"101|{SECOND}|NODE_FAIL|1800|0|gres/gpu=8||\n"
-    train = by_stage(of_slurm(LEDGER, parse_sacct(again + SACCT)))["train"]
+    train = by_stage(of_slurm(LEDGER, parse_usages(again + SACCT)))["train"]
     assert (train.submissions, train.gpu_hours) == (2, 28.0)
     assert train.states == "COMPLETED 1, NODE_FAIL 1, PREEMPTED 1"
 
@@ -73,12 +73,12 @@ def test_a_number_that_another_job_had_is_not_counted() -> None:
     """A cluster whose numbers began anew shows both jobs under the one number."""
     other = "101|somebody_else|COMPLETED|999999|999999|gres/gpu=64||\n101.batch|batch|COMPLETED|1|1||999G|\n"
     for text in (other + SACCT, SACCT + other):
-        train = by_stage(of_slurm(LEDGER, parse_sacct(text)))["train"]
+        train = by_stage(of_slurm(LEDGER, parse_usages(text)))["train"]
         assert (train.gpu_hours, train.max_memory_gib) == (24.0, 100.0)
 
 
 def test_without_accounting_costs_are_unknown_and_the_executor_s_word_stands() -> None:
-    train = by_stage(of_slurm(LEDGER, parse_sacct("")))["train"]
+    train = by_stage(of_slurm(LEDGER, parse_usages("")))["train"]
     assert (train.wall_hours, train.gpu_hours, train.cpu_hours, train.max_memory_gib) == (None, None, None, None)
     assert (train.jobs, train.submissions, train.unaccounted) == (1, 2, 2)
     assert train.states == "DONE 1, PREEMPTED 1"
@@ -86,7 +86,7 @@ def test_without_accounting_costs_are_unknown_and_the_executor_s_word_stands() -
 
 def test_a_job_that_the_accounting_forgot_is_counted_as_missing() -> None:
     kept = "\n".join(line for line in SACCT.splitlines() if not line.startswith("100"))
-    train = by_stage(of_slurm(LEDGER, parse_sacct(kept)))["train"]
+    train = by_stage(of_slurm(LEDGER, parse_usages(kept)))["train"]
     assert (train.unaccounted, train.gpu_hours) == (1, 8.0)
 
 
@@ -103,7 +103,7 @@ def test_a_job_that_the_accounting_forgot_is_counted_as_missing() -> None:
 )
 def test_gpus_are_read_once(text: str, count: int) -> None:
     submitted = "sbatch --mem 4000 --gres=shm:2,gpu:0 --gpus=0 -G h200:0 --tres-per-task=gres/gpu=0,cpu=2 /dev/stdin"
-    assert gpus_of(text, submitted) == count
+    assert allocated_gpus(text, submitted) == count
 
 
 @pytest.mark.parametrize(
@@ -124,19 +124,19 @@ def test_gpus_are_read_once(text: str, count: int) -> None:
 )
 def test_gpus_that_the_site_does_not_count_are_unknown_and_not_none(asked: str | None) -> None:
     submitted = f"sbatch -p gpu {asked} /dev/stdin" if asked else ""
-    assert gpus_of("billing=64,cpu=64,mem=256G,node=1", submitted) is None
+    assert allocated_gpus("billing=64,cpu=64,mem=256G,node=1", submitted) is None
     # SLURM gives these to several jobs at once, and counts none (`no_consume`).
-    assert gpus_of("billing=64,cpu=64,gres/gpu=0,mem=256G,node=1", submitted) is None
+    assert allocated_gpus("billing=64,cpu=64,gres/gpu=0,mem=256G,node=1", submitted) is None
 
 
 def test_gpu_hours_are_unknown_where_one_of_the_jobs_was_not_counted() -> None:
     uncounted = SACCT.replace(",gres/gpu:h200=8,gres/gpu=8", "")
     assert uncounted != SACCT
-    lines = by_stage(of_slurm(LEDGER, parse_sacct(uncounted)))
+    lines = by_stage(of_slurm(LEDGER, parse_usages(uncounted)))
     assert (lines["train"].gpu_hours, lines["train"].wall_hours, lines["train"].unaccounted) == (None, 3.0, 0)
     assert lines["data"].gpu_hours == 0.0
     unstarted = f"100|{FIRST}|CANCELLED|0|0|||sbatch --gpus=8 /dev/stdin\n"
-    assert by_stage(of_slurm(LEDGER, parse_sacct(unstarted)))["train"].gpu_hours == 0.0
+    assert by_stage(of_slurm(LEDGER, parse_usages(unstarted)))["train"].gpu_hours == 0.0
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_sacct_that_knows_no_submit_line_is_asked_without_it(monkeypatch: pyte
 
     rows = [row for row in SACCT.splitlines() if not row.startswith("100.0")]  # whose command has a | in it
     monkeypatch.setattr(accounting.subprocess, "run", fake)
-    lines = by_stage(of_slurm(LEDGER, parse_sacct(accounting.ask_sacct([one.job for one in LEDGER]))))
+    lines = by_stage(of_slurm(LEDGER, parse_usages(accounting.ask_sacct([one.job for one in LEDGER]))))
     assert len(asked) == 2
     train, data = lines["train"], lines["data"]
     assert (train.gpu_hours, train.wall_hours, train.max_memory_gib, train.unaccounted) == (24.0, 3.0, 50.0, 0)
@@ -262,7 +262,7 @@ def test_the_table_says_unknown_and_keeps_the_sources_apart(tmp_path: Path) -> N
     file = tmp_path / "costs.csv"
     write_table(file, StageCost, [*of_slurm(LEDGER, {}), *of_steps(tmp_path / "usage", {})])
     table = costs_table(file)
-    assert [section.name for section in table.sections] == ["costs-slurm", "costs-steps"]
+    assert [section.name for section in table.sections] == ["costs slurm", "costs steps"]
     (_, train), (data,) = table.sections[0].lines, table.sections[1].lines
     assert [cell.text for cell in train.cells] == ["1", "2", *["unknown"] * 4, "2"]
     assert [cell.text for cell in data.cells] == ["1", "–", "0.01", "0.00", "2.00", "1.00", "0"]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from cluster.conftest import configured
-from safe_llava.cluster.costs import Item, main, page_of, planned, sums
+from safe_llava.cluster.costs import CostItem, main, page_of, planned, sums
 from safe_llava.cluster.estimates.estimate import (
     answering_hours,
     benchmark_hours,
-    size_of,
+    model_size,
     training_hours,
 )
 from safe_llava.cluster.estimates.measured import Measured
@@ -90,7 +90,7 @@ def test_a_limit_shortens_a_benchmark(paper: Config, measured: Measured, tmp_pat
 def test_the_size_of_a_stage_is_what_is_trained(paper: Config, measured: Measured) -> None:
     row = paper.train.models["llava-v1.5-7b"]
     projector = 1024 * 4096 + 4096 + 4096 * 4096 + 4096
-    pretrain, finetune = size_of(measured, row, "pretrain"), size_of(measured, row, "finetune")
+    pretrain, finetune = model_size(measured, row, "pretrain"), model_size(measured, row, "finetune")
     assert pretrain is not None and finetune is not None
     assert pretrain.trained == projector
     assert finetune.trained == projector + 6_738_415_616
@@ -126,7 +126,7 @@ prism:
 """
 
 
-def judge_line(config: Config, measured: Measured) -> Item:
+def judge_line(config: Config, measured: Measured) -> CostItem:
     (found,) = [item for item in planned(config, measured, LINES) if item.what.startswith("v2: judge")]
     return found
 

@@ -13,24 +13,24 @@ import pytest
 
 from cluster.conftest import H200, configured
 from safe_llava.cluster import node
-from safe_llava.cluster.checks.findings import Finding
-from safe_llava.cluster.checks.node import Expected, judge
+from safe_llava.cluster.checks.findings import CheckResult
+from safe_llava.cluster.checks.node import Expected, node_findings
 from safe_llava.cluster.estimates.measured import Measured
 from safe_llava.config.schema import Config
 
 TRAIN = Expected(image="/images/train.sif", gpus=2, log="results/logs/preflight/train.log")
 
 
-def by_what(findings: list[Finding]) -> dict[str, Finding]:
+def by_what(findings: list[CheckResult]) -> dict[str, CheckResult]:
     return {finding.what: finding for finding in findings}
 
 
-def states(findings: list[Finding]) -> dict[str, str]:
+def states(findings: list[CheckResult]) -> dict[str, str]:
     return {finding.what: finding.state for finding in findings}
 
 
 def test_a_node_that_has_everything_is_green(facts: dict[str, Any], paper: Config, measured: Measured) -> None:
-    found = judge("train", facts, TRAIN, paper, measured)
+    found = node_findings("train", facts, TRAIN, paper, measured)
     assert set(states(found).values()) == {"ok"}
     lines = by_what(found)
     assert "NCCL between two GPUs: right, 251.02 GB/s" in lines["sum over two processes"].said
@@ -41,13 +41,13 @@ def test_a_node_that_has_everything_is_green(facts: dict[str, Any], paper: Confi
 
 
 def test_a_job_that_did_not_come_back_is_red_and_names_its_log(paper: Config, measured: Measured) -> None:
-    (line,) = judge("train", None, TRAIN, paper, measured)
+    (line,) = node_findings("train", None, TRAIN, paper, measured)
     assert line.state == "red"
     assert TRAIN.log in line.remedy
 
 
-def red_line(facts: dict[str, Any], paper: Config, measured: Measured) -> Finding:
-    (line,) = [one for one in judge("train", facts, TRAIN, paper, measured) if one.state == "red"]
+def red_line(facts: dict[str, Any], paper: Config, measured: Measured) -> CheckResult:
+    (line,) = [one for one in node_findings("train", facts, TRAIN, paper, measured) if one.state == "red"]
     assert line.remedy
     return line
 
@@ -62,17 +62,17 @@ def test_an_image_whose_labels_are_not_what_its_name_promises_is_red(
 ) -> None:
     want = TRAIN.model_copy(update={"image": "/images/train-cuda-0123456789ab.sif"})
     here = {**facts, "image": {"path": want.image, "labels": labels}}
-    line = by_what(judge("train", here, want, paper, measured))["image"]
+    line = by_what(node_findings("train", here, want, paper, measured))["image"]
     assert (line.state, "0123456789ab" in line.said) == ("red", True)
     right = {**facts, "image": {"path": want.image, "labels": {"safe-llava.tag": "0123456789ab"}}}
-    assert by_what(judge("train", right, want, paper, measured))["image"].state == "ok"
+    assert by_what(node_findings("train", right, want, paper, measured))["image"].state == "ok"
 
 
 def test_an_image_of_the_user_s_own_without_labels_is_open(
     facts: dict[str, Any], paper: Config, measured: Measured
 ) -> None:
     here = {**facts, "image": {"path": "/images/train.sif", "labels": {}}}
-    line = by_what(judge("train", here, TRAIN, paper, measured))["image"]
+    line = by_what(node_findings("train", here, TRAIN, paper, measured))["image"]
     assert (line.state, "no labels" in line.said, bool(line.remedy)) == ("open", True, True)
 
 
@@ -80,7 +80,7 @@ def test_memory_of_a_model_whose_size_nobody_noted_is_open(
     facts: dict[str, Any], paper: Config, measured: Measured
 ) -> None:
     nothing = measured.model_copy(update={"language_models": {}})
-    line = by_what(judge("train", facts, TRAIN, paper, nothing))["memory of llava-v1.5-7b, finetune"]
+    line = by_what(node_findings("train", facts, TRAIN, paper, nothing))["memory of llava-v1.5-7b, finetune"]
     assert (line.state, "not noted" in line.said) == ("open", True)
 
 
@@ -98,15 +98,15 @@ def test_a_package_that_was_built_for_another_torch_is_red(
     here["packages"] = {**facts["packages"], "flash-attn": "2.8.3", "lmms-eval": "0.7.3", "vllm": "0.32.0"}
     fault = "Traceback\nImportError: undefined symbol: _ZN3c10"
     want = TRAIN.model_copy(update={"image": image})
-    broken = judge("train", {**here, "loaded": {"flash-attn": fault}}, want, paper, measured)
+    broken = node_findings("train", {**here, "loaded": {"flash-attn": fault}}, want, paper, measured)
     line = by_what(broken)["flash-attn"]
     assert (line.state, line.said) == ("red", "2.8.3 cannot be loaded: ImportError: undefined symbol: _ZN3c10")
     assert f"rm {image}*; snakemake images" in line.remedy
-    broken = judge("eval", {**here, "loaded": {"vllm": fault}}, want, paper, measured)
+    broken = node_findings("eval", {**here, "loaded": {"vllm": fault}}, want, paper, measured)
     assert (by_what(broken)["vllm"].state, "backend: transformers" in by_what(broken)["vllm"].remedy) == ("red", True)
-    whole = judge("train", {**here, "loaded": {"flash-attn": None}}, want, paper, measured)
+    whole = node_findings("train", {**here, "loaded": {"flash-attn": None}}, want, paper, measured)
     assert (by_what(whole)["flash-attn"].state, by_what(whole)["flash-attn"].said) == ("ok", "2.8.3, loaded")
-    unseen = judge("train", here, want, paper, measured)
+    unseen = node_findings("train", here, want, paper, measured)
     assert (by_what(unseen)["flash-attn"].state, by_what(unseen)["flash-attn"].said) == ("ok", "2.8.3")
 
 
@@ -130,7 +130,9 @@ def test_a_sum_without_two_gpus_says_that_it_went_over_cpus(
     facts: dict[str, Any], paper: Config, measured: Measured
 ) -> None:
     gloo = {"backend": "gloo", "gb_per_s": 0.3, "right": True}
-    line = by_what(judge("train", {**facts, "all_reduce": gloo}, TRAIN, paper, measured))["sum over two processes"]
+    line = by_what(node_findings("train", {**facts, "all_reduce": gloo}, TRAIN, paper, measured))[
+        "sum over two processes"
+    ]
     assert (line.state, "gloo on CPUs, for want of two GPUs" in line.said) == ("ok", True)
 
 
@@ -139,7 +141,7 @@ def test_gpus_too_small_for_the_model_are_red_with_the_planner_s_remedy(
 ) -> None:
     config = configured("train: {models: {base-llava-v1.5: {processes: 2}}}\n", tmp_path)
     small = {**facts["gpus"], "devices": [{"name": "small", "memory": 8 * 2**30}] * 2}
-    found = judge("train", {**facts, "gpus": small}, TRAIN, config, measured)
+    found = node_findings("train", {**facts, "gpus": small}, TRAIN, config, measured)
     lines = [line for line in found if line.what == "memory of llava-v1.5-7b, finetune"]
     assert [line.state for line in lines] == ["red"]
     assert "use more or larger GPUs" in lines[0].remedy
@@ -156,7 +158,7 @@ def test_a_node_without_images_or_gpus_is_green_where_none_are_asked_for(
 ) -> None:
     want = Expected(image=None, gpus=0, log="")
     here = {**facts, "image": None, "packages": {"matplotlib": "3", "pydantic": "2"}, "all_reduce": None, "gpus": None}
-    found = judge("paper", here, want, paper, measured)
+    found = node_findings("paper", here, want, paper, measured)
     assert set(states(found).values()) == {"ok"}
     assert {line.where for line in found} == {"paper environment"}
 

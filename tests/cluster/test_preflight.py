@@ -11,16 +11,16 @@ import pytest
 
 from cluster.conftest import configured
 from safe_llava.cluster import login, preflight
-from safe_llava.cluster.checks.findings import Finding, as_page, as_text, verdict
+from safe_llava.cluster.checks.findings import CheckResult, as_page, as_text, summary
 from safe_llava.cluster.checks.node import Expected
 from safe_llava.cluster.estimates.measured import Measured
 from safe_llava.cluster.login import (
-    Asked,
-    Plan,
+    JobPlan,
+    RuleResources,
     Share,
     check_data_room,
     check_images,
-    check_keys,
+    check_judge_keys,
     check_layouts,
     check_partitions,
     check_training_room,
@@ -114,7 +114,7 @@ train: {{select: {{models: [llava-v1.5-7b]}}, checkpoint_root: {checkpoints}}}
 
 def training_lines(
     folder: Path, checkpoints: str, free: dict[str, int], measured: Measured, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, Finding]:
+) -> dict[str, CheckResult]:
     """The lines of training's room, with so many gigabytes free below `results` and `scratch`, which are two disks."""
 
     def disk(path: Path) -> str:
@@ -133,7 +133,7 @@ def test_checkpoints_on_a_disk_of_their_own_need_room_there(
 ) -> None:
     """A model of 7B stays with 14 GB; while it is finetuned, each checkpoint takes 81 GB."""
 
-    def lines(checkpoints: str, **free: int) -> dict[str, Finding]:
+    def lines(checkpoints: str, **free: int) -> dict[str, CheckResult]:
         return training_lines(tmp_path, checkpoints, free, measured, monkeypatch)
 
     (one,) = lines("checkpoints", results=50, scratch=1000).values()
@@ -157,27 +157,29 @@ def test_layouts_that_were_checked_and_that_will_be(tmp_path: Path) -> None:
 
 def test_keys_are_named_and_never_said(paper: Config) -> None:
     judges = ["gpt-benchmarks", "gemini", "local"]
-    found = list(check_keys(paper, judges, {"OPENAI_API_KEY": SECRET}))
+    found = list(check_judge_keys(paper, judges, {"OPENAI_API_KEY": SECRET}))
     assert [one.state for one in found] == ["ok", "red", "ok"]
     assert "GEMINI_API_KEY" in found[1].remedy
     assert SECRET not in as_text(found) + as_page(found, "today")
 
 
 def test_a_job_is_estimated_on_the_gpus_that_it_has(paper: Config, measured: Measured) -> None:
-    train = with_estimate(Asked(rule="train_finetune", model="llava-v1.5-7b", gpus=8, runtime=720), paper, measured)
+    train = with_estimate(
+        RuleResources(rule="train_finetune", model="llava-v1.5-7b", gpus=8, runtime=720), paper, measured
+    )
     assert train.hours == pytest.approx(665_298 / 16.805 / 3600 / 8)
     assert train.resumes
-    answers = with_estimate(Asked(rule="prism_answers", model="LLaVA", gpus=1), paper, measured)
+    answers = with_estimate(RuleResources(rule="prism_answers", model="LLaVA", gpus=1), paper, measured)
     assert answers.hours == pytest.approx((133.74 + 35.7) / 3600)
     assert not answers.resumes
-    longest = with_estimate(Asked(rule="benchmarks_run", model="LLaVA", gpus=1), paper, measured)
+    longest = with_estimate(RuleResources(rule="benchmarks_run", model="LLaVA", gpus=1), paper, measured)
     assert longest.hours == pytest.approx(18.7 / 60, abs=0.01)
-    assert with_estimate(Asked(rule="prism_answers", model="Gemma"), paper, measured).hours is None
+    assert with_estimate(RuleResources(rule="prism_answers", model="Gemma"), paper, measured).hours is None
 
 
-def plan(**changes: Any) -> Plan:
+def plan(**changes: Any) -> JobPlan:
     jobs = {"paper": Expected(image=None, gpus=0, log="paper.log")}
-    return Plan(**{"slurm": False, "jobs": jobs, "asks": [], "keys": [], "layouts": {}} | changes)
+    return JobPlan(**{"slurm": False, "jobs": jobs, "asks": [], "keys": [], "layouts": {}} | changes)
 
 
 def test_without_slurm_nothing_limits_and_with_it_sinfo_is_asked(
@@ -186,11 +188,13 @@ def test_without_slurm_nothing_limits_and_with_it_sinfo_is_asked(
     (here,) = check_partitions(plan(), paper, measured)
     assert here.state == "ok"
     monkeypatch.setattr(login.partitions, "ask_sinfo", lambda: "gpu*|01:00:00|64|512000|gpu:8|up|idle\n")
-    asks = [Asked(rule="train_pretrain", model="llava-v1.5-7b", partition="gpu", gpus=8, runtime=720)]
+    asks = [RuleResources(rule="train_pretrain", model="llava-v1.5-7b", partition="gpu", gpus=8, runtime=720)]
     (line,) = check_partitions(plan(slurm=True, asks=asks), paper, measured)
     assert (line.state, "train_pretrain:runtime=60" in line.remedy) == ("red", True)
-    asks = [Asked(rule="prism_answers", model=name, gpus=1, runtime=30) for name in ("Gemma", "LLaVA", "Qwen25")]
-    asks += [Asked(rule="prism_answers", model="InternVLC3", gpus=2, runtime=30)]
+    asks = [
+        RuleResources(rule="prism_answers", model=name, gpus=1, runtime=30) for name in ("Gemma", "LLaVA", "Qwen25")
+    ]
+    asks += [RuleResources(rule="prism_answers", model="InternVLC3", gpus=2, runtime=30)]
     longest, other = check_partitions(plan(slurm=True, asks=asks), paper, measured)
     assert (longest.what, other.what) == ("prism_answers of 3 models", "prism_answers InternVLC3")
     assert "estimated 3 minutes" in longest.said
@@ -198,15 +202,15 @@ def test_without_slurm_nothing_limits_and_with_it_sinfo_is_asked(
 
 def test_the_page_escapes_and_holds_every_line_with_its_remedy() -> None:
     found = [
-        Finding("login node", "room <b>", "ok", "enough & more"),
-        Finding("train image", "GPUs", "red", "none", "put one in\nor take another node"),
+        CheckResult("login node", "room <b>", "ok", "enough & more"),
+        CheckResult("train image", "GPUs", "red", "none", "put one in\nor take another node"),
     ]
     page, text = as_page(found, "today"), as_text(found)
     assert "room &lt;b&gt;" in page and "enough &amp; more" in page and "put one in" in page
     assert "RED   train image  GPUs: none\n" in text
     assert "or take another node" in text
-    assert verdict(found) == "Not everything is there: 1 ok, 0 open, 1 RED."
-    assert verdict(found[:1]).startswith("Nothing stands in the way")
+    assert summary(found) == "Not everything is there: 1 ok, 0 open, 1 RED."
+    assert summary(found[:1]).startswith("Nothing stands in the way")
 
 
 SMALL = """

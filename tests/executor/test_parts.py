@@ -21,10 +21,10 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from safe_llava.train import launch
 from snakemake_executor_plugin_slurm_steady import slurm
-from snakemake_executor_plugin_slurm_steady.asking import Asking, Resources, grown, sbatch_call, wants_gpu
+from snakemake_executor_plugin_slurm_steady.asking import AskedJob, Resources, enlarged, sbatch_call, wants_gpu
 from snakemake_executor_plugin_slurm_steady.fates import Fate, Record, Sight
 from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, key_of
-from snakemake_executor_plugin_slurm_steady.pace import Pace
+from snakemake_executor_plugin_slurm_steady.pace import PollInterval
 from snakemake_executor_plugin_slurm_steady.script import PASS_ON, RECORD, batch_script
 from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings
 from snakemake_executor_plugin_slurm_steady.site import account_argument, check_site, partition_argument
@@ -35,20 +35,20 @@ PARTS |= {"partition": " -p cpu", "workdir": "/tmp"}
 
 def call(resources: dict[str, Any], avoided: set[str] | None = None) -> str:
     job = SimpleNamespace(threads=2, is_group=lambda: False)
-    return sbatch_call(Asking(job, Resources(resources)), ExecutorSettings(), PARTS, avoided or set())
+    return sbatch_call(AskedJob(job, Resources(resources)), ExecutorSettings(), PARTS, avoided or set())
 
 
 def test_memory_and_time_grow_only_by_what_happened() -> None:
     rule = {"mem_mb": 4000, "runtime": 60, "gpu": 2}
-    assert grown(rule, {"memory": 0, "time": 0}) == rule
-    assert grown(rule, {"memory": 2, "time": 0})["mem_mb"] == 16000
-    assert grown(rule, {"memory": 0, "time": 1}) == {**rule, "runtime": 120}
+    assert enlarged(rule, {"memory": 0, "time": 0}) == rule
+    assert enlarged(rule, {"memory": 2, "time": 0})["mem_mb"] == 16000
+    assert enlarged(rule, {"memory": 0, "time": 1}) == {**rule, "runtime": 120}
 
 
 def test_a_notice_leaves_time_to_work() -> None:
-    assert grown({"runtime": 60, "notice": 600}, {})["slurm_extra"] == "--signal=28@600"
-    assert grown({"runtime": 5, "notice": 600}, {})["slurm_extra"] == "--signal=28@100"
-    assert "slurm_extra" not in grown({"runtime": 5}, {})
+    assert enlarged({"runtime": 60, "notice": 600}, {})["slurm_extra"] == "--signal=28@600"
+    assert enlarged({"runtime": 5, "notice": 600}, {})["slurm_extra"] == "--signal=28@100"
+    assert "slurm_extra" not in enlarged({"runtime": 5}, {})
 
 
 def test_a_profile_that_was_not_filled_in_says_what_is_missing(root: Path, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_profile_that_was_not_filled_in_says_what_is_missing(root: Path, tmp_p
 
 
 def test_the_sbatch_call() -> None:
-    line = call(grown({"mem_mb": 4000, "runtime": 60, "nodes": 1, "notice": 300, "gpu": 2}, {}), {"n7"})
+    line = call(enlarged({"mem_mb": 4000, "runtime": 60, "nodes": 1, "notice": 300, "gpu": 2}, {}), {"n7"})
     for part in ("--mem 4000", "-t 60", "--nodes=1", "--gpus=2", "--signal=28@300", "--no-requeue", "--exclude=n7"):
         assert part in line, part
     assert line.endswith(" /dev/stdin")
@@ -77,10 +77,10 @@ def test_several_nodes_with_gpus_each() -> None:
 
 
 def test_a_model_of_gpu_is_said_only_where_there_are_gpus() -> None:
-    assert "gpu_model" not in grown({"gpu_model": "a100"}, {})
-    assert "--gpus=a100:2" in call(grown({"gpu_model": "a100", "gpu": 2, "nodes": 1}, {}))
+    assert "gpu_model" not in enlarged({"gpu_model": "a100"}, {})
+    assert "--gpus=a100:2" in call(enlarged({"gpu_model": "a100", "gpu": 2, "nodes": 1}, {}))
     assert "--gres=gpu:a100:8" in call(
-        grown({"gpu_model": "a100", "gpu": 0, "gres": "gpu:8", "mpi": 0, "nodes": 2}, {})
+        enlarged({"gpu_model": "a100", "gpu": 0, "gres": "gpu:8", "mpi": 0, "nodes": 2}, {})
     )
 
 
@@ -110,7 +110,7 @@ def test_a_step_ends_as_its_program_does(code: int) -> None:
 
 
 def test_several_nodes_without_gpus() -> None:
-    assert "--nodes=2 --no-requeue --ntasks=2" in call(grown({"mem_mb": 4000, "nodes": 2, "mpi": 0, "gres": ""}, {}))
+    assert "--nodes=2 --no-requeue --ntasks=2" in call(enlarged({"mem_mb": 4000, "nodes": 2, "mpi": 0, "gres": ""}, {}))
 
 
 def test_slurm_extra_does_not_say_what_resources_are_there_for() -> None:
@@ -212,7 +212,7 @@ def test_a_site_may_say_more_than_the_number(tmp_path: Path) -> None:
 
 
 def test_one_asks_soon_after_a_change_and_seldom_later() -> None:
-    pace = Pace(0.0)
+    pace = PollInterval(0.0)
     asked, now = [], 0.0
     while now < 3600:
         now += 0.5
@@ -341,7 +341,7 @@ def test_an_option_that_is_not_tried_here_is_not_offered() -> None:
 
 def test_a_qos_a_reservation_and_nodes_left_out_are_said(tmp_path: Path) -> None:
     settings = ExecutorSettings(qos="long", reservation="mine", requeue=True)
-    job = Asking(SimpleNamespace(threads=2, is_group=lambda: False), Resources(mem_mb=1))
+    job = AskedJob(SimpleNamespace(threads=2, is_group=lambda: False), Resources(mem_mb=1))
     line = sbatch_call(job, settings, PARTS, {"'n[1-2]'", "n7"})
     for part in ("--qos=long", "--reservation=mine", "--requeue", "'n[1-2]'", "n7"):
         assert part in line, part

@@ -134,7 +134,7 @@ def _exchanged(first: Units, second: Units, difference: float, resamples: int, s
     return (beyond + 1) / (resamples + 1)
 
 
-def compare(
+def paired_scores(
     found: Mapping[Key, Mapping[str, Units]],
     pairs: Iterable[tuple[str, str]],
     metrics: Mapping[str, Sequence[str]],
@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     metrics: dict[str, list[str]] = {}
     for benchmark, metric in _named(args.metrics, "--metrics"):
         metrics.setdefault(benchmark, []).append(metric)
-    rows = compare(found, [(first, second) for first, second in args.pair], metrics, args.resamples, args.limit)
+    rows = paired_scores(found, [(first, second) for first, second in args.pair], metrics, args.resamples, args.limit)
     logger.info("%s: %d paired differences", args.out, write_table(args.out, BenchmarkPair, rows))
 
 

@@ -38,18 +38,18 @@ def rows_of(row: ReleasedAnswers, root: Path, missing: Mapping[str, str]) -> Ite
         root: the data root.
         missing: why files could not be fetched, by their path.
     """
-    told = ReleasedScore(
+    base = ReleasedScore(
         model=row.model, benchmark=row.benchmark, run=row.run, answers=row.answers, note=row.note, verdict=""
     )
     if why := without_score(row, missing):
         for metric, published in row.published.items() or [("", None)]:
-            yield replace(told, metric=metric, published=published, verdict=why)
+            yield replace(base, metric=metric, published=published, verdict=why)
         return
     for scored in score(row, root):
         for metric in dict.fromkeys([*row.published, *scored.units]):
             if metric not in scored.units:
                 raise BenchmarkError(f"{row.answers}: no score `{metric}`", f"name some of {', '.join(scored.units)}")
-            yield _with_score(replace(told, metric=metric, run=row.run or scored.run), row, scored)
+            yield _with_score(replace(base, metric=metric, run=row.run or scored.run), row, scored)
 
 
 def without_score(row: ReleasedAnswers, missing: Mapping[str, str]) -> str:
@@ -65,14 +65,14 @@ def without_score(row: ReleasedAnswers, missing: Mapping[str, str]) -> str:
     return f"{NOT_SCORED}its labels ({', '.join(lacking)}) were not fetched" if lacking and not row.questions else ""
 
 
-def _with_score(told: ReleasedScore, row: ReleasedAnswers, scored: Scored) -> ReleasedScore:
-    units, published = scored.units[told.metric], row.published.get(told.metric)
+def _with_score(base: ReleasedScore, row: ReleasedAnswers, scored: Scored) -> ReleasedScore:
+    units, published = scored.units[base.metric], row.published.get(base.metric)
     found, stderr, interval = units.score(), units.stderr(), units.interval()
-    said = verdict(found, stderr, published, row.questions_published.get(told.metric), len(units.names))
+    said = released_verdict(found, stderr, published, row.questions_published.get(base.metric), len(units.names))
     compared = published is not None and not said.startswith(NOT_COMPARABLE)
     low, high = interval or (None, None)
     return replace(
-        told,
+        base,
         score=found,
         stderr=stderr,
         ci_low=low,
@@ -85,7 +85,7 @@ def _with_score(told: ReleasedScore, row: ReleasedAnswers, scored: Scored) -> Re
     )
 
 
-def verdict(found: float, stderr: float | None, published: float | None, of: int | None, n: int) -> str:
+def released_verdict(found: float, stderr: float | None, published: float | None, of: int | None, n: int) -> str:
     """Return what a score of released answers says about the one that was published for them.
 
     Args:

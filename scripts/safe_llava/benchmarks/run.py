@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from safe_llava.benchmarks.lmms.evaluate import Asked, Found, evaluate, go_offline
-from safe_llava.benchmarks.scoring.answers import Answers, NotAsked, asked_of, read_answers, scored_of
+from safe_llava.benchmarks.lmms.evaluate import EvaluationRequest, EvaluationResult, evaluate, go_offline
+from safe_llava.benchmarks.scoring.answers import AnswersReceipt, NotAsked, asked_of, read_receipt, scored_of
 from safe_llava.benchmarks.scoring.submission import PARTIAL
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.config.models import EvaluatedModel
@@ -55,7 +55,7 @@ class Ended:
 
     failures: dict[int, str]
     n: int
-    found: Found | None = None
+    found: EvaluationResult | None = None
 
     @property
     def engine(self) -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     task = read_row(args.task, BenchmarkTask, BenchmarkError)
     row = benchmark_row(read_row(args.row, EvaluatedModel, BenchmarkError))
     _check(args, task)
-    answers = read_answers(args.answered, args.name, _name(args)) if args.answered else None
+    answers = read_receipt(args.answered, args.name, _name(args)) if args.answered else None
     with ReplyStore(args.partial) as store:
         asked = _asked(args, task, row, store, answers)
         ended = _run(task, asked, answers)
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _write(args, task, row, asked, ended, answers)
 
 
-def _run(task: BenchmarkTask, asked: Asked, answers: Answers | None) -> Ended:
+def _run(task: BenchmarkTask, asked: EvaluationRequest, answers: AnswersReceipt | None) -> Ended:
     from safe_llava.benchmarks.lmms.plugin import MissingAnswersError
 
     try:
@@ -148,14 +148,18 @@ def _check(args: argparse.Namespace, task: BenchmarkTask) -> None:
 
 
 def _asked(
-    args: argparse.Namespace, task: BenchmarkTask, row: EvaluatedModel, store: ReplyStore, answers: Answers | None
-) -> Asked:
+    args: argparse.Namespace,
+    task: BenchmarkTask,
+    row: EvaluatedModel,
+    store: ReplyStore,
+    answers: AnswersReceipt | None,
+) -> EvaluationRequest:
     def engine() -> Engine:
         return NotAsked() if answers else open_engine(args.model, row, device=args.device, threads=args.threads)
 
     # What an answer depends on is known where it was asked for; this machine may have another device.
     facts = answers.facts if answers else {"model": folder_digest(args.model), "engine": engine_facts(row, args.device)}
-    return Asked(
+    return EvaluationRequest(
         engine=engine,
         data=args.data,
         work=(args.answers_only or args.results).parent,
@@ -189,9 +193,9 @@ def _name(args: argparse.Namespace) -> str:
 
 
 def _write_answers(
-    args: argparse.Namespace, task: BenchmarkTask, row: EvaluatedModel, asked: Asked, ended: Ended
+    args: argparse.Namespace, task: BenchmarkTask, row: EvaluatedModel, asked: EvaluationRequest, ended: Ended
 ) -> None:
-    answers = Answers(
+    answers = AnswersReceipt(
         model=args.name,
         benchmark=_name(args),
         n=ended.n,
@@ -205,7 +209,7 @@ def _write_answers(
     write_json(args.answers_only, {**answers.model_dump(mode="json"), **outcome(answers.n_failed, args.retry)})
 
 
-def _provenance(asked: Asked, row: EvaluatedModel, **more: Any) -> dict[str, Any]:
+def _provenance(asked: EvaluationRequest, row: EvaluatedModel, **more: Any) -> dict[str, Any]:
     return record(model_sha256=asked.facts["model"], row=row.model_dump(mode="json"), **more)
 
 
@@ -224,9 +228,9 @@ def _write(
     args: argparse.Namespace,
     task: BenchmarkTask,
     row: EvaluatedModel,
-    asked: Asked,
+    asked: EvaluationRequest,
     ended: Ended,
-    answers: Answers | None,
+    answers: AnswersReceipt | None,
 ) -> None:
     from safe_llava.benchmarks.lmms.results import sample_rows
     from safe_llava.benchmarks.scoring.units import write_units

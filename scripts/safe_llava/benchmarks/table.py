@@ -35,7 +35,7 @@ class Metric(BaseModel):
     stderr: FiniteFloat | None = None
 
 
-class Judged(BaseModel):
+class JudgedBy(BaseModel):
     """Who read the answers: the judge's name, the models that replied, and how many calls it took."""
 
     model_config = ConfigDict(extra="ignore")
@@ -61,7 +61,7 @@ class Results(BaseModel):
     n_judge_failed: int = 0
     submitted: int | None = None
     limit: int | None = None
-    judging: Judged | None = None
+    judging: JudgedBy | None = None
 
 
 def read_results(path: Path) -> Results:
@@ -139,7 +139,7 @@ def no_score(result: Results) -> str:
     return ""
 
 
-def verdict(result: Results, task: BenchmarkTask, name: str, beside: bool) -> str:
+def score_verdict(result: Results, task: BenchmarkTask, name: str, beside: bool) -> str:
     """Return what a score says about the published one: as it, apart from it, or nothing, and then why."""
     metric, published = result.metrics[name], task.published.get(name)
     if published is None or not beside:
@@ -192,7 +192,7 @@ def _row(result: Results, task: BenchmarkTask, name: str, beside: bool, without:
         limit=result.limit,
         published=published,
         difference=metric.score - published if compared and metric and published is not None else None,
-        verdict=without or verdict(result, task, name, beside),
+        verdict=without or score_verdict(result, task, name, beside),
         judge=", ".join(judging.models or [judging.judge]) if judging else "",
         published_judge=(task.published_judge or "") if task.judged else "",
         source="computed",

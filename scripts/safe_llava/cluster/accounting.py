@@ -70,7 +70,7 @@ class Submission:
 
 
 @dataclass
-class Usage:
+class JobUsage:
     """What one submission took; seconds, and bytes of its hungriest step, None where nobody counted or sampled it."""
 
     states: list[str] = field(default_factory=list)
@@ -124,14 +124,14 @@ def _sacct(jobs: Sequence[str], fields: str) -> tuple[str, str]:
     return ("", done.stderr.strip() or f"exit code {done.returncode}") if done.returncode else (done.stdout, "")
 
 
-def parse_sacct(text: str) -> dict[tuple[str, str], Usage]:
+def parse_usages(text: str) -> dict[tuple[str, str], JobUsage]:
     """Read what sacct prints, by SLURM's number and the job's name.
 
     A number alone is not enough: a cluster may begin to count anew. Times are those of the job's own lines, one for
     each time that it was requeued; memory is the most of the steps, whose lines follow.
     """
-    usages: dict[tuple[str, str], Usage] = {}
-    latest = Usage()
+    usages: dict[tuple[str, str], JobUsage] = {}
+    latest = JobUsage()
     for line in text.splitlines():
         cells = line.split("|", FORMAT.count(","))
         if len(cells) != len(FORMAT.split(",")):
@@ -141,17 +141,17 @@ def parse_sacct(text: str) -> dict[tuple[str, str], Usage]:
             if (size := bytes_of(memory)) is not None:
                 latest.memory = max(size, latest.memory or 0.0)
             continue
-        latest = usages.setdefault((number, name), Usage())
+        latest = usages.setdefault((number, name), JobUsage())
         seconds = float(elapsed or 0)
         latest.states.append(state.split()[0] if state else "UNKNOWN")
         latest.wall += seconds
-        count = gpus_of(resources, submitted)
+        count = allocated_gpus(resources, submitted)
         latest.gpu = None if latest.gpu is None or (count is None and seconds) else latest.gpu + seconds * (count or 0)
         latest.cpu += float(cpu or 0)
     return usages
 
 
-def gpus_of(resources: str, submitted: str) -> int | None:
+def allocated_gpus(resources: str, submitted: str) -> int | None:
     """Return the GPUs in a list of allocated resources: `billing=8,cpu=8,gres/gpu=2,gres/gpu:h200=2` has two.
 
     A site that does not name gres/gpu in its AccountingStorageTRES counts none, and none are counted of GPUs that SLURM
@@ -169,7 +169,7 @@ def bytes_of(text: str) -> float | None:
     return float(found[1]) * MEMORY_UNITS[found[2]] if found else None
 
 
-def of_slurm(submissions: Sequence[Submission], usages: Mapping[tuple[str, str], Usage]) -> list[StageCost]:
+def of_slurm(submissions: Sequence[Submission], usages: Mapping[tuple[str, str], JobUsage]) -> list[StageCost]:
     """Return a line a stage from the accounting of the ledger's submissions."""
     lines = []
     for stage, group in _by_stage((stage_of(one.rule), one) for one in submissions):
@@ -273,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv")
     options = parser.parse_args(argv)
     submissions = read_ledger(options.ledger)
-    usages = parse_sacct(ask_sacct([one.job for one in submissions]))
+    usages = parse_usages(ask_sacct([one.job for one in submissions]))
     write_table(options.out, StageCost, [*of_slurm(submissions, usages), *of_steps(options.usage, options.gpus)])
 
 

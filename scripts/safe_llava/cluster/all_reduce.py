@@ -21,7 +21,7 @@ from torch import distributed
 PROCESSES = 2
 ELEMENTS = 16 * 2**20  # 64 MiB, about what DeepSpeed reduces at a time
 ROUNDS = 10
-PATIENCE = timedelta(seconds=90)
+TIMEOUT = timedelta(seconds=90)
 
 
 def _sum(rank: int, backend: str, meeting: str, out: str) -> None:
@@ -29,7 +29,7 @@ def _sum(rank: int, backend: str, meeting: str, out: str) -> None:
     if backend == "nccl":
         torch.cuda.set_device(device)
     distributed.init_process_group(
-        backend, init_method=f"file://{meeting}", rank=rank, world_size=PROCESSES, timeout=PATIENCE
+        backend, init_method=f"file://{meeting}", rank=rank, world_size=PROCESSES, timeout=TIMEOUT
     )
     values = torch.full((ELEMENTS,), float(rank + 1), device=device)
     distributed.all_reduce(values)

@@ -19,8 +19,8 @@ from safe_llava.cluster.estimates.estimate import (
     Basis,
     answering_hours,
     benchmark_hours,
+    model_size,
     questions_of,
-    size_of,
     training_hours,
     worst,
 )
@@ -48,7 +48,7 @@ SUM = "sum"
 
 
 @dataclass(frozen=True)
-class Item:
+class CostItem:
     """Something that costs: GPU hours, decimal gigabytes, US dollars for GPUs and for judges; None is unknown."""
 
     stage: str
@@ -75,7 +75,7 @@ class TrainingDisk:
         return self.count * self.checkpoint
 
 
-COLUMNS: dict[str, Callable[[Item], float | None]] = {
+COLUMNS: dict[str, Callable[[CostItem], float | None]] = {
     "GPU hours": lambda item: item.gpu_hours,
     "disk, GB": lambda item: item.disk_gb,
     "GPUs, $": lambda item: item.gpu_dollars,
@@ -83,7 +83,7 @@ COLUMNS: dict[str, Callable[[Item], float | None]] = {
 }
 
 
-def planned(config: Config, measured: Measured, lines: Sequence[Line]) -> list[Item]:
+def planned(config: Config, measured: Measured, lines: Sequence[Line]) -> list[CostItem]:
     """Return every item of a configuration.
 
     Args:
@@ -100,23 +100,23 @@ def planned(config: Config, measured: Measured, lines: Sequence[Line]) -> list[I
 
 def _item(
     config: Config, stage: str, what: str, gpu: Amount = NOTHING, disk: Amount = NOTHING, judge: Amount = NOTHING
-) -> Item:
+) -> CostItem:
     amounts, price = (gpu, disk, judge), config.costs.gpu_hour
     priced = gpu.value if gpu.value == 0 else None if gpu.value is None or price is None else gpu.value * price
     how = "; ".join(amount.how for amount in amounts if amount.how)
-    return Item(stage, what, gpu.value, disk.value, priced, judge.value, worst(a.basis for a in amounts), how)
+    return CostItem(stage, what, gpu.value, disk.value, priced, judge.value, worst(a.basis for a in amounts), how)
 
 
-def _data(config: Config, lines: Sequence[Line]) -> Iterator[Item]:
-    written, dark = known(lines, "to_write")
-    how = f"{len(lines) - dark} of {len(lines)} sets, fetched and unpacked, by pinned and reported sizes"
+def _data(config: Config, lines: Sequence[Line]) -> Iterator[CostItem]:
+    written, unknown = known(lines, "to_write")
+    how = f"{len(lines) - unknown} of {len(lines)} sets, fetched and unpacked, by pinned and reported sizes"
     yield _item(config, "data", "sets of known size", disk=Amount(written / GB, "estimated", how))
     for line in lines:
         if line.to_write is None:
             yield _item(config, "data", line.name, disk=Amount(None, "unknown", "its size is not pinned"))
 
 
-def _training(config: Config, measured: Measured) -> Iterator[Item]:
+def _training(config: Config, measured: Measured) -> Iterator[CostItem]:
     for name in config.train.select.models:
         for stage in ("pretrain", "finetune"):
             yield _item(config, "train", f"{name}, {stage}", training_hours(config, measured, name, stage))
@@ -126,7 +126,7 @@ def _training(config: Config, measured: Measured) -> Iterator[Item]:
 def training_disk(config: Config, measured: Measured, name: str) -> TrainingDisk | None:
     """Return the disk that a model takes while it is finetuned; None where the sizes of its parts are not noted."""
     row = config.train.models[name]
-    size = size_of(measured, row, "finetune")
+    size = model_size(measured, row, "finetune")
     if size is None:
         return None
     # The new checkpoint is written before the oldest one goes.
@@ -142,7 +142,7 @@ def _files(disk: TrainingDisk | None) -> Amount:
     return Amount(disk.model + disk.checkpoints, "estimated", how)
 
 
-def _prism(config: Config, measured: Measured) -> Iterator[Item]:
+def _prism(config: Config, measured: Measured) -> Iterator[CostItem]:
     select, judges = config.prism.select, config.prism.judges
     for edition in select.editions:
         for name in select.models:
@@ -154,18 +154,18 @@ def _prism(config: Config, measured: Measured) -> Iterator[Item]:
                 yield _item(config, "prism", f"{edition}: judge {name}", judge=amount)
 
 
-def _benchmarks(config: Config, measured: Measured) -> Iterator[Item]:
+def _benchmarks(config: Config, measured: Measured) -> Iterator[CostItem]:
     select = config.benchmarks.select
     for name in select.models:
         amounts = [benchmark_hours(config, measured, name, task) for task in select.tasks]
-        dark = [task for task, amount in zip(select.tasks, amounts, strict=True) if amount.value is None]
-        if len(dark) < len(amounts):
+        unknown = [task for task, amount in zip(select.tasks, amounts, strict=True) if amount.value is None]
+        if len(unknown) < len(amounts):
             known_ones = [amount for amount in amounts if amount.value is not None]
             hours = sum(amount.value or 0.0 for amount in known_ones)
             total = Amount(hours, worst(amount.basis for amount in known_ones), known_ones[0].how)
             yield _item(config, "benchmarks", f"{name}, {len(known_ones)} benchmarks", total)
-        if dark:
-            what = name if len(dark) == len(amounts) else f"{name}, {', '.join(dark)}"
+        if unknown:
+            what = name if len(unknown) == len(amounts) else f"{name}, {', '.join(unknown)}"
             yield _item(config, "benchmarks", what, next(amount for amount in amounts if amount.value is None))
     for judge in sorted({config.benchmarks.judge_of(task) for task in select.tasks} - {None}, key=str):
         how = "the tokens of its calls were never counted"
@@ -211,19 +211,21 @@ def _typical_call(measured: Measured, judge: Judge, prompts: Prompts, task: Task
     return Call("any", task, prompts.text(answer), model or "")
 
 
-def sums(items: Sequence[Item]) -> list[Item]:
+def sums(items: Sequence[CostItem]) -> list[CostItem]:
     """Return a line a stage and one for all: what is known, and how many items are unknown beside it."""
     stages = list(dict.fromkeys(item.stage for item in items))
     groups = [(stage, [item for item in items if item.stage == stage]) for stage in stages]
     return [_sum(name, group) for name, group in [*groups, ("all", list(items))]]
 
 
-def _sum(stage: str, items: Sequence[Item]) -> Item:
+def _sum(stage: str, items: Sequence[CostItem]) -> CostItem:
     found = {name: [column(item) for item in items] for name, column in COLUMNS.items()}
-    dark = [f"{name} of {values.count(None)}" for name, values in found.items() if None in values]
-    how = f"of {len(items)} items" + (f"; not in it, as unknown: {'; '.join(dark)}" if dark else "")
+    unknown = [f"{name} of {values.count(None)}" for name, values in found.items() if None in values]
+    how = f"of {len(items)} items" + (f"; not in it, as unknown: {'; '.join(unknown)}" if unknown else "")
     gpu_hours, disk_gb, gpu_dollars, judge_dollars = map(_total, found.values())
-    return Item(stage, SUM, gpu_hours, disk_gb, gpu_dollars, judge_dollars, worst(item.basis for item in items), how)
+    return CostItem(
+        stage, SUM, gpu_hours, disk_gb, gpu_dollars, judge_dollars, worst(item.basis for item in items), how
+    )
 
 
 def _total(values: Sequence[float | None]) -> float | None:
@@ -232,7 +234,7 @@ def _total(values: Sequence[float | None]) -> float | None:
     return sum(here) if any(here) or len(here) == len(values) else None
 
 
-def page_of(items: Sequence[Item], config: Config, measured: Measured) -> str:
+def page_of(items: Sequence[CostItem], config: Config, measured: Measured) -> str:
     """Return the page, in Markdown that reads well raw: what is known, the sums, how, and what is unknown."""
     price = config.costs.gpu_hour
     shown = {name: column for name, column in COLUMNS.items() if price is not None or name != "GPUs, $"}
@@ -254,17 +256,17 @@ def page_of(items: Sequence[Item], config: Config, measured: Measured) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _unknown(items: Sequence[Item]) -> Iterator[str]:
-    dark: dict[tuple[str, str], list[str]] = {}
+def _unknown(items: Sequence[CostItem]) -> Iterator[str]:
+    unknown: dict[tuple[str, str], list[str]] = {}
     for item in items:
         if item.basis == "unknown":
-            dark.setdefault((item.stage, item.how), []).append(item.what)
-    if dark:
+            unknown.setdefault((item.stage, item.how), []).append(item.what)
+    if unknown:
         yield "Unknown, and in no sum:"
-        yield "\n".join(f"- {stage}, {how}: {', '.join(whats)}" for (stage, how), whats in dark.items())
+        yield "\n".join(f"- {stage}, {how}: {', '.join(whats)}" for (stage, how), whats in unknown.items())
 
 
-def _cells(item: Item, columns: dict[str, Callable[[Item], float | None]]) -> list[str]:
+def _cells(item: CostItem, columns: dict[str, Callable[[CostItem], float | None]]) -> list[str]:
     values = [column(item) for column in columns.values()]
     return [UNKNOWN if value is None else EMPTY if value == 0 else f"{value:,.2f}" for value in values]
 
@@ -279,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, measured = read_row(options.config, Config, ConfigError), read_measured()
     items = planned(config, measured, lines_of(config.data, needed(config)))
     page = page_of(items, config, measured)
-    write_table(options.table, Item, [*items, *sums(items)])
+    write_table(options.table, CostItem, [*items, *sums(items)])
     write_text(options.page, page)
     sys.stdout.write(page)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safe_llava.cluster.checks import partitions
-from safe_llava.cluster.checks.findings import Finding, State
+from safe_llava.cluster.checks.findings import CheckResult, State
 from safe_llava.cluster.checks.node import Expected, Kind, labelled, made_again
 from safe_llava.cluster.costs import TrainingDisk, training_disk
 from safe_llava.cluster.estimates.estimate import StageName, answering_hours, benchmark_hours, training_hours
@@ -36,7 +36,7 @@ GB = 1e9
 TRAINING_RULES: dict[str, StageName] = {"train_pretrain": "pretrain", "train_finetune": "finetune"}
 
 
-class Asked(Row):
+class RuleResources(Row):
     """What a rule's resources say; the names are Snakemake's."""
 
     rule: str
@@ -49,7 +49,7 @@ class Asked(Row):
     runtime: int | None = None
 
 
-class Note(Row):
+class ImageNote(Row):
     """What stands beside an image (``core.images``)."""
 
     sha256: str
@@ -57,65 +57,65 @@ class Note(Row):
     labels: dict[str, str]
 
 
-class Plan(Row):
+class JobPlan(Row):
     """What the workflow is about to do, as ``preflight.smk`` knows it."""
 
     slurm: bool
     jobs: dict[Kind, Expected]
-    asks: list[Asked]
+    asks: list[RuleResources]
     keys: list[str]  # names of the judges that will be asked
     layouts: dict[str, str]  # the summary of a passed layout check, by data set
 
 
-class Found(Row):
+class LoginFindings(Row):
     """What this step hands to ``preflight``: its findings, and the jobs whose facts are still to come."""
 
-    findings: list[Finding]
+    findings: list[CheckResult]
     jobs: dict[Kind, Expected]
 
 
-def check_images(images: Mapping[Kind, str]) -> Iterator[Finding]:
+def check_images(images: Mapping[Kind, str]) -> Iterator[CheckResult]:
     """Say whether each image is there, and what its labels or the note beside it tell."""
     if not images:
-        yield Finding(
+        yield CheckResult(
             WHERE, "images", "ok", "none are used (no --sdm apptainer): steps run with what is installed here"
         )
     for name, path in images.items():
         what = f"image {name}"
         if "://" in path:
-            yield Finding(WHERE, what, "ok", f"{path} was pulled for the job that looks into it")
+            yield CheckResult(WHERE, what, "ok", f"{path} was pulled for the job that looks into it")
         elif not Path(path).is_file():
-            yield Finding(WHERE, what, "red", f"{path} is not there", "snakemake images")
+            yield CheckResult(WHERE, what, "red", f"{path} is not there", "snakemake images")
         else:
             yield _labelled(what, Path(path))
 
 
-def _labelled(what: str, path: Path) -> Finding:
+def _labelled(what: str, path: Path) -> CheckResult:
     from safe_llava.containers.build import labels
 
     note, size, again = Path(f"{path}.json"), path.stat().st_size, made_again(str(path))
     try:
         if not note.is_file():
             return labelled(WHERE, what, str(path), labels(path), f"{path}, sha256 unknown")
-        noted = read_row(note, Note, DataError)
+        noted = read_row(note, ImageNote, DataError)
     except (SafeLlavaError, OSError) as error:
-        return Finding(WHERE, what, "red", f"{path}: its labels cannot be read: {error}", again)
+        return CheckResult(WHERE, what, "red", f"{path}: its labels cannot be read: {error}", again)
     if size != noted.bytes:
         said = f"{path} has {size:,} bytes, and {noted.bytes:,} by its note: it was cut short or replaced"
-        return Finding(WHERE, what, "red", said, again)
+        return CheckResult(WHERE, what, "red", said, again)
     # To compute the digest anew would take a minute.
     return labelled(WHERE, what, str(path), noted.labels, f"{path}, sha256 {noted.sha256} by its note")
 
 
-def check_data_room(data: DataConfig, lines: Sequence[Line], there: Room) -> Finding:
+def check_data_room(data: DataConfig, lines: Sequence[Line], there: Room) -> CheckResult:
     """Say whether what will be fetched and unpacked fits."""
-    faults, dark = lacking(lines, there), known(lines, "to_write")[1]
+    faults, unknown = lacking(lines, there), known(lines, "to_write")[1]
     remedy = "make room, set `data.root` to a larger disk, or `data.storage: archive`" if faults else ""
-    if dark and not faults:
+    if unknown and not faults:
         remedy = "look at the sizes where the sets come from; `snakemake -n data` lists what is known of each"
     # Where room is not to be looked at, the run starts all the same.
-    state: State = "red" if faults and not data.ignore_space else "open" if faults or dark else "ok"
-    return Finding(WHERE, "room for the data", state, verdict(lines, there, Path(data.root)), remedy)
+    state: State = "red" if faults and not data.ignore_space else "open" if faults or unknown else "ok"
+    return CheckResult(WHERE, "room for the data", state, verdict(lines, there, Path(data.root)), remedy)
 
 
 @dataclass(frozen=True)
@@ -142,27 +142,27 @@ def shares(config: Config, disks: Sequence[TrainingDisk | None]) -> list[Share]:
     ]
 
 
-def check_training_room(share: Share, dark: int, there: Room, beside: int) -> Finding:
+def check_training_room(share: Share, unknown: int, there: Room, beside: int) -> CheckResult:
     """Say whether what training writes to one disk fits.
 
     Args:
-        dark: how many models more there are, of unknown size.
+        unknown: how many models more there are, of unknown size.
         beside: bytes of data that will come to the same disk.
     """
     what, wanted = f"room for {share.what}", share.gigabytes * GB
     said = f"{shown(int(wanted))} for {share.what}"
-    said += f" ({dark} more models are of unknown size)" if dark else ""
+    said += f" ({unknown} more models are of unknown size)" if unknown else ""
     said += f", {shown(there.free_bytes)} free at {share.folder}"
     said += f", where {shown(beside)} of data will come too" if beside else ""
     if there.free_bytes is not None and wanted and wanted + beside > there.free_bytes:
-        return Finding(WHERE, what, "red", said, f"make room, or set {share.keys} to a larger disk")
-    if dark:
+        return CheckResult(WHERE, what, "red", said, f"make room, or set {share.keys} to a larger disk")
+    if unknown:
         remedy = "leave room for them; `snakemake costs` lists what is known of each"
-        return Finding(WHERE, what, "open", said, remedy)
-    return Finding(WHERE, what, "ok", said)
+        return CheckResult(WHERE, what, "open", said, remedy)
+    return CheckResult(WHERE, what, "ok", said)
 
 
-def check_room(config: Config, figures: Measured) -> Iterator[Finding]:
+def check_room(config: Config, figures: Measured) -> Iterator[CheckResult]:
     """Say whether what will be fetched, unpacked and trained fits."""
     lines = lines_of(config.data, needed(config))
     root = Path(config.data.root)
@@ -181,31 +181,31 @@ def _device(folder: Path) -> int:
     return there.stat().st_dev
 
 
-def check_layouts(layouts: Mapping[str, str]) -> Iterator[Finding]:
+def check_layouts(layouts: Mapping[str, str]) -> Iterator[CheckResult]:
     """Say which data sets are there and were looked through."""
     for name, summary in layouts.items():
         path = Path(summary)
         if path.is_file():
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
-            yield Finding(WHERE, f"layout of {name}", "ok", f"checked {when}")
+            yield CheckResult(WHERE, f"layout of {name}", "ok", f"checked {when}")
         else:
             said = "not checked yet; the run does it before it asks for a GPU"
-            yield Finding(WHERE, f"layout of {name}", "open", said, f"snakemake {summary}")
+            yield CheckResult(WHERE, f"layout of {name}", "open", said, f"snakemake {summary}")
 
 
-def check_keys(config: Config, judges: Sequence[str], environment: Mapping[str, str]) -> Iterator[Finding]:
+def check_judge_keys(config: Config, judges: Sequence[str], environment: Mapping[str, str]) -> Iterator[CheckResult]:
     """Say whether each judge's key is set; its value is never read into a message."""
     rows = {name: config.prism.judges[name] for name in judges}
     for name, row in rows.items():
         if row.key_env is None:
-            yield Finding(WHERE, f"key of {name}", "ok", "it needs none")
+            yield CheckResult(WHERE, f"key of {name}", "ok", "it needs none")
         elif missing_keys({name: row}, environment) is None:
-            yield Finding(WHERE, f"key of {name}", "ok", f"{row.key_env} is set")
+            yield CheckResult(WHERE, f"key of {name}", "ok", f"{row.key_env} is set")
         else:
-            yield Finding(WHERE, f"key of {name}", "red", f"{row.key_env} is not set", f"export {row.key_env}=…")
+            yield CheckResult(WHERE, f"key of {name}", "red", f"{row.key_env} is not set", f"export {row.key_env}=…")
 
 
-def with_estimate(ask: Asked, config: Config, figures: Measured) -> partitions.Ask:
+def with_estimate(ask: RuleResources, config: Config, figures: Measured) -> partitions.Ask:
     """Return a kind of job with how long it is estimated to take."""
     hours: float | None = None
     rule = ask.rule.removesuffix("_spread")
@@ -243,22 +243,22 @@ def _longest(hours: Sequence[float | None]) -> float | None:
     return max(there, default=None)
 
 
-def check_partitions(plan: Plan, config: Config, figures: Measured) -> list[Finding]:
+def check_partitions(plan: JobPlan, config: Config, figures: Measured) -> list[CheckResult]:
     """Say whether the partitions let the jobs start and end."""
     if not plan.slurm:
-        return [Finding(partitions.WHERE, "time limits", "ok", "jobs run on this machine, without any")]
+        return [CheckResult(partitions.WHERE, "time limits", "ok", "jobs run on this machine, without any")]
     asks = [with_estimate(ask, config, figures) for ask in plan.asks]
-    return partitions.check(merged(asks), partitions.parse_sinfo(partitions.ask_sinfo()))
+    return partitions.check_asks(merged(asks), partitions.parse_sinfo(partitions.ask_sinfo()))
 
 
-def findings(config: Config, plan: Plan, figures: Measured, environment: Mapping[str, str]) -> list[Finding]:
+def findings(config: Config, plan: JobPlan, figures: Measured, environment: Mapping[str, str]) -> list[CheckResult]:
     """Return everything that the login node knows."""
     images = {name: job.image for name, job in plan.jobs.items() if job.image}
     return [
         *check_images(images),
         *check_room(config, figures),
         *check_layouts(plan.layouts),
-        *check_keys(config, plan.keys, environment),
+        *check_judge_keys(config, plan.keys, environment),
         *check_partitions(plan, config, figures),
     ]
 
@@ -270,9 +270,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--plan", type=Path, required=True, help="what the workflow is about to do, as JSON")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the findings")
     options = parser.parse_args(argv)
-    config, plan = read_row(options.config, Config, ConfigError), read_row(options.plan, Plan, ConfigError)
+    config, plan = read_row(options.config, Config, ConfigError), read_row(options.plan, JobPlan, ConfigError)
     found = findings(config, plan, read_measured(), os.environ)
-    write_json(options.out, Found(findings=found, jobs=plan.jobs).model_dump())
+    write_json(options.out, LoginFindings(findings=found, jobs=plan.jobs).model_dump())
 
 
 if __name__ == "__main__":

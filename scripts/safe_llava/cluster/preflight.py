@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import get_args
 
 from safe_llava.cluster.checks.findings import as_page, as_text, red
-from safe_llava.cluster.checks.node import Kind, judge
+from safe_llava.cluster.checks.node import Kind, node_findings
 from safe_llava.cluster.estimates.measured import read_measured
-from safe_llava.cluster.login import Found
+from safe_llava.cluster.login import LoginFindings
 from safe_llava.config.schema import Config
 from safe_llava.core import cli
 from safe_llava.core.errors import ConfigError
@@ -39,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--page", type=Path, required=True, metavar="FILE.html")
     options = parser.parse_args(argv)
-    config, login = read_row(options.config, Config, ConfigError), read_row(options.login, Found, ConfigError)
+    config, login = read_row(options.config, Config, ConfigError), read_row(options.login, LoginFindings, ConfigError)
     figures, facts = read_measured(), {name: read_json(path) for name, path in options.facts if path.is_file()}
     jobs = [(kind, login.jobs[kind]) for kind in get_args(Kind) if kind in login.jobs]
     found = [
         *login.findings,
-        *(line for kind, job in jobs for line in judge(kind, facts.get(kind), job, config, figures)),
+        *(line for kind, job in jobs for line in node_findings(kind, facts.get(kind), job, config, figures)),
     ]
     write_text(options.page, as_page(found, f"{time.strftime('%Y-%m-%d %H:%M')} from {platform.node()}"))
     sys.stdout.write(f"{as_text(found)}Page: {options.page}\n")

@@ -24,7 +24,7 @@ import pytest
 
 from benchmarks.conftest import FakeEngine, shown_in
 from benchmarks.fixtures import Fixture
-from safe_llava.benchmarks.lmms.evaluate import Found
+from safe_llava.benchmarks.lmms.evaluate import EvaluationResult
 from safe_llava.benchmarks.lmms.results import normalise
 from safe_llava.benchmarks.scoring.official import RULES, is_right, pope_answer
 from safe_llava.config.benchmarks import BenchmarkTask
@@ -141,7 +141,7 @@ READ_OTHERWISE = {
     ("name", "seed"), [*((name, 1) for name in REPLIES), *((name, 2) for name in REPLIES if name != "gqa")]
 )
 def test_scores_are_those_of_the_definition(
-    name: str, seed: int, scored: Callable[..., tuple[Found, FakeEngine]], fixtures: dict[str, Fixture]
+    name: str, seed: int, scored: Callable[..., tuple[EvaluationResult, FakeEngine]], fixtures: dict[str, Fixture]
 ) -> None:
     docs = fixtures[name].parts[0].rows
     drawn = random.Random(seed)

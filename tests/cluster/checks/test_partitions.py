@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from safe_llava.cluster.checks import partitions
-from safe_llava.cluster.checks.partitions import Ask, Node, ask_sinfo, check, gpus_of, minutes_of, parse_sinfo
+from safe_llava.cluster.checks.partitions import Ask, Node, ask_sinfo, check_asks, minutes_of, node_gpus, parse_sinfo
 
 SINFO = """\
 cpu*|1-00:00:00|64|257000|(null)|up|idle
@@ -21,7 +21,7 @@ TRAIN = Ask("train_finetune llava", "gpu", gpus=8, cpus=64, memory_mb=256_000, m
 
 
 def state(ask: Ask, text: str = SINFO) -> tuple[str, str]:
-    (found,) = check([ask], parse_sinfo(text))
+    (found,) = check_asks([ask], parse_sinfo(text))
     return found.state, f"{found.said} / {found.remedy}"
 
 
@@ -48,7 +48,7 @@ def test_time_limits_are_read_as_sinfo_writes_them(text: str, minutes: int | Non
     ],
 )
 def test_gpus_of_a_node_are_counted(text: str, count: int) -> None:
-    assert gpus_of(text) == count
+    assert node_gpus(text) == count
 
 
 def test_nodes_are_read() -> None:
@@ -153,7 +153,7 @@ def test_sinfo_without_an_answer_is_red(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(partitions.subprocess, "run", absent)
     assert ask_sinfo() == ""
-    (found,) = check([TRAIN], parse_sinfo(ask_sinfo()))
+    (found,) = check_asks([TRAIN], parse_sinfo(ask_sinfo()))
     assert found.state == "red"
     refused = subprocess.CompletedProcess([], 1, "gpu|12:00:00", "slurm_load_partitions: Unable to contact")
     monkeypatch.setattr(partitions.subprocess, "run", lambda *_, **__: refused)

@@ -50,7 +50,7 @@ def go_offline() -> None:
 
 
 @dataclass
-class Asked:
+class EvaluationRequest:
     """What a run needs beside its task.
 
     Attributes:
@@ -79,7 +79,7 @@ class Asked:
 
 
 @dataclass
-class Found:
+class EvaluationResult:
     """What came of it: lmms-eval's own results, and ours. There are no metrics where a judge's call has failed.
 
     ``failures`` says why documents have no answer, by number; ``left_out`` names the units of all that are not scored
@@ -96,7 +96,7 @@ class Found:
     submitted: int | None = None
 
 
-def evaluate(task: BenchmarkTask, asked: Asked) -> Found:
+def evaluate(task: BenchmarkTask, asked: EvaluationRequest) -> EvaluationResult:
     """Run a benchmark with lmms-eval's ``simple_evaluate``.
 
     Raises:
@@ -130,15 +130,15 @@ def evaluate(task: BenchmarkTask, asked: Asked) -> Found:
 
 
 def _run(
-    task: BenchmarkTask, asked: Asked, loaded: Task, manager: Any, folder: Path
-) -> tuple[Found, argparse.Namespace]:
+    task: BenchmarkTask, asked: EvaluationRequest, loaded: Task, manager: Any, folder: Path
+) -> tuple[EvaluationResult, argparse.Namespace]:
     from lmms_eval.evaluator import simple_evaluate
 
     from safe_llava.benchmarks.lmms.plugin import Asking, SafeLlava
 
     # lmms-eval tells Pillow to fill up half a picture with grey; here that question has failed.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    found = Found({})
+    found = EvaluationResult({})
 
     def leave_out(failures: Mapping[int, str]) -> None:
         if asked.limit is not None:
@@ -184,7 +184,7 @@ def nothing_for_nothing(process_results: Callable[..., dict[str, Any]]) -> Calla
 
 
 @contextlib.contextmanager
-def _judged(task: BenchmarkTask, asked: Asked) -> Iterator[Callable[[], list[str]]]:
+def _judged(task: BenchmarkTask, asked: EvaluationRequest) -> Iterator[Callable[[], list[str]]]:
     """Hide the keys of the environment, and stand in for OpenAI's endpoint where a benchmark is judged.
 
     Yields what tells why requests came to nothing there.
@@ -229,7 +229,7 @@ def judge_failures(
     return unread
 
 
-def _samples(found: Found, task: BenchmarkTask) -> list[Any]:
+def _samples(found: EvaluationResult, task: BenchmarkTask) -> list[Any]:
     return list(found.raw["samples"][task.lmms_task])
 
 

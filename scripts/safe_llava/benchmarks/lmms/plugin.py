@@ -63,7 +63,7 @@ class Asking:
         facts: of the model, the engine and the task; part of every key in the store.
         pictures: which of a question's pictures are shown.
         allow_failed: share of the questions that may lack an answer.
-        leave_out: told why documents have no answer, by number, before any is scored.
+        leave_out: gets the reasons why documents have no answer, by number, before any is scored.
     """
 
     facts: Mapping[str, Any]

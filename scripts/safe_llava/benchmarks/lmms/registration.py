@@ -1,4 +1,4 @@
-"""What lmms-eval's plug-in mechanism (entry points of the group ``lmms_eval.models``) is told about our model.
+"""The manifest of our model for lmms-eval's plug-in mechanism (entry points of the group ``lmms_eval.models``).
 
 The entry point is ``safe_llava = "safe_llava.benchmarks.lmms.registration:manifest"``; with it installed,
 ``lmms-eval --model safe_llava --model_args pretrained=DIR,row=ROW.json`` asks the same engine as the workflow.

@@ -23,7 +23,7 @@ SCORED_BY = {
 }
 
 
-class Answers(BaseModel):
+class AnswersReceipt(BaseModel):
     """The receipt; the answers themselves lie in the store.
 
     Attributes:
@@ -51,13 +51,13 @@ class Answers(BaseModel):
     provenance: dict[str, Any]
 
 
-def read_answers(path: Path, model: str, benchmark: str) -> Answers:
+def read_receipt(path: Path, model: str, benchmark: str) -> AnswersReceipt:
     """Read a receipt.
 
     Raises:
         BenchmarkError: it is none, or that of another model or benchmark.
     """
-    answers = read_row(path, Answers, BenchmarkError, remedy=AGAIN)
+    answers = read_row(path, AnswersReceipt, BenchmarkError, remedy=AGAIN)
     if (answers.model, answers.benchmark) != (model, benchmark):
         raise BenchmarkError(
             f"{path}: the answers of {answers.model} to {answers.benchmark}, not of {model} to {benchmark}", AGAIN

@@ -20,7 +20,7 @@ th, td { text-align: left; padding: 0.3em 1em 0.3em 0; border-bottom: 1px solid 
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One line of the page.
 
     Args:
@@ -38,19 +38,19 @@ class Finding:
     remedy: str = ""
 
 
-def red(findings: Sequence[Finding]) -> int:
+def red(findings: Sequence[CheckResult]) -> int:
     """Return how many lines are red."""
     return sum(finding.state == "red" for finding in findings)
 
 
-def verdict(findings: Sequence[Finding]) -> str:
+def summary(findings: Sequence[CheckResult]) -> str:
     """Return the page in a sentence."""
     counts = [f"{sum(one.state == state for one in findings)} {TITLES[state]}" for state in TITLES]
     start = "Not everything is there" if red(findings) else "Nothing stands in the way"
     return f"{start}: {', '.join(counts)}."
 
 
-def as_text(findings: Sequence[Finding]) -> str:
+def as_text(findings: Sequence[CheckResult]) -> str:
     """Return the findings for a terminal, a line each, remedies below."""
     width = max((len(finding.where) for finding in findings), default=0)
     lines = []
@@ -58,17 +58,17 @@ def as_text(findings: Sequence[Finding]) -> str:
         lines.append(f"{TITLES[one.state]:<5} {one.where:<{width}}  {one.what}: {one.said}")
         if one.remedy:
             lines.append(textwrap.indent(f"remedy: {one.remedy}", " " * (width + 8)))
-    return "\n".join([*lines, verdict(findings)]) + "\n"
+    return "\n".join([*lines, summary(findings)]) + "\n"
 
 
-def as_page(findings: Sequence[Finding], when: str) -> str:
+def as_page(findings: Sequence[CheckResult], when: str) -> str:
     """Return the findings as HTML, place by place.
 
     Args:
         when: when they were found, in words.
     """
     title = f"Preflight of {when}"
-    parts = [f"<h1>{escape(title)}</h1>", f"<p><strong>{escape(verdict(findings))}</strong></p>"]
+    parts = [f"<h1>{escape(title)}</h1>", f"<p><strong>{escape(summary(findings))}</strong></p>"]
     for where in dict.fromkeys(finding.where for finding in findings):
         rows = "\n".join(map(_row, (finding for finding in findings if finding.where == where)))
         parts.append(f"<h2>{escape(where)}</h2>\n<table>{rows}</table>")
@@ -77,7 +77,7 @@ def as_page(findings: Sequence[Finding], when: str) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
 
 
-def _row(one: Finding) -> str:
+def _row(one: CheckResult) -> str:
     remedy = f'<span class="remedy">remedy: {escape(one.remedy)}</span>' if one.remedy else ""
     state = f'<td class="state {one.state}">{TITLES[one.state]}</td>'
     return f"<tr>{state}<td>{escape(one.what)}</td><td>{escape(one.said)}{remedy}</td></tr>"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from safe_llava.cluster.checks.findings import Finding
-from safe_llava.cluster.estimates.estimate import size_of
+from safe_llava.cluster.checks.findings import CheckResult
+from safe_llava.cluster.estimates.estimate import model_size
 from safe_llava.cluster.estimates.measured import Measured
 from safe_llava.config.base import Row
 from safe_llava.config.schema import Config
@@ -40,9 +40,9 @@ class Expected(Row):
     log: str
 
 
-def judge(
+def node_findings(
     kind: Kind, facts: Mapping[str, Any] | None, want: Expected, config: Config, known: Measured
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Return the lines of one job.
 
     Args:
@@ -52,9 +52,9 @@ def judge(
     if facts is None:
         said = "its job has not reported"
         remedy = f"read {want.log} and the job's own log under results/logs/slurm, then run this again"
-        return [Finding(where, "job", "red", said, remedy)]
+        return [CheckResult(where, "job", "red", said, remedy)]
     job = f"SLURM job {facts['slurm_job']} on " if facts["slurm_job"] else ""
-    found = [Finding(where, "job", "ok", f"{job}{facts['host']}, {facts['cpus']} CPUs, Python {facts['python']}")]
+    found = [CheckResult(where, "job", "ok", f"{job}{facts['host']}, {facts['cpus']} CPUs, Python {facts['python']}")]
     if want.image:
         found.append(_image(where, facts, want.image))
     found += _packages(where, kind, facts["packages"])
@@ -68,15 +68,15 @@ def judge(
     return [*found, *_folders(where, facts)]
 
 
-def _image(where: str, facts: Mapping[str, Any], wanted: str) -> Finding:
+def _image(where: str, facts: Mapping[str, Any], wanted: str) -> CheckResult:
     image = facts["image"]
     if image is None:
         remedy = "run with --sdm apptainer, as workflow/profiles/slurm does"
-        return Finding(where, "image", "red", f"the job did not run in {wanted}", remedy)
+        return CheckResult(where, "image", "red", f"the job did not run in {wanted}", remedy)
     return labelled(where, "image", wanted, image["labels"], image["path"])
 
 
-def labelled(where: str, what: str, wanted: str, labels: Mapping[str, str], said: str) -> Finding:
+def labelled(where: str, what: str, wanted: str, labels: Mapping[str, str], said: str) -> CheckResult:
     """Return whether an image's labels are those of the one that was wanted.
 
     Args:
@@ -86,11 +86,11 @@ def labelled(where: str, what: str, wanted: str, labels: Mapping[str, str], said
     found, promised = labels.get("safe-llava.tag"), tag_in(wanted)
     if found is None and promised is None:
         remedy = "leave images.train, .eval and .paper out, and run snakemake images; or see to its packages yourself"
-        return Finding(where, what, "open", f"{said}: no labels of this project", remedy)
+        return CheckResult(where, what, "open", f"{said}: no labels of this project", remedy)
     if promised is not None and found != promised:
-        return Finding(where, what, "red", f"{said}: tag {found}, and it should be {promised}", made_again(wanted))
+        return CheckResult(where, what, "red", f"{said}: tag {found}, and it should be {promised}", made_again(wanted))
     commit = labels.get("org.opencontainers.image.revision", "unknown")
-    return Finding(where, what, "ok", f"{said}: tag {found}, commit {commit}")
+    return CheckResult(where, what, "ok", f"{said}: tag {found}, commit {commit}")
 
 
 def made_again(image: str) -> str:
@@ -98,29 +98,29 @@ def made_again(image: str) -> str:
     return f"rm {image}*; snakemake images" if tag_in(image) else "copy the image again, and its note with it"
 
 
-def _packages(where: str, kind: str, found: Mapping[str, str]) -> Iterator[Finding]:
+def _packages(where: str, kind: str, found: Mapping[str, str]) -> Iterator[CheckResult]:
     if missing := [name for name in REQUIRED[kind] if name not in found]:
         remedy = "make the image again (snakemake images), or the environment (make env)"
-        yield Finding(where, "packages", "red", f"not installed: {', '.join(missing)}", remedy)
+        yield CheckResult(where, "packages", "red", f"not installed: {', '.join(missing)}", remedy)
     else:
-        yield Finding(where, "packages", "ok", ", ".join(f"{name} {found[name]}" for name in REQUIRED[kind]))
+        yield CheckResult(where, "packages", "ok", ", ".join(f"{name} {found[name]}" for name in REQUIRED[kind]))
 
 
-def _better(where: str, kind: str, facts: Mapping[str, Any], image: str | None) -> Iterator[Finding]:
+def _better(where: str, kind: str, facts: Mapping[str, Any], image: str | None) -> Iterator[CheckResult]:
     """Say which of what is compiled for GPUs is there, and whether it was loaded where a GPU is."""
     for name, instead in BETTER[kind].items():
         version = facts["packages"].get(name)
         if version is None:
-            yield Finding(where, name, "ok", f"not installed: {instead}")
+            yield CheckResult(where, name, "ok", f"not installed: {instead}")
         elif fault := facts["loaded"].get(name):
             how = made_again(image) if image else "install it again"
             remedy = f"it has to be made for the torch and CUDA that are there: {how}{WITHOUT.get(name, '')}"
-            yield Finding(where, name, "red", f"{version} cannot be loaded: {fault.splitlines()[-1]}", remedy)
+            yield CheckResult(where, name, "red", f"{version} cannot be loaded: {fault.splitlines()[-1]}", remedy)
         else:
-            yield Finding(where, name, "ok", f"{version}, loaded" if name in facts["loaded"] else version)
+            yield CheckResult(where, name, "ok", f"{version}, loaded" if name in facts["loaded"] else version)
 
 
-def _gpus(where: str, gpus: Mapping[str, Any], wanted: int) -> Finding:
+def _gpus(where: str, gpus: Mapping[str, Any], wanted: int) -> CheckResult:
     devices = gpus["devices"]
     seen = ", ".join(f"{one['name']} ({one['memory'] / GIB:.0f} GiB)" for one in devices)
     if len(devices) < wanted:
@@ -130,24 +130,24 @@ def _gpus(where: str, gpus: Mapping[str, Any], wanted: int) -> Finding:
             f"nodes NVIDIA's driver {DRIVER} or newer;\n"
             "without GPUs: `accelerator: cpu` in the rows of train.models and models"
         )
-        return Finding(where, "GPUs", "red", said, remedy)
+        return CheckResult(where, "GPUs", "red", said, remedy)
     said = f"{seen}, CUDA {gpus['cuda']}" if devices else "none, and none is asked for"
-    return Finding(where, "GPUs", "ok", said)
+    return CheckResult(where, "GPUs", "ok", said)
 
 
-def _sum(where: str, found: Mapping[str, Any]) -> Finding:
+def _sum(where: str, found: Mapping[str, Any]) -> CheckResult:
     what = "sum over two processes"
     if "error" in found:
         remedy = "set NCCL_DEBUG=INFO and run `python -m safe_llava.cluster.all_reduce` there to see where it stops"
-        return Finding(where, what, "red", found["error"].splitlines()[-1], remedy)
+        return CheckResult(where, what, "red", found["error"].splitlines()[-1], remedy)
     how = "NCCL between two GPUs" if found["backend"] == "nccl" else "gloo on CPUs, for want of two GPUs"
     if not found["right"]:
         remedy = "leave the node out (--set-resources …:slurm_extra=\"'--exclude=NODE'\") and tell its keepers"
-        return Finding(where, what, "red", f"{how}: the sum is wrong", remedy)
-    return Finding(where, what, "ok", f"{how}: right, {found['gb_per_s']} GB/s")
+        return CheckResult(where, what, "red", f"{how}: the sum is wrong", remedy)
+    return CheckResult(where, what, "ok", f"{how}: right, {found['gb_per_s']} GB/s")
 
 
-def _memory(where: str, facts: Mapping[str, Any], config: Config, known: Measured) -> Iterator[Finding]:
+def _memory(where: str, facts: Mapping[str, Any], config: Config, known: Measured) -> Iterator[CheckResult]:
     """Let the planner choose, for every model that is selected, on GPUs like the one that was seen."""
     devices = (facts["gpus"] or {}).get("devices", [])
     for name in config.train.select.models:
@@ -156,25 +156,25 @@ def _memory(where: str, facts: Mapping[str, Any], config: Config, known: Measure
             continue
         machine = Machine(min(one["memory"] for one in devices), row.processes, row.nodes)
         for stage in ("pretrain", "finetune"):
-            what, size = f"memory of {name}, {stage}", size_of(known, row, stage)
+            what, size = f"memory of {name}, {stage}", model_size(known, row, stage)
             if size is None:
                 said = "its size is not noted in config/measured.yaml"
-                yield Finding(where, what, "open", said, "nothing: training plans for itself when it starts")
+                yield CheckResult(where, what, "open", said, "nothing: training plans for itself when it starts")
                 continue
             try:
-                yield Finding(where, what, "ok", choose(size, row, getattr(row, stage), machine).reason)
+                yield CheckResult(where, what, "ok", choose(size, row, getattr(row, stage), machine).reason)
             except TrainError as error:
-                yield Finding(where, what, "red", error.message, error.remedy)
+                yield CheckResult(where, what, "red", error.message, error.remedy)
 
 
-def _folders(where: str, facts: Mapping[str, Any]) -> Iterator[Finding]:
+def _folders(where: str, facts: Mapping[str, Any]) -> Iterator[CheckResult]:
     for one in [*facts["folders"], facts["scratch"]]:
         what = f"folder {one['path']}"
         if one["error"]:
             remedy = (
                 "let the nodes write there (and the image see it: --bind in apptainer-args), or name another folder"
             )
-            yield Finding(where, what, "red", one["error"], remedy)
+            yield CheckResult(where, what, "red", one["error"], remedy)
             continue
         inodes = "no bound on files" if one["free_files"] is None else f"{one['free_files']:,} inodes"
-        yield Finding(where, what, "ok", f"writable, {shown(one['free_bytes'])} and {inodes} free")
+        yield CheckResult(where, what, "ok", f"writable, {shown(one['free_bytes'])} and {inodes} free")

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from safe_llava.cluster.checks.findings import Finding, State
+from safe_llava.cluster.checks.findings import CheckResult, State
 
 # Hidden partitions, to which jobs may be submitted, are among all only.
 SINFO = ("sinfo", "--all", "--noheader", "--Node", "--format=%P|%l|%c|%m|%G|%a|%T")
@@ -73,7 +73,7 @@ def parse_sinfo(text: str) -> list[Node]:
             continue
         name, limit, cpus, memory, resources, available, state = cells
         up = available == "up" and not DOWN.search(state)
-        numbers = (minutes_of(limit), _number(cpus), _number(memory), gpus_of(resources))
+        numbers = (minutes_of(limit), _number(cpus), _number(memory), node_gpus(resources))
         nodes.append(Node(name.rstrip("*"), name.endswith("*"), *numbers, up))
     return nodes
 
@@ -87,12 +87,12 @@ def minutes_of(limit: str) -> int | None:
     return (24 * days + hours) * 60 + minutes
 
 
-def gpus_of(resources: str) -> int:
+def node_gpus(resources: str) -> int:
     """Return the GPUs, or slices of them (MIG), of a node's generic resources: `gpu:h200:8(S:0-1),shm:4` has eight."""
     return sum(int(count) for count in re.findall(r"(?:^|,)gpu:(?:[^:,(]+:)*(\d+)(?=[(,]|$)", resources))
 
 
-def check(asks: Iterable[Ask], nodes: Sequence[Node]) -> list[Finding]:
+def check_asks(asks: Iterable[Ask], nodes: Sequence[Node]) -> list[CheckResult]:
     """Return a line for each kind of job: can it start, and does its time limit suffice?
 
     Args:
@@ -100,11 +100,11 @@ def check(asks: Iterable[Ask], nodes: Sequence[Node]) -> list[Finding]:
     """
     if not nodes:
         remedy = "run this on a login node whose sinfo answers"
-        return [Finding(WHERE, "partitions", "red", "sinfo gives no answer", remedy)]
+        return [CheckResult(WHERE, "partitions", "red", "sinfo gives no answer", remedy)]
     return [_of(ask, nodes) for ask in asks]
 
 
-def _of(ask: Ask, nodes: Sequence[Node]) -> Finding:
+def _of(ask: Ask, nodes: Sequence[Node]) -> CheckResult:
     if ask.partition is None:
         places = {"the default partition": [node for node in nodes if node.default]}
     else:
@@ -112,19 +112,19 @@ def _of(ask: Ask, nodes: Sequence[Node]) -> Finding:
     if absent := [name for name, here in places.items() if not here]:
         known = ", ".join(sorted({node.partition for node in nodes}))
         remedy = f"name one of {known} in workflow/profiles/slurm/config.yaml"
-        return Finding(WHERE, ask.job, "red", f"there is no partition {', '.join(absent)}", remedy)
+        return CheckResult(WHERE, ask.job, "red", f"there is no partition {', '.join(absent)}", remedy)
     found = [_never(ask, here, name) or _time(ask, name) for name, here in places.items()]
     return min(found, key=lambda one: BEST_FIRST.index(one.state))
 
 
-def _never(ask: Ask, nodes: Sequence[Node], name: str) -> Finding | None:
+def _never(ask: Ask, nodes: Sequence[Node], name: str) -> CheckResult | None:
     """Return what keeps a job from ever starting."""
     limit = nodes[0].minutes
     if limit is not None and ask.minutes is not None and ask.minutes > limit:
         said = f"asks for {ask.minutes} minutes, and {name} gives {limit}"
         remedy = f"--set-resources {ask.job.split()[0]}:runtime={limit}"
         remedy += "; the work goes on in the next job" if ask.resumes else ", or a partition that gives more"
-        return Finding(WHERE, ask.job, "red", said, remedy)
+        return CheckResult(WHERE, ask.job, "red", said, remedy)
     fit = [n for n in nodes if _fits(ask, n)]
     if len(fit) < ask.nodes:
         wanted = f"{ask.nodes} × ({ask.gpus} GPUs, {ask.cpus} CPUs, {ask.memory_mb} MB)"
@@ -134,10 +134,12 @@ def _never(ask: Ask, nodes: Sequence[Node], name: str) -> Finding | None:
         remedy = (
             "another partition; or fewer processes a node (train.models.NAME.processes, .nodes), or --set-resources"
         )
-        return Finding(WHERE, ask.job, "red", said, remedy)
+        return CheckResult(WHERE, ask.job, "red", said, remedy)
     if sum(node.up for node in fit) < ask.nodes:
         said = f"{len(fit)} nodes of {name} could run it, and {sum(node.up for node in fit)} of them are up"
-        return Finding(WHERE, ask.job, "open", said, "it waits until they are back; sinfo -R says why they are away")
+        return CheckResult(
+            WHERE, ask.job, "open", said, "it waits until they are back; sinfo -R says why they are away"
+        )
     return None
 
 
@@ -145,20 +147,20 @@ def _fits(ask: Ask, node: Node) -> bool:
     return node.gpus >= ask.gpus and node.cpus >= ask.cpus and node.memory_mb >= ask.memory_mb
 
 
-def _time(ask: Ask, name: str) -> Finding:
+def _time(ask: Ask, name: str) -> CheckResult:
     """Return whether the job's time limit suffices for what it is estimated to take."""
     allowed = f"{name} can run it" if ask.minutes is None else f"{ask.minutes} minutes on {name}"
     if ask.hours is None:
         remedy = f"the first job tells; --set-resources {ask.job.split()[0]}:runtime=MINUTES if it needs more"
-        return Finding(WHERE, ask.job, "open", f"{allowed}; how long it takes was never measured", remedy)
+        return CheckResult(WHERE, ask.job, "open", f"{allowed}; how long it takes was never measured", remedy)
     estimate = f"estimated {60 * ask.hours:.0f} minutes on the GPUs that were measured"
     if ask.minutes is None or 60 * ask.hours <= ask.minutes:
-        return Finding(WHERE, ask.job, "ok", f"{allowed}; {estimate}")
+        return CheckResult(WHERE, ask.job, "ok", f"{allowed}; {estimate}")
     jobs = int(60 * ask.hours // ask.minutes) + 1
     if ask.resumes:
-        return Finding(WHERE, ask.job, "ok", f"{allowed}; {estimate}, in {jobs} jobs one after the other")
+        return CheckResult(WHERE, ask.job, "ok", f"{allowed}; {estimate}, in {jobs} jobs one after the other")
     remedy = f"--set-resources {ask.job.split()[0]}:runtime={int(60 * ask.hours) + 1}"
-    return Finding(WHERE, ask.job, "open", f"{allowed}; {estimate}", remedy)
+    return CheckResult(WHERE, ask.job, "open", f"{allowed}; {estimate}", remedy)
 
 
 def _number(text: str) -> int:

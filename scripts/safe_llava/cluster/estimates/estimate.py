@@ -1,7 +1,7 @@
 """How long each stage takes and what it needs, from what was measured; pure functions of the configuration.
 
 A figure was measured as it stands, or is estimated from measured ones, or is unknown. A language model that is larger
-than the measured one is reckoned by its parameters; one that is smaller is not, for it fills a GPU less well.
+than the measured one is estimated by its parameters; one that is smaller is not, for it fills a GPU less well.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def questions_of(asked: ByTask) -> dict[Task, float]:
     return {task: getattr(asked, task) for task in Task}
 
 
-def size_of(measured: Measured, row: TrainedModel, stage: StageName) -> Size | None:
+def model_size(measured: Measured, row: TrainedModel, stage: StageName) -> Size | None:
     """Return what a model weighs in a stage; None where its parts' sizes are unknown, or adapters are trained."""
     language = measured.language_models.get(row.language_model)
     tower = measured.vision_towers.get(row.vision_tower)

@@ -74,7 +74,7 @@ class ByTask(Row):
     implicit_leakage: float
 
 
-class Asked(Row):
+class BenchmarkCounts(Row):
     """What a general benchmark asks; tokens are those of one question and of one answer."""
 
     questions: int
@@ -105,7 +105,7 @@ class Measured(Row):
     editions: dict[Name, ByTask]
     question_tokens: float
     answer_tokens: ByTask
-    benchmarks: dict[Name, Asked]
+    benchmarks: dict[Name, BenchmarkCounts]
 
 
 def read_measured(path: Path = FILE) -> Measured:
