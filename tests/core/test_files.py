@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -128,3 +129,12 @@ def test_digest_is_that_of_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_text(tmp_path / "a", "ten bytes!")
     assert file_digest(tmp_path / "a") == hashlib.sha256(b"ten bytes!").hexdigest()
     assert file_digest(tmp_path / "a", "md5") == hashlib.md5(b"ten bytes!").hexdigest()
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_names_the_file(tmp_path: Path, fault: int) -> None:
+    with pytest.raises(OSError, match="out\\.json") as caught, atomic_path(tmp_path / "out.json"):
+        raise OSError(fault, os.strerror(fault))
+    assert caught.value.filename == str(tmp_path / "out.json")
+    with pytest.raises(OSError, match="mine"), atomic_path(tmp_path / "out.json"):
+        raise OSError("mine")

@@ -21,11 +21,12 @@ from typing import Any
 import pytest
 
 from data.conftest import PAYLOAD, Pauses, Upstream
-from safe_llava.config.data import ResolvedFile
+from safe_llava.config.data import ResolvedFile, ResolvedSnapshot
 from safe_llava.core.errors import DataError
 from safe_llava.data import fetch as fetch_step
 from safe_llava.data.download import files as step
 from safe_llava.data.download import receipts, retries, room, sources, transfer
+from safe_llava.data.download.repository import fetch_repository
 from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import Mirror, SourceError
 from safe_llava.demo.server import Fault
@@ -525,3 +526,22 @@ def test_no_token_an_old_one_and_one_without_access_are_told_apart(
     with pytest.raises(DataError) as caught:
         fetch(upstream.row(url="https://huggingface.co/set/file.bin"), tmp_path)
     assert (remedy in caught.value.remedy and token not in str(caught.value).replace("HF_TOKEN", "")) or not token
+
+
+@pytest.mark.parametrize("fault", [Fault(status=403), Fault(status=503), None])
+def test_a_mirrors_password_is_shown_nowhere(
+    upstream: Upstream, tmp_path: Path, pauses: Pauses, caplog: pytest.LogCaptureFixture, fault: Fault | None
+) -> None:
+    caplog.set_level("DEBUG")
+    upstream.server.always = fault
+    port = upstream.server.url.rsplit(":", 1)[1] if fault else "9"
+    mirror = Mirror(f"http://me:pass-word@127.0.0.1:{port}")
+    repository = ResolvedSnapshot(set="demo", repo="demo/x", repo_type="model", revision="main", path="hub")
+    with pytest.raises(DataError) as one:
+        step.fetch_file(upstream.row(), tmp_path / "x", [mirror], QUICK, origin=False)
+    with pytest.raises(DataError) as other:
+        fetch_repository(repository, tmp_path / "hub", [mirror], QUICK, origin=False)
+    said = f"{one.value}{other.value}" + "".join(
+        record.getMessage() for record in caplog.records if record.name.startswith("safe_llava")
+    )
+    assert "127.0.0.1" in said and "pass-word" not in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -34,6 +35,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         # mkstemp makes files that only their owner can read; results are shared on a cluster.
         temporary.chmod(0o644)
         temporary.replace(target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            error.filename = str(target)  # a full disk does not say which file it was
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import time
 from pathlib import Path
 
@@ -82,3 +84,18 @@ def test_no_bound_is_no_queue(tmp_path: Path) -> None:
     assert throttle.limiter(tmp_path, None) is None
     bound = throttle.limiter(tmp_path / "new", 2.5)
     assert bound is not None and bound.bytes_per_second == 2_500_000
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSYS, errno.EROFS])
+def test_without_locks_the_bound_holds_for_the_process(
+    tmp_path: Path, waited: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    limiter = Limiter(tmp_path / "clock", 1000.0)
+    for _ in range(5):
+        limiter.take(500)
+    assert sum(waited) == pytest.approx(2.0)
+    assert caplog.text.count("the bound holds for this process alone") == 1

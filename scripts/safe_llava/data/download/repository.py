@@ -204,7 +204,7 @@ def _list(endpoint: str | None, row: ResolvedSnapshot, policy: RetryPolicy) -> t
 
 
 def _explain(error: Exception) -> SourceError:
-    first = str(error).strip().split("\n")[0]
+    first = sources.shown(str(error).strip().split("\n")[0])
     response = error.response if isinstance(error, HfHubHTTPError) else None
     status = response.status_code if response is not None else 0
     with_token = response is not None and "authorization" in response.request.headers

@@ -97,7 +97,7 @@ def candidates(url: str, copies: Iterable[str], roots: Iterable[Mirror], origin:
 
 def shown(source: Path | str) -> str:
     """Return a source for logs and receipts, without the name and password that an address may carry."""
-    return re.sub(r"(?<=://)[^/@]*@", "", str(source))
+    return re.sub(r"(^|(?<=://))[^/@\s]*@", "", str(source))
 
 
 def report(what: str, tried: list[tuple[str, SourceError]]) -> DataError:

@@ -16,7 +16,7 @@ from safe_llava.core.errors import DataError
 from safe_llava.core.http import open_client
 from safe_llava.data.download.hub import is_hub, refusal_remedy
 from safe_llava.data.download.retries import RetryPolicy
-from safe_llava.data.download.sources import SourceError
+from safe_llava.data.download.sources import SourceError, shown
 
 # Its lines name every address that a redirect leads to, and some of those carry signatures.
 for library in ("httpx", "httpx2"):
@@ -109,7 +109,7 @@ def explain(error: httpx2.HTTPError, url: str, have: int, total: int | None) -> 
     if isinstance(error, httpx2.UnsupportedProtocol):
         return SourceError(f"it leads to an address that is not of the web: {error}")
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        host = urlsplit(url).netloc
+        host = shown(urlsplit(url).netloc)
         return SourceError(f"no connection to {host}: {error or 'timed out'}", again=True, unreachable=True)
     of = f"{total:,}" if total is not None else "an unknown number of"
     return SourceError(
