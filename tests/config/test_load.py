@@ -255,3 +255,53 @@ def test_a_joined_name_of_no_key_is_refused_with_the_nearest(raw: dict[str, Any]
     file.write_text("zzz-zzz: 1\n")
     with pytest.raises(ConfigError, match=r"mine\.yaml: zzz-zzz: no such key"):
         parse(merge(raw, read_yaml(file)), [file])
+
+
+@pytest.mark.parametrize(
+    ("overlay", "words"),
+    [
+        ("models: {mine: LLaVA}", "models.mine: not a mapping"),
+        ("models: {mine: [a]}", "models.mine: not a mapping"),
+        ("models: {mine: {inherits: [x]}}", "models.mine.inherits: not the name of a row"),
+        ("train: {models: {a: b}}", "train.models.a: not a mapping"),
+        ("train: {models: {a: {inherits: {b: c}}}}", "train.models.a.inherits: not the name of a row"),
+        ("models: {a/b: {inherits: LLaVA}}", "models.a/b: not a name"),
+        ("models: {mine: {inherits: nobody}}", "models.mine.inherits: no row `nobody`"),
+        ("models: {mine: {inherits: LLaVA, hub: x}}", "models.mine.hub"),
+        ("models: null", "models: Input should be"),
+        ("1: 2", "1: no such key"),
+        ('results: ""', "results: a path that is not empty"),
+        ("results: /", "results: a path that is not empty"),
+        ('results: "a{b}"', "results: a path that is not empty"),
+        ('data: {root: " "}', "data.root: a path that is not empty"),
+        ('train: {checkpoint_root: ""}', "train.checkpoint_root: a path that is not empty"),
+        ('images: {folder: ""}', "images.folder: a path that is not empty"),
+        ('mirrors: [""]', "mirrors.0: a path that is not empty"),
+        ("mirrors: [ftp://a]", "mirrors.0: a folder, or an address"),
+        ("prism: {select: {models: [LLaVA, LLaVA]}}", "prism.select.models: `LLaVA` is named twice"),
+        ("prism: {released_models: [LLaVA, LLaVA]}", "prism.released_models: `LLaVA` is named twice"),
+        ("benchmarks: {select: {tasks: [pope, pope]}}", "benchmarks.select.tasks: `pope` is named twice"),
+        ("paper: {formats: [png, png]}", "paper.formats: `png` is named twice"),
+        ("paper: {compare: [{safe: LLaVA, original: LLaVA}]}", "paper.compare.0: `LLaVA` is compared with itself"),
+        ("prism: {new_tokens: 0}", "prism.new_tokens: Input should be"),
+    ],
+)
+def test_a_slip_is_named_with_its_file_and_a_remedy(
+    raw: dict[str, Any], files: list[Path], tmp_path: Path, overlay: str, words: str
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(overlay + "\n")
+    with pytest.raises(ConfigError) as caught:
+        parse(merge(raw, read_yaml(mine)), [*files, mine])
+    assert words in caught.value.message
+    assert caught.value.remedy
+    # A key that is no text is found in no file.
+    assert overlay == "1: 2" or f"{mine}: {words.split(':')[0]}" in caught.value.message
+
+
+def test_folders_are_what_they_mean(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    mine = {"results": "./out//x/", "data": {"root": "~/data/"}, "images": {"train": "docker://a/b"}}
+    config = parse(merge(raw, mine))
+    assert (config.results, config.data.root) == ("out/x", "/home/me/data")
+    assert config.images.train == "docker://a/b"

@@ -8,6 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from safe_llava.config.load import over_defaults
 from workflow.dag import ROOT, Job, jobs
 
 DEMO = ("config/demo.yaml",)
@@ -17,6 +20,11 @@ PLACES |= {"root", "safe", "source", "tensorboard", "to", "usage", "vision_tower
 # Stamps and digests, which no other value equals; and `kind`, which has no word in common with `decode`.
 OF_THEIR_OWN = {"retry", "rules", "version", "kind"}
 FIRST, SECOND = "demo-safe", "demo-original"
+
+
+@pytest.fixture(scope="module")
+def paper_raw() -> dict[str, Any]:
+    return over_defaults({})
 
 
 def named(value: Any) -> bool:
@@ -53,6 +61,19 @@ def test_values_that_change_places_make_again_whatever_reads_them() -> None:
     for output in told:
         old, new = before[output], after[output]
         assert (set(old.compared.values()), old.input) != (set(new.compared.values()), new.input), old.rule
+
+
+def test_a_mirror_stands_in_no_parameter_and_in_no_command(
+    paper_jobs: dict[str, Job], paper_raw: dict[str, Any]
+) -> None:
+    """Nor does anything else of how bytes come: so no job has a reason to run again for it."""
+    sets = {
+        name: {"files": [{**file, "mirrors": ["https://me:secret@copies.example/"]} for file in row["files"]]}
+        for name, row in paper_raw["data"]["sets"].items()
+        if "files" in row
+    }
+    data = {"sets": sets, "connections": 7, "retries": 1, "connect_timeout_s": 2, "bandwidth_mb_s": 3}
+    assert jobs({"mirrors": ["https://me:secret@mirror.example/"], "data": data}) == paper_jobs
 
 
 def test_the_files_of_rules_may_be_read_in_any_order(demo_jobs: dict[str, Job], tmp_path: Path) -> None:

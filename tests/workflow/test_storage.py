@@ -22,8 +22,9 @@ class Finished:
             self.write(line.split("\t")[0])
         self._run("--touch", "--forceall", "--cores", "1", self._target)
 
-    def _run(self, *arguments: str, data: str = "") -> str:
+    def _run(self, *arguments: str, data: str = "", mirrors: str = "") -> str:
         settings = ("--config", f"results={self._results}", f"data={{root: {self._results}/data, {data}}}")
+        settings += (f"mirrors=[{mirrors}]",)
         done = self._snakemake(*arguments, *DEMO, *settings)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr if "-n" in arguments else done.stdout
@@ -36,8 +37,8 @@ class Finished:
     def touch(self, data: str) -> None:
         self._run("--touch", "--cores", "1", self._target, data=data)
 
-    def jobs(self, data: str = "") -> dict[str, int]:
-        counts = job_counts(self._run("-n", self._target, data=data))
+    def jobs(self, data: str = "", mirrors: str = "", profile: tuple[str, ...] = ()) -> dict[str, int]:
+        counts = job_counts(self._run("-n", self._target, *profile, data=data, mirrors=mirrors))
         counts.pop("total", None)
         return counts
 
@@ -54,6 +55,12 @@ def test_another_storage_looks_through_the_images_again_and_trains_nothing(finis
     finished.write(f"data/unpacked/{IMAGES}.json")
     finished.touch(extracted)
     assert finished.jobs(extracted) == {}
+
+
+@pytest.mark.parametrize("profile", [(), ("--profile", "slurm")])
+def test_how_bytes_come_is_no_reason_to_run_anything_again(finished: Finished, profile: tuple[str, ...]) -> None:
+    other = "connections: 7, retries: 1, connect_timeout_s: 2, bandwidth_mb_s: 3, mirrors_only: false"
+    assert finished.jobs(other, "https://me:pass@mirror.example/", profile) == {}
 
 
 def test_other_bytes_train_again(finished: Finished) -> None:

@@ -15,13 +15,12 @@ rule benchmarks_released_files:
         mem_mb=1000,
         runtime=240,
     params:
-        rows=lambda wildcards: f"[{','.join(row_json(file) for file in SETS[RELEASED.dataset].files)}]",
-        download=DOWNLOAD,
+        rows=lambda wildcards: f"[{','.join(resolved_row(file.path) for file in SETS[RELEASED.dataset].files)}]",
         root=D,
         retry=lambda wildcards: retry_stamp(RELEASED_FILES),
     shell:
         "python -m safe_llava.data.fetch_set --rows <(printf %s {params.rows:q}) --root {params.root:q} "
-        "{params.download:q} --retry={params.retry:q} --out {output.receipt:q} > {log:q} 2>&1"
+        "--retry={params.retry:q} --out {output.receipt:q} > {log:q} 2>&1"
 
 
 rule benchmarks_released_table:

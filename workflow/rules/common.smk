@@ -49,15 +49,6 @@ SCORED = [name for name in cfg.benchmarks.select.tasks if name not in SUBMITTED]
 PRISM_PAIRS = compared(cfg, cfg.prism.select.models)
 BENCHMARK_PAIRS = compared(cfg, cfg.benchmarks.select.models) if SCORED else []
 
-# Where the downloads ask, and how; what is here already is not asked for again when these change.
-DOWNLOAD = (
-    [f"--mirror={mirror}" for mirror in cfg.mirrors]
-    + ["--mirrors-only"] * cfg.data.mirrors_only
-    + [f"--connect-timeout={cfg.data.connect_timeout_s}", f"--retries={cfg.data.retries}"]
-    + [f"--connections={cfg.data.connections}"]
-    + ([f"--bandwidth-mb-s={cfg.data.bandwidth_mb_s}"] if cfg.data.bandwidth_mb_s else [])
-)
-
 QUIET = "all" in {str(one) for one in workflow.output_settings.quiet or []}
 # Steps run with the interpreter that runs Snakemake, unless a container image brings its own.
 IN_CONTAINERS = any(str(method) == "apptainer" for method in workflow.deployment_settings.deployment_method)

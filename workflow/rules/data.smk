@@ -1,14 +1,31 @@
 # The data stage: external bytes arrive, are verified, unpacked, and checked against the annotations.
+import ast
 import itertools
+
+from snakemake.io import IOFile
 
 from safe_llava.config.selection import checked_sets, needed
 
 ANNOUNCED = []
 
+# How bytes come, in an environment variable: in no parameter, where it would be a reason to run everything again, and in
+# no command, which everybody sees and Snakemake keeps; a mirror's address may hold a password.
+HOW = ("mirrors_only", "connect_timeout_s", "retries", "connections", "bandwidth_mb_s")
+COPIES = {path: file.mirrors for path, file in FILES.items() if file.mirrors}
+os.environ["SAFE_LLAVA_DOWNLOAD"] = json.dumps(
+    {"mirrors": cfg.mirrors, "file_mirrors": COPIES, **{key: getattr(cfg.data, key) for key in HOW}}
+)
+
 
 def resolved_row(name):
-    """The row of a file or a repository, as its step reads it."""
-    return row_json(SNAPSHOTS.get(name) or FILES[name])
+    """The row of a file or a repository, as its step reads it: without what says how the bytes come."""
+    return row_json(SNAPSHOTS[name]) if name in SNAPSHOTS else row_json(FILES[name], mirrors=[])
+
+
+def as_kept(receipt):
+    """How the bytes came, where an older version kept it as a parameter of a receipt: no reason to fetch them again."""
+    kept = workflow.persistence.params(IOFile(receipt)) or []
+    return next((ast.literal_eval(value) for value in kept if "--connect-timeout=" in value), [])
 
 
 def data_milestone():
@@ -48,11 +65,11 @@ rule data_fetch:
         runtime=1440,
     params:
         row=of("file", resolved_row),
-        download=DOWNLOAD,
+        download=of("file", lambda name: as_kept(fetched(name))),
         root=D,
     shell:
         "python -m safe_llava.data.fetch --row <(printf %s {params.row:q}) --root {params.root:q} "
-        "{params.download:q} --out {params.root:q}/{wildcards.file:q} --receipt {output.receipt:q} > {log:q} 2>&1"
+        "--out {params.root:q}/{wildcards.file:q} --receipt {output.receipt:q} > {log:q} 2>&1"
 
 
 rule data_snapshot:
@@ -69,11 +86,11 @@ rule data_snapshot:
         runtime=1440,
     params:
         row=of("snapshot", resolved_row),
-        download=DOWNLOAD,
+        download=of("snapshot", lambda name: as_kept(receipts(name)[0])),
         root=D,
     shell:
         "python -m safe_llava.data.snapshot --row <(printf %s {params.row:q}) --root {params.root:q} "
-        "{params.download:q} --out {output.receipt:q} > {log:q} 2>&1"
+        "--out {output.receipt:q} > {log:q} 2>&1"
 
 
 # The book covers that a list names, each from its own address: `config/ocr-vqa-covers.yaml` asks for them.
@@ -93,11 +110,11 @@ rule data_covers:
         runtime=2880,
     params:
         to=of("covers", lambda name: COVERS[name].covers),
-        download=DOWNLOAD,
+        download=of("covers", lambda name: as_kept(placed(name))),
         root=D,
     shell:
         "python -m safe_llava.data.ocr_vqa --dataset {params.root:q}/{wildcards.covers:q} --root {params.root:q} "
-        "--to {params.to:q} {params.download:q} --out {output.receipt:q} > {log:q} 2>&1"
+        "--to {params.to:q} --out {output.receipt:q} > {log:q} 2>&1"
 
 
 rule data_unpack:

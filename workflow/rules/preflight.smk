@@ -8,11 +8,15 @@ from safe_llava.config.selection import needed_sets
 # The container images whose environment the selection uses.
 EVALUATED = {*cfg.prism.select.models, *cfg.benchmarks.select.models}
 LOOKED_INTO = ["train"] * bool(cfg.train.select.models) + ["eval"] * bool(EVALUATED) + ["paper"]
+# What the page has no use for: a mirror's address may hold a password.
+MIRRORS = {"mirrors": True, "data": {"sets": {"__all__": {"files": {"__all__": {"mirrors"}}}}}}
 
 # The arguments of the step that makes the page, which Snakemake would delete with a rule's outputs if a line is red.
-GATHERED = [f"--config={R}/preflight/config.json", f"--login={R}/preflight/login.json"]
-GATHERED += [f"--facts={name}={R}/preflight/{name}.json" for name in LOOKED_INTO]
-GATHERED += [f"--page={R}/preflight/preflight.html"]
+GATHERED = [f"--{part}={R}/preflight/{part}.json" for part in ("config", "login")]
+GATHERED += [
+    *(f"--facts={name}={R}/preflight/{name}.json" for name in LOOKED_INTO),
+    f"--page={R}/preflight/preflight.html",
+]
 FOUND_BEFORE = [f"{R}/preflight/{name}" for name in (*(f"{image}.json" for image in LOOKED_INTO), "preflight.html")]
 
 
@@ -107,7 +111,7 @@ rule preflight_config:
     container:
         ON_THE_HOST
     params:
-        config=lambda wildcards: row_json(cfg),
+        config=lambda wildcards: cfg.model_dump_json(exclude_defaults=True, exclude=MIRRORS),
     shell:
         "printf '%s\\n' {params.config:q} > {output.config:q} 2> {log:q}"
 

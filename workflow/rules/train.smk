@@ -20,8 +20,7 @@ def training_inputs(name, stage):
     sets = (annotations, *cfg.data.sets[annotations].needs)
     paths = [file.path for part in sets for file in SETS[part].files]
     learnt = [placed(path) if path in COVERS else fetched(path) for path in paths]
-    weights = [*receipts(row.language_model), *receipts(row.vision_tower)]
-    return [ancient(layout(annotations)), *learnt, *weights]
+    return [ancient(layout(annotations)), *learnt, *receipts(row.language_model), *receipts(row.vision_tower)]
 
 
 def training_images(name, stage):
@@ -78,8 +77,8 @@ def saving(name, stage):
     """The trainer's arguments that change no number: where and when it saves itself, and at what loss it stops."""
     row = cfg.train.models[name]
     flags = {"checkpoints": CHECKPOINTS / name / stage, **dict(row.checkpoints), "loss_limit": row.loss_limit}
-    given = {flag.replace("_", "-"): shlex.quote(str(value)) for flag, value in flags.items() if value is not None}
-    return " ".join(f"--{flag} {value}" for flag, value in given.items())
+    given = [(flag.replace("_", "-"), str(value)) for flag, value in flags.items() if value is not None]
+    return " ".join(f"--{flag} {shlex.quote(value)}" for flag, value in given)
 
 
 def training(stage, runtime):
@@ -101,8 +100,8 @@ def training(stage, runtime):
 def training_on_several(stage, runtime):
     """The resources of a stage over several machines; `mpi` is there and 0: the job's shell is no step of one machine."""
     nodes = of("trained", lambda name: cfg.train.models[name].nodes)
-    # GPUs of each machine: a number in all might be spread unevenly.
     gres = of("trained", lambda name: f"gpu:{gpus(name)}" if gpus(name) else "")
+    # `gres`, for a number in all might be spread unevenly.
     return training(stage, runtime) | dict(mpi=0, nodes=nodes, gpu=0, gres=gres)
 
 

@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+Value = TypeVar("Value")
+
+
+def _place(path: str) -> str:
+    place = str(Path(path).expanduser())
+    if not path.strip() or place == "/" or not path.isprintable() or set("{}") & set(path):
+        raise ValueError("a path that is not empty, not `/`, and without braces and control characters")
+    return place
+
+
+def _mirror(mirror: str) -> str:
+    if "://" in mirror and not mirror.startswith(("https://", "http://")):
+        raise ValueError("a folder, or an address that begins with https:// or http://")
+    return _place_or_address(mirror)
+
+
+def _place_or_address(place: str) -> str:
+    return place if "://" in place else _place(place)
+
+
+def _each_once(values: list[Value]) -> list[Value]:
+    if twice := [value for k, value in enumerate(values) if value in values[:k]]:
+        raise ValueError(f"`{twice[0]}` is named twice; name it once")
+    return values
+
+
+Place = Annotated[str, AfterValidator(_place)]
+PlaceOrAddress = Annotated[str, AfterValidator(_place_or_address)]
+Mirror = Annotated[str, AfterValidator(_mirror)]
+Once = AfterValidator(_each_once)  # of a list whose values are each there once
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="A name that is safe in a path.")]
 Unknown = Literal["unknown"]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from safe_llava.config.base import Name, Row
+from safe_llava.config.base import Name, Once, Row
 
 FieldType = Literal["integer", "string"]
 Pictures = Literal["all", "middle", "none"]
@@ -120,8 +120,8 @@ class ReleasedBenchmarks(Row):
 class BenchmarksSelect(Row):
     """What `snakemake benchmarks` evaluates."""
 
-    models: list[Name] = Field(description="Rows of `models` that answer.")
-    tasks: list[Name] = Field(description="Rows of benchmarks.tasks that are asked.")
+    models: Annotated[list[Name], Once] = Field(description="Rows of `models` that answer.")
+    tasks: Annotated[list[Name], Once] = Field(description="Rows of benchmarks.tasks that are asked.")
 
 
 class BenchmarksConfig(Row):
@@ -133,7 +133,7 @@ class BenchmarksConfig(Row):
     allow_failed: float = Field(
         0.0, ge=0, le=1, description="Fraction of the questions that may lack an answer where a score is published."
     )
-    compare: list[Name] | None = Field(
+    compare: Annotated[list[Name], Once] | None = Field(
         None, description="Models whose scores stand beside the published ones; null: all that are evaluated."
     )
     released: ReleasedBenchmarks | None = Field(None, description="Answers that others released, scored again.")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from safe_llava.config.audit import AuditConfig
-from safe_llava.config.base import Name, Row, Unknown
+from safe_llava.config.base import Name, Place, Row, Unknown
 
 HUB = "https://huggingface.co"
 NONE: Mapping[str, str] = {}
@@ -24,9 +24,9 @@ DEFAULT_REVISION = "main"  # what the hub serves where a row names no revision
 
 def _below_root(path: str) -> str:
     parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path:
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or not path.isprintable():
         raise ValueError("a path below the data root: relative, without `..`")
-    return path
+    return str(PurePosixPath(path))
 
 
 def _sha256(value: str) -> str:
@@ -203,7 +203,7 @@ class ResolvedSet(Row):
 class DataConfig(Row):
     """The data stage."""
 
-    root: str = Field("data", description="Folder of all data; may be absolute, and outside the clone.")
+    root: Place = Field("data", description="Folder of all data; may be absolute, and outside the clone.")
     storage: Storage = Field(
         "extracted",
         description="What becomes of image archives. extracted: unpacked into the tree of the original code. archive: "

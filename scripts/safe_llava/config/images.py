@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from safe_llava.config.base import Row
+from safe_llava.config.base import Place, PlaceOrAddress, Row
 
 
 class Images(Row):
     """Apptainer images by environment; used where Snakemake runs with `--sdm apptainer` (docs/images.md)."""
 
-    folder: str = Field("containers/images", description="Folder of the images that `snakemake images` makes.")
+    folder: Place = Field("containers/images", description="Folder of the images that `snakemake images` makes.")
     wheels: Literal["cuda", "cpu"] = Field("cuda", description="The packages of the train and eval images.")
     base: str | None = Field(
         None,
@@ -24,6 +24,8 @@ class Images(Row):
         description="Where the images are pulled from instead of being built, such as `oras://HOST/FOLDER`: "
         "the image of a name has its tag there.",
     )
-    train: str | None = Field(None, description="An image of your own for the train stage; null: that of `folder`.")
-    eval: str | None = Field(None, description="An image of your own for the prism and benchmarks stages.")
-    paper: str | None = Field(None, description="An image of your own for the data and paper stages.")
+    train: PlaceOrAddress | None = Field(
+        None, description="An image of your own for the train stage; null: that of `folder`."
+    )
+    eval: PlaceOrAddress | None = Field(None, description="An image of your own for the prism and benchmarks stages.")
+    paper: PlaceOrAddress | None = Field(None, description="An image of your own for the data and paper stages.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -12,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from safe_llava.config.data import HUB
-from safe_llava.config.models import SOURCES
+from safe_llava.config.models import REPOSITORY, SOURCES
 from safe_llava.config.schema import Config
 from safe_llava.config.selection import config_files
 from safe_llava.core.errors import ConfigError
@@ -52,8 +53,13 @@ def resolve_inheritance(rows: Mapping[str, Any], where: str, exclusive: Sequence
             circle = " -> ".join((*trail, name))
             raise ConfigError(f"{where}: rows inherit in a circle: {circle}", "let one of them name no parent")
         if name not in resolved:
+            if not isinstance(rows[name], Mapping | None):
+                remedy = f"write `{name}: {{inherits: …}}`"
+                raise ConfigError(f"{where}.{name}: not a mapping of keys to values", remedy)
             row = dict(rows[name] or {})
             parent = row.pop("inherits", None)
+            if not isinstance(parent, str | None):
+                raise ConfigError(f"{where}.{name}.inherits: not the name of a row", "name one row, without brackets")
             if parent is None:
                 resolved[name] = row
             elif parent not in rows:
@@ -78,6 +84,14 @@ def parse(raw: Mapping[str, Any], files: Sequence[Path | str] = ()) -> Config:
     Raises:
         ConfigError: naming file, key and remedy, for the first faults found.
     """
+    try:
+        return _parse(raw, files)
+    except ConfigError as error:
+        holder = _holder_of(error.message, files)
+        raise ConfigError(f"{holder}: {error.message}", error.remedy) if holder else error from error.__cause__
+
+
+def _parse(raw: Mapping[str, Any], files: Sequence[Path | str]) -> Config:
     merged = spelled_out(copy.deepcopy(dict(raw)), files)
     for section, where, exclusive in ((merged.get("train"), "train.models", ()), (merged, "models", SOURCES)):
         if isinstance(section, dict) and isinstance(section.get("models"), Mapping):
@@ -86,7 +100,7 @@ def parse(raw: Mapping[str, Any], files: Sequence[Path | str] = ()) -> Config:
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        raise _explain(error, files) from error
+        raise _explain(error, merged, files) from error
     check_references(config)
     return config
 
@@ -100,8 +114,8 @@ def spelled_out(merged: Mapping[str, Any], files: Sequence[Path | str] = ()) -> 
     Raises:
         ConfigError: there is no such place.
     """
-    tree = {key: value for key, value in merged.items() if "-" not in key}
-    joined = {key: value for key, value in merged.items() if "-" in key}
+    tree = {str(key): value for key, value in merged.items() if "-" not in str(key)}
+    joined = {key: value for key, value in merged.items() if key not in tree and "-" in str(key)}
     if not joined:
         return tree
     known = {"-".join(place): place for place in sorted(_places(tree), key=lambda place: [len(part) for part in place])}
@@ -137,8 +151,8 @@ def add_hub_models(merged: dict[str, Any]) -> None:
     if not isinstance(models, dict) or not isinstance(sets, dict):
         return  # the schema says what is wrong
     for name, row in models.items():
-        if not isinstance(row, dict) or not isinstance(row.get("hub"), str) or "weights" in row:
-            continue
+        if not isinstance(row, dict) or not re.fullmatch(REPOSITORY, str(row.get("hub"))) or "weights" in row:
+            continue  # the schema says what is wrong
         repo, revision = row.pop("hub"), row.pop("revision", None)
         folder = f"hub/models/{repo}" + (f"@{revision}" if revision else "")
         snapshot = {"repo": repo, "repo_type": "model", "allow": list(HUB_FILES), "path": folder}
@@ -285,26 +299,52 @@ def _known(name: str, rows: Iterable[str]) -> str:
     return f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else f"use one of: {', '.join(names)}"
 
 
-def _explain(error: ValidationError, files: Sequence[Path | str]) -> ConfigError:
+def _explain(error: ValidationError, merged: Any, files: Sequence[Path | str]) -> ConfigError:
     lines, remedies = [], []
     for fault in error.errors()[:5]:
-        key = ".".join(str(part) for part in fault["loc"])
+        key = ".".join(_keys(fault["loc"], merged))
         holder = _holder(fault["loc"], files)
         place = f"{holder}: " if holder else ""
         if fault["type"] == "extra_forbidden":
             lines.append(f"{place}{key}: no such key")
             remedies.append(_known(str(fault["loc"][-1]), _fields_at(fault["loc"][:-1])))
+        elif fault["loc"][-1:] == ("[key]",):
+            lines.append(f"{place}{key}: not a name: letters, digits, `.`, `_` and `-`, the first a letter or a digit")
+            remedies.append("give the row another name")
         elif fault["type"] == "missing":
             lines.append(f"{place}{key}: this key is missing")
             remedies.append(f"set {key}; docs/configuration.md says what it means")
         else:
             given = f" (given: {fault['input']!r})" if isinstance(fault["input"], str | int | float | bool) else ""
-            lines.append(f"{place}{key}: {fault['msg']}{given}")
+            lines.append(f"{place}{key}: {fault['msg'].removeprefix('Value error, ')}{given}")
             remedies.append(f"docs/configuration.md says what {key} may be")
     more = error.error_count() - len(lines)
     if more > 0:
         lines.append(f"and {more} more")
     return ConfigError("the configuration is wrong\n  " + "\n  ".join(lines), "\n  ".join(dict.fromkeys(remedies)))
+
+
+def _keys(location: Sequence[int | str], tree: Any) -> Iterator[str]:
+    """Yield the keys of a fault's place, without what pydantic says of the type that it tried."""
+    for part in location:
+        held = isinstance(tree, Mapping | list) and (isinstance(tree, Mapping) or isinstance(part, int))
+        if not held or part == "[key]":
+            return
+        yield str(part)
+        tree = tree.get(part) if isinstance(tree, Mapping) else tree[part]
+
+
+def _holder_of(message: str, files: Sequence[Path | str]) -> str | None:
+    """Return the last file that holds the key that a message begins with, or its nearest parent."""
+
+    def depth(tree: Any, rest: str) -> int:
+        inner = tree.items() if isinstance(tree, Mapping) else ()
+        fits = [(str(key), value) for key, value in inner if re.match(rf"{re.escape(str(key))}[.:]", rest)]
+        return max((len(key) + 1 + depth(value, rest[len(key) + 1 :]) for key, value in fits), default=0)
+
+    depths = [(depth(read_yaml(path), message), k, str(path)) for k, path in enumerate(files) if Path(path).is_file()]
+    deepest = max(depths, default=(0, 0, ""))
+    return deepest[2] if deepest[0] else None
 
 
 def _holder(location: Sequence[int | str], files: Sequence[Path | str]) -> str | None:
@@ -319,9 +359,9 @@ def _holder(location: Sequence[int | str], files: Sequence[Path | str]) -> str |
         for path, tree in reversed(trees):
             node: Any = tree
             for part in location[:depth]:
-                node = node.get(part) if isinstance(node, Mapping) else None
-                if node is None:
+                if not isinstance(node, Mapping) or part not in node:
                     break
+                node = node[part]
             else:
                 return path
     return None

@@ -6,8 +6,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from safe_llava.config.base import Name, Row
+from safe_llava.config.base import Name, Place, Row
 
+REPOSITORY = r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$"
 # Keys of a model's row that say where its checkpoint comes from.
 SOURCES = ("train", "weights", "hub", "folder")
 
@@ -28,11 +29,11 @@ class EvaluatedModel(Row):
     weights: Name | None = Field(None, description="Data set row whose snapshot this is.")
     hub: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$",
+        pattern=REPOSITORY,
         description="Name of a Hugging Face repository, `organisation/name`: a data set row is made for it.",
     )
     revision: str | None = Field(None, description="Commit of `hub`; null: not pinned yet.")
-    folder: str | None = Field(None, description="Folder with a checkpoint of your own; nothing is fetched for it.")
+    folder: Place | None = Field(None, description="Folder with a checkpoint of your own; nothing is fetched for it.")
     vision_tower: Name | None = Field(
         None, description="Data set row of the vision tower, for a checkpoint to convert that may lack its own."
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from safe_llava.config.base import Name, Row
+from safe_llava.config.base import Name, Once, Row
 
 TableKind = Literal[
     "prism",
@@ -39,6 +39,15 @@ class Comparison(Row):
     safe: Name = Field(description="Row of `models` that was trained on the cleaned annotations.")
     original: Name = Field(description="Row of `models` that was trained on the original annotations.")
 
+    def __str__(self) -> str:
+        return f"{self.safe}, {self.original}"
+
+    @model_validator(mode="after")
+    def _of_two(self) -> Self:
+        if self.safe == self.original:
+            raise ValueError(f"`{self.safe}` is compared with itself")
+        return self
+
 
 class Examples(Row):
     """The contact sheet of test images with every model's answers."""
@@ -50,10 +59,12 @@ class Examples(Row):
 class PaperConfig(Row):
     """The tables and figures of the paper."""
 
-    tables: list[TableKind] = Field(description="Tables to make, each as Markdown and LaTeX.")
-    figures: list[FigureKind] = Field(description="Figures to make.")
-    formats: list[Literal["pdf", "png"]] = Field(min_length=1, description="File formats of the figures.")
-    compare: list[Comparison] = Field(
+    tables: Annotated[list[TableKind], Once] = Field(description="Tables to make, each as Markdown and LaTeX.")
+    figures: Annotated[list[FigureKind], Once] = Field(description="Figures to make.")
+    formats: Annotated[list[Literal["pdf", "png"]], Once] = Field(
+        min_length=1, description="File formats of the figures."
+    )
+    compare: Annotated[list[Comparison], Once] = Field(
         description="Pairs of models, set side by side question by question in each stage that both are selected for."
     )
     examples: Examples = Field(description="The contact sheet of test images with every model's answers.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from safe_llava.config.base import Name, Row
+from safe_llava.config.base import Name, Once, Place, Row
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
@@ -140,9 +140,9 @@ class Judge(Row):
 class PrismSelect(Row):
     """What `snakemake prism` evaluates."""
 
-    models: list[Name] = Field(min_length=1, description="Rows of `models` that answer.")
-    editions: list[Name] = Field(min_length=1, description="Rows of prism.editions that are asked.")
-    judges: list[Name] = Field(min_length=1, description="Rows of prism.judges that read the answers.")
+    models: Annotated[list[Name], Once] = Field(min_length=1, description="Rows of `models` that answer.")
+    editions: Annotated[list[Name], Once] = Field(min_length=1, description="Rows of prism.editions that are asked.")
+    judges: Annotated[list[Name], Once] = Field(min_length=1, description="Rows of prism.judges that read the answers.")
 
 
 class AllowFailed(Row):
@@ -156,7 +156,9 @@ class PrismConfig(Row):
     """The privacy benchmark."""
 
     select: PrismSelect = Field(description="What `snakemake prism` evaluates.")
-    released_models: list[Name] = Field(description="Models whose released answers (v1) are judged and compared.")
+    released_models: Annotated[list[Name], Once] = Field(
+        description="Models whose released answers (v1) are judged and compared."
+    )
     released_dataset: Name = Field(description="Data set row with the released answers.")
     editions: dict[Name, Edition] = Field(description="Editions by name.")
     judges: dict[Name, Judge] = Field(description="Judges by name.")
@@ -166,4 +168,4 @@ class PrismConfig(Row):
     allow_failed: AllowFailed = Field(
         default_factory=AllowFailed, description="What may be missing when a table of PRISM is made."
     )
-    published: dict[Name, str] = Field(description="Committed file of the published counts, by edition.")
+    published: dict[Name, Place] = Field(description="Committed file of the published counts, by edition.")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from safe_llava.config.base import Name, Row
+from safe_llava.config.base import Name, Once, Place, Row
 
 
 class Lora(Row):
@@ -108,7 +108,7 @@ class TrainedModel(Row):
 class TrainSelect(Row):
     """What `snakemake train` makes."""
 
-    models: list[Name] = Field(description="Rows of train.models to train.")
+    models: Annotated[list[Name], Once] = Field(description="Rows of train.models to train.")
 
 
 class TrainConfig(Row):
@@ -119,7 +119,7 @@ class TrainConfig(Row):
         description="Trained models by name. A row may say `inherits: OTHER` and give only what differs; "
         "a name that begins with `base-` is a template that is never trained."
     )
-    checkpoint_root: str = Field(
+    checkpoint_root: Place = Field(
         "checkpoints",
         description="Folder for checkpoints of running work, under `results` unless absolute; no rule owns it, so a "
         "failed job never loses it.",
