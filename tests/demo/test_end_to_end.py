@@ -124,6 +124,15 @@ def test_the_outputs_open(finished: Path) -> None:
     assert "<html" in report and "PRISM test images drawn at random" in report
 
 
+def test_the_page_shows_every_question_with_its_picture_and_both_answers(finished: Path) -> None:
+    page = (finished / "prism/browse.html").read_text(encoding="utf-8")
+    assert '"name":"demo-safe"' in page and '"name":"demo-original"' in page
+    data = "".join(path.read_text(encoding="utf-8") for path in (finished / "prism/browse").glob("*.js"))
+    asked = sum(1 for path in finished.glob("prism/answers/*/demo-safe/*.jsonl") for _ in path.open())
+    assert data.count('{"p":') == asked > 1000
+    assert data.count("data:image/jpeg;base64,") > 100
+
+
 def test_the_audit_finds_what_the_safe_annotations_leave_out(finished: Path) -> None:
     found = dict.fromkeys(("original", "safe"), 0)
     for row in rows(finished / "tables" / "audit.csv"):
