@@ -17,11 +17,11 @@ from safe_llava.cluster.estimates.estimate import (
 )
 from safe_llava.cluster.estimates.measured import Measured
 from safe_llava.config.schema import Config
-from safe_llava.data.download.volume import Line
+from safe_llava.data.download.volume import PlanLine
 
 
-def line(name: str, to_write: int | None) -> Line:
-    return Line(name, "images", "unknown", to_write, 1, to_write, to_write, 1, "1 file")
+def line(name: str, to_write: int | None) -> PlanLine:
+    return PlanLine(name, "images", "unknown", to_write, 1, to_write, to_write, 1, "1 file")
 
 
 LINES = [line("coco", 40_000_000_000), line("prism-v2", None)]

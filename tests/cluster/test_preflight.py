@@ -28,7 +28,7 @@ from safe_llava.cluster.login import (
 )
 from safe_llava.config.schema import Config
 from safe_llava.data.download.room import Room
-from safe_llava.data.download.volume import Line
+from safe_llava.data.download.volume import PlanLine
 
 SECRET = "sk-not-to-be-said"
 
@@ -70,8 +70,8 @@ def test_an_image_whose_labels_cannot_be_read_is_red(tmp_path: Path) -> None:
     assert "cannot be read" in found.said
 
 
-def line(to_write: int | None) -> Line:
-    return Line("coco", "images", "unknown", to_write, 1, to_write, to_write, 100, "100 files")
+def line(to_write: int | None) -> PlanLine:
+    return PlanLine("coco", "images", "unknown", to_write, 1, to_write, to_write, 100, "100 files")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def line(to_write: int | None) -> Line:
     ],
 )
 def test_data_that_does_not_fit_by_bytes_or_inodes_is_red(
-    paper: Config, lines: list[Line], room: Room, state: str
+    paper: Config, lines: list[PlanLine], room: Room, state: str
 ) -> None:
     found = check_data_room(paper.data, lines, room)
     assert found.state == state

@@ -54,7 +54,7 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fill(served: Path, tmp_path: Path, server: FaultyServer) -> dict[str, Any]:
     mirrors = [Mirror(server.url)]
-    return bundle.gather(sets(), tmp_path / "bundle", tmp_path / "data", mirrors, QUICK, origin=False)
+    return bundle.fill_bundle(sets(), tmp_path / "bundle", tmp_path / "data", mirrors, QUICK, origin=False)
 
 
 def arrive(folder: Path, root: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_bundle_is_all_that_is_needed_without_a_network(
         raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", no_network)
-    assert bundle.check(copied, 2) == 5
+    assert bundle.check_bundle(copied, 2) == 5
     arrive(copied, tmp_path / "cluster")
     assert (tmp_path / "cluster/downloads/x.zip").read_bytes() == ARCHIVE
     assert (tmp_path / "cluster/ann.json").read_bytes() == FILES["hub.example/ann.json"]
@@ -105,7 +105,7 @@ def test_a_bundle_that_was_interrupted_is_gone_on_with(served: Path, tmp_path: P
         requests = sum(server.requests.values())
         fill(served, tmp_path, server)
         assert sum(server.requests.values()) == requests
-    assert bundle.check(tmp_path / "bundle", 1) == 5
+    assert bundle.check_bundle(tmp_path / "bundle", 1) == 5
 
 
 def test_what_stands_on_this_machine_is_not_fetched_again(served: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_what_stands_on_this_machine_is_not_fetched_again(served: Path, tmp_path
         requests = sum(server.requests.values())
         fill(served, tmp_path, server)
         assert sum(server.requests.values()) == requests
-    assert bundle.check(tmp_path / "bundle", 1) == 5
+    assert bundle.check_bundle(tmp_path / "bundle", 1) == 5
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_copy_that_is_not_whole_is_found_out(served: Path, tmp_path: Path, dam
     else:
         manifest.write_text('{"files": {"x": {}}}')
     with pytest.raises(DataError, match=fault):
-        bundle.check(tmp_path / "bundle", 1)
+        bundle.check_bundle(tmp_path / "bundle", 1)
 
 
 def test_a_mirror_whose_files_are_not_those_that_it_lists_is_refused(served: Path, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_command_checks(served: Path, tmp_path: Path) -> None:
 
 def test_the_configuration_says_how_it_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[RetryPolicy] = []
-    monkeypatch.setattr(bundle, "gather", lambda *args: seen.append(args[4]) or {"files": {}})
+    monkeypatch.setattr(bundle, "fill_bundle", lambda *args: seen.append(args[4]) or {"files": {}})
     more = tmp_path / "more.yaml"
     more.write_text("data: {connections: 7, retries: 9, connect_timeout_s: 3, bandwidth_mb_s: 50, ignore_space: true}")
     flags = ["--out", str(tmp_path / "bundle"), "--configfile", str(more)]

@@ -57,12 +57,12 @@ def test_a_length_that_is_too_short_never_gives_a_file(
     url = put(upstream.server, f"data.example/{path}", content)
     upstream.server.always = Fault(claimed_length=len(content) - cut, no_ranges=True)
     row = ResolvedFile(set="demo", path=path, url=url)
-    patience = RetryPolicy(retries=0, connections=connections)
+    policy = RetryPolicy(retries=0, connections=connections)
     with pytest.raises(DataError, match="cut off"):
-        step.fetch_file(row, tmp_path / path, [], patience)
+        step.fetch_file(row, tmp_path / path, [], policy)
     assert not (tmp_path / path).exists()
     upstream.server.always = None
-    step.fetch_file(row, tmp_path / path, [], patience)
+    step.fetch_file(row, tmp_path / path, [], policy)
     assert (tmp_path / path).read_bytes() == content
 
 
@@ -108,9 +108,9 @@ def test_the_hubs_checksum_is_held_against_the_bytes(
     else:
         headers[tag] = '"' + "a" * 64 + '"'
     monkeypatch.setattr(upstream.server, "find", lying(upstream.server, headers))
-    patience, mirrors = RetryPolicy(retries=0, connections=connections), [Mirror(upstream.server.url)]
+    policy, mirrors = RetryPolicy(retries=0, connections=connections), [Mirror(upstream.server.url)]
     with pytest.raises(DataError, match=r"the hub's (sha256|git id) is a+, not that of what came"):
-        step.fetch_file(row, tmp_path / "x.bin", mirrors, patience, origin=False)
+        step.fetch_file(row, tmp_path / "x.bin", mirrors, policy, origin=False)
     assert not (tmp_path / "x.bin").exists()
 
 
@@ -136,7 +136,7 @@ def test_a_checksum_of_the_hub_that_agrees_is_noted(
     assert (receipt.hub, receipt.commit, receipt.checked) == (True, "c" * 40, [])
 
 
-def test_another_hosts_headers_promise_nothing(
+def test_another_hosts_headers_state_nothing(
     upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     headers = {"X-Linked-Etag": '"' + "a" * 64 + '"', "X-Repo-Commit": "c" * 40}
@@ -167,22 +167,22 @@ def test_a_disk_that_fills_up_keeps_what_came(
     upstream: Upstream, small_disk: Path, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "SEGMENT_BYTES", 50_000)
-    patience = RetryPolicy(retries=1, connections=connections)
+    policy = RetryPolicy(retries=1, connections=connections)
     target = small_disk / "set/file.bin"
     with pytest.raises(DataError, match=r"bytes are needed and .* are free"):
-        step.fetch_file(upstream.row(), target, [], patience)
+        step.fetch_file(upstream.row(), target, [], policy)
     # Somebody else's files took the room that was there when it was asked for.
     with monkeypatch.context() as patched:
         patched.setattr(transfer, "require_space", lambda path, wanted: None)
         with pytest.raises(DataError, match="No space left on device") as caught:
-            step.fetch_file(upstream.row(), target, [], patience)
+            step.fetch_file(upstream.row(), target, [], policy)
     assert "data.root" in caught.value.remedy
     assert not target.exists()
     part = target.with_name("file.bin.part")
     have, sent = transfer.size_of(part) + segments.ahead_bytes(part), upstream.bytes_sent
     assert have > 100_000
     subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
-    step.fetch_file(upstream.row(), target, [], patience)
+    step.fetch_file(upstream.row(), target, [], policy)
     assert target.read_bytes() == PAYLOAD
     time.sleep(0.1)
     assert upstream.bytes_sent - sent <= len(PAYLOAD) - have + 300_000, "what had come was not fetched again"

@@ -103,7 +103,7 @@ def test_a_broken_line_is_gone_on_with(upstream: Upstream, tmp_path: Path, pause
     assert upstream.bytes_sent == len(PAYLOAD), "only the missing bytes were fetched"
 
 
-def test_progress_renews_patience(upstream: Upstream, tmp_path: Path, pauses: Pauses) -> None:
+def test_progress_renews_the_retry_policy(upstream: Upstream, tmp_path: Path, pauses: Pauses) -> None:
     upstream.server.always = Fault(truncate_after=len(PAYLOAD) // 8)
     fetch(upstream.row(), tmp_path)
     assert target(tmp_path).read_bytes() == PAYLOAD

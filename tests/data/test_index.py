@@ -163,15 +163,15 @@ def test_more_members_than_sixteen_bits_count(tmp_path: Path) -> None:
     folder = indexed(tmp_path, members, files=66_000)
     for number in (0, 999, 65_535, 65_536, 65_999):
         assert imagefiles.read_bytes(folder / f"{number // 1000:02d}" / f"{number:06d}.jpg") == b"%d" % number
-    assert len(imagefiles.listing(folder / "65") or ()) == 1000
+    assert len(imagefiles.folder_listing(folder / "65") or ()) == 1000
 
 
 def test_listings_and_folders(tmp_path: Path) -> None:
     folder = indexed(tmp_path)
-    assert imagefiles.listing(folder) == {"a0.jpg": 27, "empty.jpg": 0, "ünï 雪.png": 5}
-    assert imagefiles.listing(folder / "a") == {"1.jpg": 150}
-    assert imagefiles.listing(folder / "c") is None
-    assert imagefiles.listing(folder.parent / "elsewhere") is None
+    assert imagefiles.folder_listing(folder) == {"a0.jpg": 27, "empty.jpg": 0, "ünï 雪.png": 5}
+    assert imagefiles.folder_listing(folder / "a") == {"1.jpg": 150}
+    assert imagefiles.folder_listing(folder / "c") is None
+    assert imagefiles.folder_listing(folder.parent / "elsewhere") is None
     assert imagefiles.is_folder(folder) and imagefiles.is_folder(folder / "a" / "b")
     assert not imagefiles.is_folder(folder / "c")
     assert imagefiles.exists(folder / "a" / "1.jpg")
@@ -210,14 +210,14 @@ def test_both_ways_to_store_give_the_same_bytes(tmp_path: Path) -> None:
         "pics/broken.jpg": b"GIF8",
     }
     folder = indexed(tmp_path, covers, normalise_images=True)
-    read, digests = held(folder, covers), {name: imagefiles.digest(folder / name[5:]) for name in covers}
+    read, digests = held(folder, covers), {name: imagefiles.image_digest(folder / name[5:]) for name in covers}
     with imagefiles.open_image(folder / "gif.jpg") as image:
         assert (image.format, image.convert("RGB").size) == ("JPEG", (6, 5))
     unpack.unpack_archive(tmp_path / "downloads" / "x.zip", row(normalise_images=True), tmp_path)
     imagefiles.forget()
     assert folder.is_dir()
     assert held(folder, covers) == read
-    assert {name: imagefiles.digest(folder / name[5:]) for name in covers} == digests
+    assert {name: imagefiles.image_digest(folder / name[5:]) for name in covers} == digests
     indexed(tmp_path / "other", covers)
     assert held(tmp_path / "other" / "set" / "pics", covers) == covers, "other sets keep their bytes"
 
@@ -374,7 +374,9 @@ def test_worker_processes_read_at_once(tmp_path: Path, kind: str) -> None:
     names = list(members) * 20
     random.Random(1).shuffle(names)
     with multiprocessing.get_context(kind).Pool(4 if kind == "fork" else 2) as pool:
-        asked = pool.map_async(imagefiles.digest, [folder / name.removeprefix("pics/") for name in names], chunksize=10)
+        asked = pool.map_async(
+            imagefiles.image_digest, [folder / name.removeprefix("pics/") for name in names], chunksize=10
+        )
         assert held(folder, members) == members
         digests = asked.get(timeout=120)
     assert digests == [hashlib.sha256(members[name]).hexdigest() for name in names]
@@ -423,5 +425,5 @@ def test_two_builders_at_once_and_a_killed_one(
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
     folder = tmp_path / "set" / "pics"
-    assert len(imagefiles.listing(folder) or ()) == len(members)
+    assert len(imagefiles.folder_listing(folder) or ()) == len(members)
     assert imagefiles.read_bytes(folder / "029999.jpg") == b"29999"

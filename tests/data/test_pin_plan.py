@@ -85,7 +85,7 @@ def test_an_empty_lock_reads_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (None, "unknown")])
 def test_sizes_are_decimal(size: int | None, text: str) -> None:
-    assert plan.shown(size) == text
+    assert plan.decimal_size(size) == text
 
 
 # ------------------------------------------------- what servers say beforehand
@@ -140,22 +140,24 @@ def test_a_server_that_says_nothing_leaves_it_unknown(hub: FaultyServer, monkeyp
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     seen = remote.ask(rows(), [Mirror(hub.url)], RetryPolicy(retries=0), origin=False)
     assert (seen.pins, seen.revisions) == ({}, {})
-    assert [fault.split(":")[0] for fault in pin.differences(Lock(), seen)] == ["a", "b", "c"], "no check passes so"
+    assert [fault.split(":")[0] for fault in pin.lock_differences(Lock(), seen)] == ["a", "b", "c"], (
+        "no check passes so"
+    )
 
 
 def test_a_size_is_completed_by_a_checksum_and_never_lost() -> None:
     seen = Seen({"k": ("demo", Pin(size=1, sha256="unknown"))})
-    assert pin.merge(Lock({"k": ONE}), seen).pins == {"k": ONE}
-    assert pin.merge(Lock({"k": seen.pins["k"][1]}), Seen({"k": ("demo", ONE)})).pins == {"k": ONE}
+    assert pin.merge_pins(Lock({"k": ONE}), seen).pins == {"k": ONE}
+    assert pin.merge_pins(Lock({"k": seen.pins["k"][1]}), Seen({"k": ("demo", ONE)})).pins == {"k": ONE}
     with pytest.raises(DataError, match="find out why"):
-        pin.merge(Lock({"k": TWO}), seen)
+        pin.merge_pins(Lock({"k": TWO}), seen)
 
 
 def test_a_commit_that_is_pinned_stays_until_it_is_asked_for() -> None:
     seen = Seen({"k": ("demo", ONE)}, {"datasets/org/name": ("demo", "b" * 40)})
     old = Lock({}, {"datasets/org/name": "a" * 40})
-    assert pin.merge(old, seen).revisions == old.revisions
-    assert pin.merge(old, seen, ["demo"]).revisions == {"datasets/org/name": "b" * 40}
+    assert pin.merge_pins(old, seen).revisions == old.revisions
+    assert pin.merge_pins(old, seen, ["demo"]).revisions == {"datasets/org/name": "b" * 40}
 
 
 def test_a_pinned_commit_is_what_is_asked_for() -> None:

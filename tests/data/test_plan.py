@@ -41,7 +41,7 @@ def test_the_plan_says_what_is_missing(upstream: Upstream, tmp_path: Path) -> No
     here = upstream.row()
     fetch_file(here, tmp_path / here.path, [], RetryPolicy())
     sets = [dataset(here), dataset(row("large", reported_bytes=27_400_000_000)), dataset(row("dark"))]
-    text = plan.table([plan.describe(one, tmp_path) for one in sets]).splitlines()
+    text = plan.plan_table([plan.describe(one, tmp_path) for one in sets]).splitlines()
     lines = [line.split() for line in text]
     assert lines[1] == ["demo", "images", "524.3", "kB", "nothing", "1", "file", "unknown"]
     assert lines[2] == ["large", "images", "27.4", "GB", "27.4", "GB", "1", "file", "unknown"]
@@ -90,7 +90,7 @@ def test_room_that_does_not_suffice_is_an_error_with_remedies(tmp_path: Path) ->
     assert "data.storage: archive" in caught.value.remedy and "data.ignore_space" in caught.value.remedy
     with pytest.raises(DataError, match="103 files are to be written and 50 inodes are free"):
         plan.require_room(lines, Room(5 * GB, 50, "lfs quota"), tmp_path)
-    assert "NOT ENOUGH" in plan.verdict(lines, Room(3 * GB, None, "file system"), tmp_path)
+    assert "NOT ENOUGH" in plan.room_verdict(lines, Room(3 * GB, None, "file system"), tmp_path)
 
 
 # --------------------------------------------------------------------- room
@@ -203,6 +203,6 @@ def test_the_page_names_every_set_with_its_size(root: Path) -> None:
             continue
         (line,) = [row for row in rows if f"`{name}`" in row.split("|")[1]]
         for size in (file.reported_bytes for file in one.files if file.reported_bytes != "unknown"):
-            assert plan.shown(int(size)) in line
+            assert plan.decimal_size(int(size)) in line
         for count in (file.unpack.files for file in one.files if file.unpack and file.unpack.files != "unknown"):
             assert f"{count:,}" in line

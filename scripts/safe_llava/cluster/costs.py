@@ -32,7 +32,7 @@ from safe_llava.core import cli
 from safe_llava.core.errors import ConfigError, PrismError
 from safe_llava.core.files import write_text
 from safe_llava.core.rows import read_row
-from safe_llava.data.download.volume import Line, known, lines_of
+from safe_llava.data.download.volume import PlanLine, known, lines_of
 from safe_llava.formats.markup import EMPTY, markdown_grid
 from safe_llava.formats.prism import Answer, Attribute, Task
 from safe_llava.formats.tables import write_table
@@ -83,7 +83,7 @@ COLUMNS: dict[str, Callable[[CostItem], float | None]] = {
 }
 
 
-def planned(config: Config, measured: Measured, lines: Sequence[Line]) -> list[CostItem]:
+def planned(config: Config, measured: Measured, lines: Sequence[PlanLine]) -> list[CostItem]:
     """Return every item of a configuration.
 
     Args:
@@ -107,7 +107,7 @@ def _item(
     return CostItem(stage, what, gpu.value, disk.value, priced, judge.value, worst(a.basis for a in amounts), how)
 
 
-def _data(config: Config, lines: Sequence[Line]) -> Iterator[CostItem]:
+def _data(config: Config, lines: Sequence[PlanLine]) -> Iterator[CostItem]:
     written, unknown = known(lines, "to_write")
     how = f"{len(lines) - unknown} of {len(lines)} sets, fetched and unpacked, by pinned and reported sizes"
     yield _item(config, "data", "sets of known size", disk=Amount(written / GB, "estimated", how))

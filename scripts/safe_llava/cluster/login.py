@@ -29,7 +29,7 @@ from safe_llava.core.errors import ConfigError, DataError, SafeLlavaError
 from safe_llava.core.files import write_json
 from safe_llava.core.rows import read_row
 from safe_llava.data.download.room import Room, room
-from safe_llava.data.download.volume import Line, known, lacking, lines_of, shown, verdict
+from safe_llava.data.download.volume import PlanLine, decimal_size, known, lacking, lines_of, room_verdict
 
 WHERE = "login node"
 GB = 1e9
@@ -107,7 +107,7 @@ def _labelled(what: str, path: Path) -> CheckResult:
     return labelled(WHERE, what, str(path), noted.labels, f"{path}, sha256 {noted.sha256} by its note")
 
 
-def check_data_room(data: DataConfig, lines: Sequence[Line], there: Room) -> CheckResult:
+def check_data_room(data: DataConfig, lines: Sequence[PlanLine], there: Room) -> CheckResult:
     """Say whether what will be fetched and unpacked fits."""
     faults, unknown = lacking(lines, there), known(lines, "to_write")[1]
     remedy = "make room, set `data.root` to a larger disk, or `data.storage: archive`" if faults else ""
@@ -115,7 +115,7 @@ def check_data_room(data: DataConfig, lines: Sequence[Line], there: Room) -> Che
         remedy = "look at the sizes where the sets come from; `snakemake -n data` lists what is known of each"
     # Where room is not to be looked at, the run starts all the same.
     state: State = "red" if faults and not data.ignore_space else "open" if faults or unknown else "ok"
-    return CheckResult(WHERE, "room for the data", state, verdict(lines, there, Path(data.root)), remedy)
+    return CheckResult(WHERE, "room for the data", state, room_verdict(lines, there, Path(data.root)), remedy)
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,10 @@ def check_training_room(share: Share, unknown: int, there: Room, beside: int) ->
         beside: bytes of data that will come to the same disk.
     """
     what, wanted = f"room for {share.what}", share.gigabytes * GB
-    said = f"{shown(int(wanted))} for {share.what}"
+    said = f"{decimal_size(int(wanted))} for {share.what}"
     said += f" ({unknown} more models are of unknown size)" if unknown else ""
-    said += f", {shown(there.free_bytes)} free at {share.folder}"
-    said += f", where {shown(beside)} of data will come too" if beside else ""
+    said += f", {decimal_size(there.free_bytes)} free at {share.folder}"
+    said += f", where {decimal_size(beside)} of data will come too" if beside else ""
     if there.free_bytes is not None and wanted and wanted + beside > there.free_bytes:
         return CheckResult(WHERE, what, "red", said, f"make room, or set {share.keys} to a larger disk")
     if unknown:

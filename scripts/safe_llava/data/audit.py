@@ -45,10 +45,10 @@ def count_part(samples: Texts) -> Counter[Key]:
         parts = PARTS if pictured else (ALL,)
         found = [find_mentions(answer) for answer in answers]
         for measure in MEASURES:
-            told = [getattr(one, measure) for one in found]
-            once: set[Attribute] = set().union(*told)
-            tally = Counter(str(name) for one in told for name in one)
-            tally[ANY] = sum(map(bool, told))
+            mentioned = [getattr(one, measure) for one in found]
+            once: set[Attribute] = set().union(*mentioned)
+            tally = Counter(str(name) for one in mentioned for name in one)
+            tally[ANY] = sum(map(bool, mentioned))
             for part in parts:
                 counts.update({(part, measure, name, "answers"): count for name, count in tally.items() if count})
                 counts.update((part, measure, name, "samples") for name in ([*map(str, once), ANY] if once else []))

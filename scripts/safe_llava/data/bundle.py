@@ -40,7 +40,7 @@ HUB = "huggingface.co"
 NAMED = 5
 
 
-def gather(
+def fill_bundle(
     sets: Sequence[ResolvedSet],
     folder: Path,
     root: Path,
@@ -149,7 +149,7 @@ def _link_snapshot(row: ResolvedSnapshot, mine: Path, target: Path) -> None:
         write_json(target.with_name(target.name + repository.SUFFIX), note)
 
 
-def check(folder: Path, jobs: int) -> int:
+def check_bundle(folder: Path, jobs: int) -> int:
     """Compare every file of a bundle with its manifest and return how many there are.
 
     Raises:
@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if (args.out is None) == (args.check is None):
         parser.error("one of --out and --check")
     if args.check:
-        logger.info("%s: %d files, all as in the manifest", args.check, check(args.check, args.jobs))
+        logger.info("%s: %d files, all as in the manifest", args.check, check_bundle(args.check, args.jobs))
         return None
     config = load(config_files(args.configfile))
     parser.set_defaults(**configured(config.data))
@@ -213,9 +213,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         volume.require_room(lines, room(args.out), args.out)
     mirrors, policy = sources_of(args, args.out, config.mirrors)
     with _named(args.out):
-        manifest = gather(sets, args.out, root, mirrors, policy, not args.mirrors_only)
+        manifest = fill_bundle(sets, args.out, root, mirrors, policy, not args.mirrors_only)
     total = sum(file["size"] for file in manifest["files"].values())
-    logger.info("%s: %d files, %s", args.out, len(manifest["files"]), volume.shown(total))
+    logger.info("%s: %d files, %s", args.out, len(manifest["files"]), volume.decimal_size(total))
     logger.info("copy it, check it with --check, name it in `mirrors:` and set `data.mirrors_only: true`")
     return None
 

@@ -26,7 +26,7 @@ from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import atomic_path, file_digest, write_json, write_text
 from safe_llava.core.progress import track
-from safe_llava.data.pages.compare import page
+from safe_llava.data.pages.compare import compare_page
 from safe_llava.data.samples.pairing import moved, pairs
 from safe_llava.formats.annotations import Facts, Sample, Turn, read_all
 
@@ -37,7 +37,7 @@ What = Literal["changed", "added", "dropped", "image", "sample added", "sample d
 
 
 @dataclass(frozen=True)
-class Difference:
+class TurnDifference:
     """One way in which a sample differs.
 
     Args:
@@ -59,27 +59,27 @@ class Difference:
 
 
 @dataclass
-class Comparison:
+class AnnotationComparison:
     """What was counted, and which sample (by number) was paired with which."""
 
     counts: Counter[str] = field(default_factory=Counter)
     places: list[tuple[int, int]] = field(default_factory=list)
 
-    def add(self, one: Sample | None, other: Sample | None) -> list[Difference]:
+    def add(self, one: Sample | None, other: Sample | None) -> list[TurnDifference]:
         """Count one pair and return its differences."""
         if one is None or other is None:
             sample = one or other
             assert sample is not None
             what: What = "sample added" if one is None else "sample dropped"
             self.counts[what.replace("sample", "samples")] += 1
-            return [Difference(sample.id, sample.number, None, "", what, *_sides(one, other))]
+            return [TurnDifference(sample.id, sample.number, None, "", what, *_sides(one, other))]
         self.counts["samples paired"] += 1
         self.places.append((one.number, other.number))
         if one.turns == other.turns and one.image == other.image:
             return []
         found = list(turn_differences(one, other))
         if one.image != other.image:
-            found.insert(0, Difference(one.id, other.number, None, "", "image", one.image or "", other.image or ""))
+            found.insert(0, TurnDifference(one.id, other.number, None, "", "image", one.image or "", other.image or ""))
             self.counts["images that differ"] += 1
         self.counts["samples that differ"] += 1
         turns = [each for each in found if each.turn is not None]
@@ -102,7 +102,7 @@ def _sides(one: Sample | None, other: Sample | None) -> tuple[str, str]:
     return said[0], said[1]
 
 
-def turn_differences(one: Sample, other: Sample) -> Iterator[Difference]:
+def turn_differences(one: Sample, other: Sample) -> Iterator[TurnDifference]:
     """Yield the turns that differ; where their numbers differ, the equal ones are found first."""
     if len(one.turns) == len(other.turns):
         blocks: Iterable[tuple[int, int, int, int]] = [(0, len(one.turns), 0, len(other.turns))]
@@ -119,22 +119,22 @@ def turn_differences(one: Sample, other: Sample) -> Iterator[Difference]:
                 yield _turn_difference(one.id, other.number, number, before, after)
 
 
-def _turn_difference(name: str, sample: int, number: int, before: Turn | None, after: Turn | None) -> Difference:
+def _turn_difference(name: str, sample: int, number: int, before: Turn | None, after: Turn | None) -> TurnDifference:
     known = before or after
     assert known is not None
     what: What = "added" if before is None else "dropped" if after is None else "changed"
     texts = (before.text if before else "", after.text if after else "")
-    return Difference(name, sample, number, known.speaker, what, *texts)
+    return TurnDifference(name, sample, number, known.speaker, what, *texts)
 
 
 class Draw:
     """A draw of so many of a stream of unknown length, each with the same chance; the same seed draws the same."""
 
     def __init__(self, size: int, seed: int) -> None:
-        self.drawn: list[Difference] = []
+        self.drawn: list[TurnDifference] = []
         self._size, self._rng, self._seen = size, random.Random(seed), 0
 
-    def offer(self, one: Difference) -> None:
+    def offer(self, one: TurnDifference) -> None:
         """Let one take part."""
         self._seen += 1
         if len(self.drawn) < self._size:
@@ -153,17 +153,19 @@ def writer(path: Path) -> Iterator[Any]:
         io.TextIOWrapper(packed, encoding="utf-8", newline="") as stream,
     ):
         rows = csv.writer(stream, lineterminator="\n")
-        rows.writerow([one.name for one in fields(Difference)])
+        rows.writerow([one.name for one in fields(TurnDifference)])
         yield rows
 
 
-def compare(original: Sequence[Path], safe: Sequence[Path], out: Path) -> tuple[dict[str, Any], list[Difference]]:
+def compare_annotations(
+    original: Sequence[Path], safe: Sequence[Path], out: Path
+) -> tuple[dict[str, Any], list[TurnDifference]]:
     """Compare two sets, write their differences, and return the summary and a draw of differences.
 
     Raises:
         DataError: a file has a sample that is none, or no sample of one set has its id in the other.
     """
-    facts, result, draw = (Facts(), Facts()), Comparison(), Draw(SHOWN, SEED)
+    facts, result, draw = (Facts(), Facts()), AnnotationComparison(), Draw(SHOWN, SEED)
     sides = (read_all(original, facts[0]), read_all(safe, facts[1]))
     with writer(out) as rows:
         for one, other in track(pairs(*sides), f"compare {', '.join(path.name for path in safe)}", unit="samples"):
@@ -195,10 +197,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, required=True, metavar="FILE.html", help="counts and a draw of them")
     parser.add_argument("--summary", type=Path, required=True, metavar="FILE.json", help="counts")
     args = parser.parse_args(argv)
-    summary, drawn = compare(args.original, args.safe, args.differences)
+    summary, drawn = compare_annotations(args.original, args.safe, args.differences)
     for name, count in summary["comparison"].items():
         logger.info("%s: %s", name, f"{count:,}")
-    write_text(args.page, page(summary, drawn))
+    write_text(args.page, compare_page(summary, drawn))
     write_json(args.summary, summary)
 
 

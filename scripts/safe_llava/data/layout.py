@@ -61,7 +61,7 @@ def find_absent(named: Named, sizes: bool) -> list[Problem]:
     for name, images in track(wanted.items(), f"look for the images of {named.file.name}", len(wanted), "folders"):
         folder = named.images / name
         start = len(name) + 1 if name else 0
-        there = imagefiles.listing(folder, {image[start:] for image in images} if sizes else frozenset())
+        there = imagefiles.folder_listing(folder, {image[start:] for image in images} if sizes else frozenset())
         why = MISSING_FOLDER if there is None else _why_missing(folder)
         for image in images:
             size = None if there is None else there.get(image[start:])
@@ -108,7 +108,7 @@ def find_undecodable(named: Named, absent: Iterable[Problem], decode: Decode, th
         return [_problem(named, image, "undecodable", fault) for image, fault in seen if fault]
 
 
-def check(named: Named, decode: Decode, threads: int = 1) -> list[Problem]:
+def find_problems(named: Named, decode: Decode, threads: int = 1) -> list[Problem]:
     """Return what is wrong with the images of one file of annotations, and which samples show them."""
     absent = find_absent(named, sizes=decode != "none")
     problems = find_absent_folders(named) + absent + find_undecodable(named, absent, decode, threads)
@@ -135,7 +135,7 @@ def check_counts(named: Sequence[Named], root: Path, table: Mapping[str, Any]) -
         logger.info("%s; it is the file that is pinned", said)
 
 
-def summarise(
+def summarise_layout(
     named: Sequence[Named],
     problems: Sequence[Problem],
     decode: Decode,
@@ -180,7 +180,7 @@ def count_archives(receipts: Sequence[Path], table: Mapping[str, Any]) -> dict[s
     return counted
 
 
-def write_report(path: Path, problems: Iterable[Problem], root: Path) -> None:
+def write_problems(path: Path, problems: Iterable[Problem], root: Path) -> None:
     """Write a line an image that is wrong; paths below ``root`` are given relative to it."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -191,7 +191,7 @@ def write_report(path: Path, problems: Iterable[Problem], root: Path) -> None:
             writer.writerow((one.image, place, one.problem, one.samples, one.annotations, one.detail, ids))
 
 
-def judge(
+def require_layout(
     summary: Mapping[str, Any], problems: Sequence[Problem], report: Path, missing: int, undecodable: int
 ) -> None:
     """Refuse a layout that is worse than what is tolerated.
@@ -253,9 +253,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     table = read_json(args.table) if args.table else {}
     named = [reader(file, images) for file, images in _pair(args.annotations, args.images, args.root)]
     check_counts(named, args.root, table)
-    problems = [problem for one in named for problem in check(one, args.decode, args.threads)]
-    write_report(args.out, problems, args.root)
-    summary = summarise(named, problems, args.decode, count_archives(args.receipts, table))
+    problems = [problem for one in named for problem in find_problems(one, args.decode, args.threads)]
+    write_problems(args.out, problems, args.root)
+    summary = summarise_layout(named, problems, args.decode, count_archives(args.receipts, table))
     silent = {one.file.name: one.silent for one in named}
     text = layout_page(summary, problems, args.root, table, silent)
     for name, count in silent.items():
@@ -266,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     for problem in problems[:LOGGED]:
         place = f"{problem.expected_at}: {problem.problem} {problem.detail}".rstrip()
         logger.warning("%s (%d samples of %s)", place, problem.samples, problem.annotations)
-    judge(summary, problems, args.out, args.tolerance_missing, args.tolerance_undecodable)
+    require_layout(summary, problems, args.out, args.tolerance_missing, args.tolerance_undecodable)
     if args.page:
         write_text(args.page, text)
     write_json(args.summary, summary)

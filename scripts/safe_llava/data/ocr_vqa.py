@@ -2,8 +2,9 @@
 --out RECEIPT.json`.
 
 The data set itself is a list that names an address for each book cover. Covers are fetched many at once; a run that was
-stopped goes on with those that are not here. Whatever format a cover has, it becomes the JPEG `<number>.jpg` that the
-annotations name. What is gone for good is listed in a CSV beside the folder, and not asked for again.
+stopped is resumed: it asks for those that are not here. Whatever format a cover has, it becomes the JPEG
+`<number>.jpg` that the annotations name. What is gone for good is listed in a CSV beside the folder, and not asked for
+again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from safe_llava.data.download.flags import add_source_flags, sources_of
 from safe_llava.data.download.retries import RetryPolicy, retried
 from safe_llava.data.download.room import explain_disk
 from safe_llava.data.download.sources import Mirror, SourceError
-from safe_llava.data.download.web import check_body, client_for, explain, headers_for
+from safe_llava.data.download.web import check_body, client_for, explain_broken, headers_for
 from safe_llava.images.jpeg import as_jpeg, needs_jpeg
 from safe_llava.images.pixels import UndecodableError
 from safe_llava.images.reader import read_rgb
@@ -222,7 +223,7 @@ def _get(url: str, where: Where) -> bytes:
                 if where.policy.limiter:
                     where.policy.limiter.take(len(chunk))
     except httpx2.HTTPError as error:
-        raise explain(error, url, len(body), None) from error
+        raise explain_broken(error, url, len(body), None) from error
     except (httpx2.InvalidURL, httpx2.StreamError) as error:
         raise SourceError(f"{type(error).__name__}: {error}") from error
     return body

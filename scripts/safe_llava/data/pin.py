@@ -101,7 +101,7 @@ def read_lock(path: Path) -> Lock:
         raise DataError(f"{path}: not a lock file: {error}", "correct it, or restore it from the repository") from error
 
 
-def merge(old: Lock, seen: Seen, update: Sequence[str] = ()) -> Lock:
+def merge_pins(old: Lock, seen: Seen, update: Sequence[str] = ()) -> Lock:
     """Return the lock with what was seen added; the pins of the sets in ``update`` may change.
 
     Raises:
@@ -136,7 +136,7 @@ def both(old: Pin, new: Pin) -> Pin:
     return old.model_copy(update=known)
 
 
-def differences(lock: Lock, seen: Seen) -> list[str]:
+def lock_differences(lock: Lock, seen: Seen) -> list[str]:
     """Return in words what was seen and is not as the lock says."""
     faults = list(seen.unanswered)
     for key, (name, pin) in seen.pins.items():
@@ -192,11 +192,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         raise DataError(f"{args.root}: no such folder", "give the data root with --root")
     old, seen = read_lock(args.lock), _asked(parser, argv) if args.ask else collect(args.root)
     if args.check:
-        if faults := differences(old, seen):
+        if faults := lock_differences(old, seen):
             raise DataError(f"{args.lock}: " + "\n  ".join(faults), "run this without --check, or find out why")
         logger.info("%s: %d files, all as pinned", args.lock, len(seen.pins))
         return None
-    merged = merge(old, seen, args.update)
+    merged = merge_pins(old, seen, args.update)
     write_text(args.lock, lock_text(merged))
     changed = sum(old.pins.get(key) != pin for key, pin in merged.pins.items())
     logger.info("%s: %d pins, %d of them new or changed", args.lock, len(merged.pins), changed)

@@ -298,7 +298,7 @@ def is_folder(path: Path) -> bool:
     return home is not None and home[0].has_folder(home[1])
 
 
-def digest(path: Path) -> str:
+def image_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal; raises as ``read_bytes``."""
     if _home(path.parent) is not None:
         return hashlib.sha256(read_bytes(path)).hexdigest()
@@ -309,7 +309,7 @@ def digest(path: Path) -> str:
     return made.hexdigest()
 
 
-def listing(folder: Path, measured: Container[str] = frozenset()) -> dict[str, int] | None:
+def folder_listing(folder: Path, measured: Container[str] = frozenset()) -> dict[str, int] | None:
     """Return the names of a folder's entries with the sizes of those to be measured, and -1 for those not.
 
     In an archive all sizes are known. One listing answers for a folder of any size, where a look at each file would

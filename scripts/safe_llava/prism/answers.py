@@ -108,7 +108,7 @@ def edition_questions(
     @cache
     def digest(image: Path) -> str:
         try:
-            return imagefiles.digest(image) if imagefiles.exists(image) else "missing"
+            return imagefiles.image_digest(image) if imagefiles.exists(image) else "missing"
         except imagefiles.BrokenMemberError:
             return "broken"
 

@@ -29,9 +29,9 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "SEGMENT_BYTES", SEGMENT)
 
 
-def fetch(row: ResolvedFile, tmp_path: Path, patience: RetryPolicy = FOUR) -> Path:
+def fetch(row: ResolvedFile, tmp_path: Path, policy: RetryPolicy = FOUR) -> Path:
     target = tmp_path / "data" / row.path
-    step.fetch_file(row, target, [], patience)
+    step.fetch_file(row, target, [], policy)
     return target
 
 

@@ -75,8 +75,8 @@ def test_a_download_takes_what_it_receives(upstream: Upstream, tmp_path: Path, m
     monkeypatch.setattr(Limiter, "take", lambda self, amount: taken.append(amount))
     for connections in (1, 3):
         taken.clear()
-        patience = RetryPolicy(connections=connections, limiter=throttle.limiter(tmp_path, 5))
-        fetch_file(upstream.row(), tmp_path / f"{connections}.bin", [], patience)
+        policy = RetryPolicy(connections=connections, limiter=throttle.limiter(tmp_path, 5))
+        fetch_file(upstream.row(), tmp_path / f"{connections}.bin", [], policy)
         assert sum(taken) == len(PAYLOAD)
 
 

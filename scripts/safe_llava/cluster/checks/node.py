@@ -12,7 +12,7 @@ from safe_llava.config.base import Row
 from safe_llava.config.schema import Config
 from safe_llava.containers.tag import tag_in
 from safe_llava.core.errors import TrainError
-from safe_llava.data.download.volume import shown
+from safe_llava.data.download.volume import decimal_size
 from safe_llava.train.loop.planner import GIB, Machine, choose
 
 Kind = Literal["train", "eval", "paper"]
@@ -177,4 +177,4 @@ def _folders(where: str, facts: Mapping[str, Any]) -> Iterator[CheckResult]:
             yield CheckResult(where, what, "red", one["error"], remedy)
             continue
         inodes = "no bound on files" if one["free_files"] is None else f"{one['free_files']:,} inodes"
-        yield CheckResult(where, what, "ok", f"writable, {shown(one['free_bytes'])} and {inodes} free")
+        yield CheckResult(where, what, "ok", f"writable, {decimal_size(one['free_bytes'])} and {inodes} free")

@@ -20,7 +20,7 @@ from typing import Any
 from safe_llava.config.data import ResolvedFile, Unpack
 from safe_llava.core.errors import FETCH_AGAIN, DataError
 from safe_llava.core.files import atomic_path
-from safe_llava.data.archives.members import NAMED_LEFT_OUT, Contents, check_count, contents, identity, opened
+from safe_llava.data.archives.members import NAMED_LEFT_OUT, Contents, archive_identity, check_count, contents, opened
 from safe_llava.images import store as imagefiles
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def _facts(archive_path: Path, row: ResolvedFile, target: Path) -> dict[str, Any
     return {
         "version": imagefiles.VERSION,
         "archive": os.path.relpath(archive_path.absolute(), target.parent.absolute()),
-        "identity": identity(archive_path, row),
+        "identity": archive_identity(archive_path, row),
         "size": archive_path.stat().st_size,
     }
 

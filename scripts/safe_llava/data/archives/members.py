@@ -113,7 +113,7 @@ def contents(archive: zipfile.ZipFile, strip: str) -> Contents:
     return Contents(members, left_out)
 
 
-def identity(archive_path: Path, row: ResolvedFile) -> dict[str, Any]:
+def archive_identity(archive_path: Path, row: ResolvedFile) -> dict[str, Any]:
     """Return what makes one placing equal another: the archive's bytes and the row's wishes.
 
     Raises:

@@ -46,7 +46,7 @@ def fetch_file(
                 continue
             _put_in_place(part, target, receipt)
             return receipt
-    raise sources.report(f"{row.path} (set {row.set})", tried)
+    raise sources.all_failed(f"{row.path} (set {row.set})", tried)
 
 
 def lock_path(target: Path) -> Path:

@@ -24,7 +24,7 @@ from safe_llava.data.download import drive, hub, sources
 from safe_llava.data.download.repository import Listed, list_repository
 from safe_llava.data.download.retries import RetryPolicy, retried
 from safe_llava.data.download.sources import Mirror, SourceError
-from safe_llava.data.download.web import check_body, client_for, explain, headers_for
+from safe_llava.data.download.web import check_body, client_for, explain_broken, headers_for
 
 logger = logging.getLogger(__name__)
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -145,7 +145,7 @@ def _head(url: str, policy: RetryPolicy) -> int:
         with client_for(policy) as client:
             response = client.head(url, headers=headers_for(url))
     except httpx2.HTTPError as error:
-        raise explain(error, url, 0, None) from error
+        raise explain_broken(error, url, 0, None) from error
     check_body(response)
     length = response.headers.get("content-length", "")
     if not length.isdigit():

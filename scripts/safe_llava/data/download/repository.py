@@ -87,7 +87,7 @@ def fetch_repository(
                 continue
             _put_in_place(staging, target, note, receipt)
             return receipt
-    raise sources.report(f"{row.repo} (set {row.set})", tried)
+    raise sources.all_failed(f"{row.repo} (set {row.set})", tried)
 
 
 def _name(source: Mirror | None) -> str:

@@ -107,8 +107,8 @@ def of_quotas(folder: Path) -> list[Room]:
             done = subprocess.run(command, capture_output=True, text=True, timeout=QUOTA_TIMEOUT_S, check=False)
         except (OSError, subprocess.TimeoutExpired):
             continue
-        if told := parse_quota(done.stdout):
-            found.append(Room(*told, name))
+        if left := parse_quota(done.stdout):
+            found.append(Room(*left, name))
     return found
 
 

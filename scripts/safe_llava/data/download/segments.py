@@ -53,7 +53,7 @@ def ahead_bytes(part: Path) -> int:
     return found
 
 
-def discard(part: Path) -> None:
+def discard_ahead(part: Path) -> None:
     """Forget what lies ahead."""
     shutil.rmtree(ahead_folder(part), ignore_errors=True)
 
@@ -91,7 +91,7 @@ def gather(part: Path, total: int, fetch: Fetch, connections: int, size: int | N
             stop.set()
             for future in queue:
                 future.cancel()
-    discard(part)
+    discard_ahead(part)
 
 
 def _name(span: Span) -> str:

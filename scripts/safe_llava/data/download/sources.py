@@ -100,7 +100,7 @@ def shown(source: Path | str) -> str:
     return re.sub(r"(^|(?<=://))[^/@\s]*@", "", str(source))
 
 
-def report(what: str, tried: list[tuple[str, SourceError]]) -> DataError:
+def all_failed(what: str, tried: list[tuple[str, SourceError]]) -> DataError:
     """Return the one error that names every source tried, why it failed, and the remedies."""
     lines = "".join(f"\n  - {source}: {error.reason}" for source, error in tried)
     remedies = dict.fromkeys(error.remedy for _, error in tried if error.remedy) | {USE_A_MIRROR: None}

@@ -1,4 +1,4 @@
-"""Bring the bytes of one source into a part file that survives kills and is gone on with later."""
+"""Bring the bytes of one source into a part file that survives kills and is resumed later."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from safe_llava.data.download.retries import RetryPolicy, retried
 from safe_llava.data.download.room import explain_disk, require_space
 from safe_llava.data.download.segments import Span
 from safe_llava.data.download.sources import SourceError, shown
-from safe_llava.data.download.web import check_body, client_for, content_range, explain, headers_for, validator
+from safe_llava.data.download.web import check_body, client_for, content_range, explain_broken, headers_for, validator
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def state_path(part: Path) -> Path:
 
 def discard(part: Path) -> None:
     """Forget a part file; the bytes go first, so that a kill in between leaves nothing mislabelled."""
-    segments.discard(part)
+    segments.discard_ahead(part)
     part.unlink(missing_ok=True)
     state_path(part).unlink(missing_ok=True)
 
@@ -86,7 +86,7 @@ def copy_file(source: Path, part: Path) -> None:
 
 
 def download(url: str, part: Path, policy: RetryPolicy, *, verified_later: bool) -> None:
-    """Fetch ``url`` into ``part``, going on with what is there, until it is whole.
+    """Fetch ``url`` into ``part``, resuming what is there, until it is whole.
 
     Args:
         url: an http or https address.
@@ -161,7 +161,7 @@ class _Transfer:
         except httpx2.HTTPError as error:
             state = _read_state(self.part)
             have = size_of(self.part) + segments.ahead_bytes(self.part)
-            raise explain(error, self.url, have, state.total if state else None) from error
+            raise explain_broken(error, self.url, have, state.total if state else None) from error
         except (httpx2.InvalidURL, httpx2.StreamError) as error:
             raise SourceError(f"{type(error).__name__}: {error}", "correct the address in the configuration") from error
 

@@ -21,7 +21,7 @@ INDEX_FILES = 1
 
 
 @dataclass(frozen=True)
-class Line:
+class PlanLine:
     """What is known of one data set; bytes, None where nobody knows.
 
     Args:
@@ -43,7 +43,7 @@ class Line:
     becomes: str
 
 
-def describe(dataset: ResolvedSet, root: Path, storage: Storage = "extracted") -> Line:
+def describe(dataset: ResolvedSet, root: Path, storage: Storage = "extracted") -> PlanLine:
     """Compare a set with what lies under the data root."""
     if dataset.snapshot is not None:
         return _of_snapshot(dataset, root)
@@ -51,17 +51,17 @@ def describe(dataset: ResolvedSet, root: Path, storage: Storage = "extracted") -
     missing = [
         file for file in dataset.files if file.path not in there and receipts.stands(root / file.path, file) is None
     ]
-    size = add(size_of(file, root) for file in dataset.files)
+    size = add(file_size(file, root) for file in dataset.files)
     to_fetch = add(_rest(file, root) for file in missing)
     packed = (
         [file for file in dataset.files if file.unpack and file.path not in there and not _unpacked(file, root)]
         if storage != "archive"
         else []
     )
-    to_unpack = add(size_of(file, root) for file in packed)
+    to_unpack = add(file_size(file, root) for file in packed)
     unpacked = add(_count(file) for file in packed)
     files = add([BESIDE * len(missing), unpacked])
-    return Line(
+    return PlanLine(
         name=dataset.set,
         kind=dataset.kind,
         licence=dataset.licence,
@@ -75,7 +75,7 @@ def describe(dataset: ResolvedSet, root: Path, storage: Storage = "extracted") -
     )
 
 
-def _of_snapshot(dataset: ResolvedSet, root: Path) -> Line:
+def _of_snapshot(dataset: ResolvedSet, root: Path) -> PlanLine:
     row = dataset.snapshot
     assert row is not None
     note = standing(root / row.path, row)
@@ -84,7 +84,7 @@ def _of_snapshot(dataset: ResolvedSet, root: Path) -> Line:
         sizes = [file["size"] for file in note["files"].values()]
     to_fetch = 0 if note else add(sizes)
     count = len(sizes) if note or row.pins else None
-    return Line(
+    return PlanLine(
         name=dataset.set,
         kind=dataset.kind,
         licence=dataset.licence,
@@ -97,7 +97,7 @@ def _of_snapshot(dataset: ResolvedSet, root: Path) -> Line:
     )
 
 
-def size_of(file: ResolvedFile, root: Path) -> int | None:
+def file_size(file: ResolvedFile, root: Path) -> int | None:
     """Return a file's size: as received, as pinned, or as others report it."""
     receipt = receipts.stands(root / file.path, file)
     if receipt is not None:
@@ -108,7 +108,7 @@ def size_of(file: ResolvedFile, root: Path) -> int | None:
 
 def _rest(file: ResolvedFile, root: Path) -> int | None:
     """Return what is missing of a file; a part of it may be here."""
-    size = size_of(file, root)
+    size = file_size(file, root)
     part = (root / file.path).with_name(Path(file.path).name + ".part")
     have = transfer.size_of(part) + segments.ahead_bytes(part)
     return None if size is None else max(0, size - have)
@@ -149,7 +149,7 @@ def add(values: Iterable[int | None]) -> int | None:
     return total
 
 
-def shown(size: int | None) -> str:
+def decimal_size(size: int | None) -> str:
     """Return a size in decimal units, as data sets publish theirs."""
     if size is None:
         return "unknown"
@@ -161,55 +161,56 @@ def shown(size: int | None) -> str:
     return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
 
 
-def table(lines: Sequence[Line]) -> str:
+def plan_table(lines: Sequence[PlanLine]) -> str:
     """Return the plan as aligned text, with the sum of what is known."""
     cells = [HEADINGS]
     for line in lines:
-        wanted = shown(line.to_fetch) if line.missing else "nothing"
-        cells.append((line.name, line.kind, shown(line.size), wanted, line.becomes, line.licence))
+        wanted = decimal_size(line.to_fetch) if line.missing else "nothing"
+        cells.append((line.name, line.kind, decimal_size(line.size), wanted, line.becomes, line.licence))
     widths = [max(len(row[column]) for row in cells) for column in range(len(HEADINGS))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     return "\n".join([*text, *_sums(lines)])
 
 
-def _sums(lines: Sequence[Line]) -> list[str]:
-    fetched, dark = known(lines, "to_fetch")
+def _sums(lines: Sequence[PlanLine]) -> list[str]:
+    fetched, unsized = known(lines, "to_fetch")
     written, _ = known(lines, "to_write")
-    files, dark_files = known(lines, "files")
+    files, uncounted = known(lines, "files")
     return [
-        f"to fetch: {shown(fetched)}, and {dark} sets of unknown size",
-        f"to write: {shown(written)} in {files:,} files with what is unpacked, and {dark_files} sets of unknown count",
+        f"to fetch: {decimal_size(fetched)}, and {unsized} sets of unknown size",
+        f"to write: {decimal_size(written)} in {files:,} files with what is unpacked, "
+        f"and {uncounted} sets of unknown count",
     ]
 
 
-def known(lines: Iterable[Line], field: str) -> tuple[int, int]:
+def known(lines: Iterable[PlanLine], field: str) -> tuple[int, int]:
     """Return the sum of what is known of a field, and how many sets say nothing of it."""
     values = [getattr(line, field) for line in lines]
     return sum(value or 0 for value in values), sum(value is None for value in values)
 
 
-def lacking(lines: Sequence[Line], there: Room) -> list[str]:
+def lacking(lines: Sequence[PlanLine], there: Room) -> list[str]:
     """Return what the room lacks for what is known to be written, in words; none where it suffices."""
     wanted, files = known(lines, "to_write")[0], known(lines, "files")[0]
     faults = []
     if there.free_bytes is not None and wanted > there.free_bytes:
-        faults.append(f"{shown(wanted)} are to be written and {shown(there.free_bytes)} are free")
+        faults.append(f"{decimal_size(wanted)} are to be written and {decimal_size(there.free_bytes)} are free")
     if there.free_files is not None and files > there.free_files:
         faults.append(f"{files:,} files are to be written and {there.free_files:,} inodes are free")
     return faults
 
 
-def verdict(lines: Sequence[Line], there: Room, root: Path) -> str:
+def room_verdict(lines: Sequence[PlanLine], there: Room, root: Path) -> str:
     """Return the line that says whether there is room."""
     inodes = "no bound on files" if there.free_files is None else f"{there.free_files:,} inodes"
-    free = f"room at {root}: {shown(there.free_bytes)} and {inodes} ({there.said_by})"
+    free = f"room at {root}: {decimal_size(there.free_bytes)} and {inodes} ({there.said_by})"
     if faults := lacking(lines, there):
         return f"{free}: NOT ENOUGH, {'; '.join(faults)}"
-    dark = known(lines, "to_write")[1]
-    return f"{free}: " + ("enough" if not dark else f"enough for what is known; {dark} sets are of unknown size")
+    unsized = known(lines, "to_write")[1]
+    return f"{free}: " + ("enough" if not unsized else f"enough for what is known; {unsized} sets are of unknown size")
 
 
-def require_room(lines: Sequence[Line], there: Room, root: Path) -> None:
+def require_room(lines: Sequence[PlanLine], there: Room, root: Path) -> None:
     """Refuse to start what cannot end.
 
     Raises:
@@ -223,13 +224,15 @@ def require_room(lines: Sequence[Line], there: Room, root: Path) -> None:
         )
 
 
-def lines_of(data: DataConfig, sets: Iterable[ResolvedSet], storage: Mapping[str, Storage] | None = None) -> list[Line]:
+def lines_of(
+    data: DataConfig, sets: Iterable[ResolvedSet], storage: Mapping[str, Storage] | None = None
+) -> list[PlanLine]:
     """Describe sets as the configuration stores them."""
     root = Path(data.root)
     return [describe(one, root, (storage or {}).get(one.set) or data.storage_of(one.set)) for one in sets]
 
 
-def report(data: DataConfig, sets: Iterable[ResolvedSet]) -> tuple[str, list[Line], Room]:
+def report(data: DataConfig, sets: Iterable[ResolvedSet]) -> tuple[str, list[PlanLine], Room]:
     """Return the whole plan as text, its lines, and the room."""
     lines, there = lines_of(data, sets), room(Path(data.root))
-    return f"{table(lines)}\n{verdict(lines, there, Path(data.root))}", lines, there
+    return f"{plan_table(lines)}\n{room_verdict(lines, there, Path(data.root))}", lines, there

@@ -102,7 +102,7 @@ def seconds_of(value: str | None) -> float:
         return 0.0
 
 
-def explain(error: httpx2.HTTPError, url: str, have: int, total: int | None) -> SourceError:
+def explain_broken(error: httpx2.HTTPError, url: str, have: int, total: int | None) -> SourceError:
     """Return what a broken conversation means, with how much of the file is here."""
     if isinstance(error, httpx2.TooManyRedirects):
         return SourceError("it redirects in a circle")

@@ -32,7 +32,7 @@ class Differs(Protocol):
     def safe(self) -> str: ...
 
 
-def page(summary: Mapping[str, Any], drawn: Sequence[Differs]) -> str:
+def compare_page(summary: Mapping[str, Any], drawn: Sequence[Differs]) -> str:
     """Return the page as HTML: what differs, what is unusual on either side, and a draw of differences.
 
     Args:

@@ -113,7 +113,7 @@ def find_image(name: str, folders: Sequence[Path]) -> Path:
             f"image {name} is in none of {', '.join(map(str, folders))}",
             "give --images the image folders of the edition that the answers are of",
         )
-    if len({imagefiles.digest(path) for path in candidates}) > 1:
+    if len({imagefiles.image_digest(path) for path in candidates}) > 1:
         raise PaperError(
             f"image {name} is more than one file: {', '.join(map(str, candidates))}",
             "give --images only the image folders of the edition that the answers are of",
