@@ -55,7 +55,9 @@ def test_the_released_answers_lie_where_the_readme_says(
     assert {row.model for row in read_scores(out) if row.source == "computed"} == set(MODELS)
 
 
-def test_two_files_of_one_model_are_two_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_files_of_one_model_are_two_sides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     for name, text in (("a", "I cannot tell."), ("b", "About 30.")):
         (tmp_path / name).mkdir()
         row = {"question_id": "Age/1.jpg", "text": text, "model_id": "m"}
@@ -64,6 +66,7 @@ def test_two_files_of_one_model_are_two_sides(tmp_path: Path, capsys: pytest.Cap
     command.main(["prism", "compare", *files, "--out", str(tmp_path / "p.csv")])
     assert f"m ({files[0]}) minus m ({files[1]})" in capsys.readouterr().out
     assert (tmp_path / "p.csv").read_text().count("\n") == 7
+    assert "refusal_soft, Age: 1 of 50" in caplog.text
 
 
 def test_an_asked_judge_judges_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,6 +161,7 @@ def _compare(options: argparse.Namespace) -> None:
         paired_differences(named, [(first, second)], dict.fromkeys({v.edition for v in named}, options.leakage_scored))
     )
     write_table(options.out, PairedDifference, rows)
+    warn_of_missing(score_verdicts(named, options.leakage_scored, resamples=1))  # the counts are all that matters here
     print(show_paired(rows))
 
 
