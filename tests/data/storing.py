@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -22,3 +23,10 @@ def archive_folder(folder: Path, root: Path, to: str, method: int = zipfile.ZIP_
     indexing.index_archive(path, row, root)
     assert not (root / to).exists()
     return root / to
+
+
+def weights_of(size: int, fill: bytes = b"w") -> bytes:
+    """Return a safetensors file of ``size`` bytes, its one tensor full of ``fill``."""
+    count = size - 128
+    header = json.dumps({"w": {"dtype": "U8", "shape": [count], "data_offsets": [0, count]}}).encode().ljust(120)
+    return len(header).to_bytes(8, "little") + header + (fill * (count // len(fill) + 1))[:count]

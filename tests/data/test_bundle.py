@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from data.conftest import FaultyServer, Pauses
+from data.storing import weights_of
 from safe_llava.config.data import ResolvedFile, ResolvedSet, ResolvedSnapshot
 from safe_llava.core.errors import DataError
 from safe_llava.data import bundle
@@ -22,7 +23,7 @@ from safe_llava.demo.upstream import snapshot_files, zip_bytes
 
 ARCHIVE = zip_bytes([("x/1.jpg", b"1"), ("x/2.jpg", b"2")])
 FILES = {"data.example/a/x.zip": ARCHIVE, "hub.example/ann.json": b'[{"id": 1}]'}
-WEIGHTS = {"config.json": b"{}", "model.safetensors": b"w" * 5000, "tokenizer.json": b'{"a": 1}', "x.bin": b"no"}
+WEIGHTS = {"config.json": b"{}", "model.safetensors": weights_of(5000), "tokenizer.json": b'{"a": 1}', "x.bin": b"no"}
 QUICK = RetryPolicy(connect_timeout_s=2.0, retries=1, backoff_s=0.01)
 
 
@@ -156,7 +157,7 @@ def test_a_copy_that_is_not_whole_is_found_out(served: Path, tmp_path: Path, dam
 def test_a_mirror_whose_files_are_not_those_that_it_lists_is_refused(served: Path, tmp_path: Path) -> None:
     with FaultyServer(served) as server:
         fill(served, tmp_path, server)
-    (tmp_path / "bundle/huggingface.co/o/n/resolve/main/model.safetensors").write_bytes(b"v" * 5000)
+    (tmp_path / "bundle/huggingface.co/o/n/resolve/main/model.safetensors").write_bytes(weights_of(5000, b"v"))
     with pytest.raises(DataError, match=r"model\.safetensors: expected 5000 bytes, sha256"):
         arrive(tmp_path / "bundle", tmp_path / "cluster")
     assert not (tmp_path / "cluster/hub/w").exists()

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from data.conftest import PAYLOAD, FaultyServer, Pauses, Upstream
+from data.storing import weights_of
 from safe_llava.config.data import ResolvedFile, ResolvedSnapshot
 from safe_llava.core.errors import DataError
 from safe_llava.data import fetch as fetch_step
@@ -254,8 +255,8 @@ def test_a_repository_killed_at_any_moment_is_gone_on_with(
     seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}")
     dice = random.Random(seed)
-    weights = dice.randbytes(12_000_000)  # more than three turns can fetch
-    files = {"config.json": b"{}", "model.safetensors": weights, "more/b.safetensors": b"b" * 500_000}
+    weights = weights_of(12_000_000, dice.randbytes(12_000_000))  # more than three turns can fetch
+    files = {"config.json": b"{}", "model.safetensors": weights, "more/b.safetensors": weights_of(500_000, b"b")}
     row = ResolvedSnapshot(set="w", repo="o/n", repo_type="model", revision="main", path="hub/w")
     (tmp_path / "row.json").write_text(row.model_dump_json())
     (tmp_path / "served").mkdir()

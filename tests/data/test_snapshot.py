@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from data.conftest import FaultyServer
+from data.storing import weights_of
 from safe_llava.config.data import Pin, ResolvedSnapshot
 from safe_llava.core.errors import DataError
 from safe_llava.data import pin
@@ -22,7 +24,12 @@ from safe_llava.data.download.sources import Mirror
 from safe_llava.demo.server import Fault
 from safe_llava.demo.upstream import git_id
 
-FILES = {"config.json": b"{}", "model.safetensors": b"w" * 5000, "sub/extra.txt": b"extra", "pytorch_model.bin": b"no"}
+FILES = {
+    "config.json": b"{}",
+    "model.safetensors": weights_of(5000),
+    "sub/extra.txt": b"extra",
+    "pytorch_model.bin": b"no",
+}
 ALLOW = ["*.json", "*.safetensors", "*.txt"]
 WANTED = {"config.json", "model.safetensors", "sub/extra.txt"}
 QUICK = RetryPolicy(connect_timeout_s=2.0, retries=0, backoff_s=0.01)
@@ -169,3 +176,23 @@ def test_a_folder_half_gathered_is_not_taken_for_whole(mirror: Path, tmp_path: P
     assert "ConnectError" in done.stderr, "the origin was asked as well"
     assert not (tmp_path / "data/hub/tiny").exists()
     assert not (tmp_path / "r.json").exists()
+
+
+def test_a_repository_with_pickles_alone_does_not_count_as_fetched(mirror: Path, tmp_path: Path) -> None:
+    (mirror / "huggingface.co/demo/tiny/resolve/main/model.safetensors").unlink()
+    for listing in (mirror / "huggingface.co/api").rglob("main"):
+        whole = json.loads(listing.read_text())
+        rows = whole["siblings"] if isinstance(whole, dict) else whole
+        rows[:] = [one for one in rows if "model.safetensors" not in one.values()]
+        listing.write_text(json.dumps(whole))
+    with pytest.raises(DataError, match=r"its weights are pickles \(pytorch_model\.bin\)"):
+        fetch(tmp_path, mirror)
+    assert not (tmp_path / "data/hub/tiny").exists()
+
+
+def test_a_pointer_of_git_lfs_in_a_mirror_is_refused(mirror: Path, tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5000\n"
+    shutil.rmtree(mirror / "huggingface.co/api")
+    (mirror / "huggingface.co/demo/tiny/resolve/main/model.safetensors").write_bytes(pointer)
+    with pytest.raises(DataError, match=r"model\.safetensors: a pointer of git-lfs"):
+        fetch(tmp_path, mirror)

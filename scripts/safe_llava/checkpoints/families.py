@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from safe_llava.checkpoints.whole import check_folder
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 
@@ -63,6 +64,7 @@ def check_family(model_dir: Path, row: EvaluatedModel) -> None:
         CheckpointError: it does not.
     """
     family, found = FAMILIES[row.family], model_type(model_dir)
+    check_folder(model_dir)
     if found in family.model_types:
         return
     path = model_dir / "config.json"

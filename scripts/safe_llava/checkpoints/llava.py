@@ -17,6 +17,7 @@ import torch
 from safe_llava.checkpoints.export import EMBEDDINGS, HEAD, Form
 from safe_llava.checkpoints.tower import PROJECTOR, Tower, load_pretrained, read_tower
 from safe_llava.checkpoints.weights import PUBLIC_NAMES, read_file, read_tensors
+from safe_llava.checkpoints.whole import check_folder
 from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 from safe_llava.core.files import atomic_path, read_json
 
@@ -101,6 +102,7 @@ def read_original(folder: Path, vision_tower: Path | None = None, projector: Pat
     Raises:
         CheckpointError: a file is missing or not what it should be, or the checkpoint needs what LLaVA-1.5 has not.
     """
+    check_folder(folder)
     values = _config(folder)
     kind = _check_kind(folder, values)
     # SigLIP has no class token to drop: the original's choice means nothing there.

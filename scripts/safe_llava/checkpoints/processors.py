@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safe_llava.core.errors import CHECKPOINT_AGAIN
+from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 from safe_llava.core.files import read_json, write_json
 
 VIDEO = "video_processor"
@@ -44,10 +44,51 @@ def load_processor(model_dir: Path, **options: Any) -> Any:
         return AutoProcessor.from_pretrained(model_dir, **options)
     processor_class = processor_class_of(model_type(model_dir))
     if processor_class is None:
-        return AutoProcessor.from_pretrained(model_dir, **options)
-    processor = processor_class.from_pretrained(model_dir, **options)
-    processor.image_processor = AutoImageProcessor.from_pretrained(model_dir, backend="pil", **options)
+        processor = AutoProcessor.from_pretrained(model_dir, **options)
+    else:
+        processor = processor_class.from_pretrained(model_dir, **options)
+        processor.image_processor = AutoImageProcessor.from_pretrained(model_dir, backend="pil", **options)
+    processor.chat_template = _chat_template(processor)
+    _complete(processor, model_dir)
     return processor
+
+
+def _chat_template(processor: Any) -> Any:
+    """Return the chat template wherever exporters put it: the processor's, or the tokenizer's, whole or by name."""
+    tokenizer = getattr(processor, "tokenizer", None)
+    template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        return template.get("default") or next(iter(template.values()), None)
+    return template
+
+
+def _complete(processor: Any, model_dir: Path) -> None:
+    """Take from ``config.json`` what a LLaVA processor needs and its own file does not say.
+
+    Raises:
+        CheckpointError: neither says it; every question would fail.
+    """
+    if not hasattr(processor, "patch_size"):
+        return
+    config = read_json(model_dir / "config.json", CHECKPOINT_AGAIN)
+    vision = config.get("vision_config") or {}
+    clip = str(vision.get("model_type", "clip_vision_model")).startswith("clip")
+    known = {
+        "patch_size": vision.get("patch_size"),
+        "vision_feature_select_strategy": config.get("vision_feature_select_strategy", "default"),
+    }
+    for key, value in known.items():
+        if getattr(processor, key, value) is None:
+            if value is None:
+                raise CheckpointError(
+                    f"{model_dir}: neither {PROCESSOR_FILE} nor config.json says `{key}`",
+                    f"add `{key}` to {PROCESSOR_FILE}, as the model was trained",
+                )
+            setattr(processor, key, value)
+    file = model_dir / PROCESSOR_FILE
+    said = read_json(file, CHECKPOINT_AGAIN) if file.is_file() else {}
+    if "num_additional_image_tokens" not in said and hasattr(processor, "num_additional_image_tokens"):
+        processor.num_additional_image_tokens = int(clip)  # CLIP's class token; SigLIP has none
 
 
 def write_video_settings(folder: Path, processor_type: str, pixels: Mapping[str, Any]) -> None:

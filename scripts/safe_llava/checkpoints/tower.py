@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from safe_llava.checkpoints.whole import check_folder
 from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -48,6 +49,7 @@ def load_config(path: Path) -> Any:
     """
     from transformers import AutoConfig
 
+    check_folder(path)
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:

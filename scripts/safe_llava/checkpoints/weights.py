@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from safe_llava.checkpoints.whole import check_file, check_folder
 from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 from safe_llava.core.files import read_json, write_json
 
@@ -72,6 +73,7 @@ def read_file(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
         CheckpointError: the file cannot be read, or it is a pickle that could run code.
     """
     try:
+        check_file(file)
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 - not a mapping
@@ -100,8 +102,7 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     Raises:
         CheckpointError: a file is missing or cannot be read.
     """
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: no config.json there", CHECKPOINT_AGAIN)
+    check_folder(folder)
     for file in weight_files(folder):
         yield from read_file(file)
 

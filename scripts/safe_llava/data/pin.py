@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from safe_llava.checkpoints.whole import file_fault
 from safe_llava.config.data import Pin
 from safe_llava.config.load import load
 from safe_llava.config.selection import config_files, needed
@@ -64,6 +65,11 @@ def collect(root: Path) -> Seen:
         else:
             note = read_json(path, "delete it and fetch the repository again")
             for name, file in note["files"].items():
+                held = path.with_name(path.name.removesuffix(SNAPSHOT_SUFFIX)) / name
+                if held.is_file() and (fault := file_fault(held)):
+                    raise DataError(
+                        f"{held}: {fault}", f"delete {path} and the folder, then fetch the repository again"
+                    )
                 pin = Pin(size=file["size"], sha256=file["sha256"])
                 seen.add(note["set"], note["url"] + name, pin, note["commit"])
     for key, (name, pin) in seen.pins.items():

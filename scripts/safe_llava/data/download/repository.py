@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ import httpx2  # what the hub's client raises
 from huggingface_hub import HfApi, RepoFile, constants
 from huggingface_hub.errors import HfHubHTTPError
 
+from safe_llava.checkpoints.whole import file_fault
 from safe_llava.config.data import ResolvedSnapshot
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import read_json, write_json, write_text
@@ -214,13 +215,19 @@ def _explain(error: Exception) -> SourceError:
     return SourceError(f"{type(error).__name__}: {first}", remedy, again=broken, unreachable=unreachable)
 
 
-def _wanted(files: Iterable[str], row: ResolvedSnapshot) -> list[str]:
+def _wanted(files: Collection[str], row: ResolvedSnapshot) -> list[str]:
     names = [name for name in files if not row.allow or any(fnmatch.fnmatch(name, one) for one in row.allow)]
     for name in names:
         if name.startswith("/") or ".." in name.split("/"):
             raise SourceError(f"lists a file outside its folder: {name!r}", "do not use this source")
     if not names:
         raise SourceError("it has no file that the row allows", "correct the row's `allow`")
+    pickles = sorted(name for name in files if fnmatch.fnmatch(name, "pytorch_model*.bin"))
+    if pickles and not fnmatch.filter(files, "*.safetensors") and not set(pickles) & set(names):
+        raise SourceError(
+            f"its weights are pickles ({pickles[0]}), which the row does not allow, and it has no safetensors",
+            "name a revision or a repository with safetensors, or convert it (docs/models.md) and name its `folder`",
+        )
     return sorted(names)
 
 
@@ -258,6 +265,9 @@ def _verify(row: ResolvedSnapshot, listed: Sequence[Listed], staging: Path) -> d
             raise SourceError(
                 f"{one.path}: not the bytes that the hub lists ({one.git_id})", "run the same command again"
             )
+        if fault := file_fault(path):
+            path.unlink()
+            raise SourceError(f"{one.path}: {fault}", "name a source that holds the file itself")
         seen[one.path] = {"size": size, "sha256": sha256, "pinned": pin is not None}
     return seen
 

@@ -32,8 +32,16 @@ def available(name: str, device: torch.device) -> bool:
     if name == VARLEN:
         return cuda and importlib.util.find_spec("torch.nn.attention.varlen") is not None
     if name == FLASH:
-        return cuda and importlib.util.find_spec("flash_attn") is not None
+        return cuda and _has_flash()
     return cuda if name == FLEX else True
+
+
+def _has_flash() -> bool:
+    """Whether flash-attn 2 is installed: flash-attn-4 brings a `flash_attn` that holds other functions."""
+    return (
+        importlib.util.find_spec("flash_attn") is not None
+        and importlib.util.find_spec("flash_attn.flash_attn_interface") is not None
+    )
 
 
 def choose(name: str, device: torch.device) -> str:
