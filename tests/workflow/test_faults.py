@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,14 @@ def test_released_answers_that_were_altered(snakemake: Run, tmp_path: Path, one_
     assert done.returncode != 0
     assert "sha256" in said(done)
     assert not Path(one_model[0]).exists()
+
+
+def test_another_clone_s_environment_submits_nothing(snakemake: Run, root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    site = [f"--slurm-steady-{key}=x" for key in ("account", "partition", "gpu-partition")]
+    target = f"{tmp_path}/results/tables/prism_released.csv"
+    other = {"PYTHONPATH": str(tmp_path / "scripts")}
+    done = snakemake(target, "--profile", "slurm", *site, "--config", f"results={tmp_path}/results", env=other)
+    assert done.returncode != 0
+    assert "the environment is that of another clone" in said(done)
+    assert not (tmp_path / "results/data").exists()

@@ -48,6 +48,12 @@ def finished(snakemake: Run, tmp_path_factory: pytest.TempPathFactory) -> Finish
     return Finished(snakemake, tmp_path_factory.mktemp("stored"))
 
 
+@pytest.mark.parametrize("profile", [(), ("--profile", "slurm")])
+def test_how_bytes_come_is_no_reason_to_run_anything_again(finished: Finished, profile: tuple[str, ...]) -> None:
+    other = "connections: 7, retries: 1, connect_timeout_s: 2, bandwidth_mb_s: 3, mirrors_only: false"
+    assert finished.jobs(other, "https://me:pass@mirror.example/", profile) == {}
+
+
 def test_another_storage_looks_through_the_images_again_and_trains_nothing(finished: Finished) -> None:
     assert finished.jobs() == {}
     extracted = "sets: {llava-pretrain-images: {storage: extracted}}"  # config/demo.yaml says archive
@@ -55,12 +61,6 @@ def test_another_storage_looks_through_the_images_again_and_trains_nothing(finis
     finished.write(f"data/unpacked/{IMAGES}.json")
     finished.touch(extracted)
     assert finished.jobs(extracted) == {}
-
-
-@pytest.mark.parametrize("profile", [(), ("--profile", "slurm")])
-def test_how_bytes_come_is_no_reason_to_run_anything_again(finished: Finished, profile: tuple[str, ...]) -> None:
-    other = "connections: 7, retries: 1, connect_timeout_s: 2, bandwidth_mb_s: 3, mirrors_only: false"
-    assert finished.jobs(other, "https://me:pass@mirror.example/", profile) == {}
 
 
 def test_other_bytes_train_again(finished: Finished) -> None:

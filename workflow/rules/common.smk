@@ -13,9 +13,16 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-REPOSITORY = Path(workflow.basedir).parent
-# The code that runs is the clone's own, whatever is installed beside it.
+# This file's own clone: another workflow may use it as a module.
+REPOSITORY = Path(str(workflow.current_basedir)).resolve().parents[1]
+# The code that runs is the clone's own, whatever is installed beside it, or was imported from there before.
 sys.path.insert(0, str(REPOSITORY / "scripts"))
+PACKAGES = ("safe_llava", "snakemake_executor_plugin_slurm_steady")
+OWN = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in PACKAGES}
+HERE = (REPOSITORY / "scripts").resolve()
+FOREIGN = {name: module for name, module in OWN.items() if HERE not in Path(module.__file__).resolve().parents}
+for name in OWN if FOREIGN else ():
+    del sys.modules[name]
 
 from safe_llava.checkpoints.families import CONVERTED
 from safe_llava.config.data import resolve_set

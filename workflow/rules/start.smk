@@ -16,6 +16,16 @@ def check_container_images(jobs):
         raise WorkflowError(f"no container image {', '.join(absent)}\n  remedy: snakemake images")
 
 
+def check_clone():
+    """Refuse to submit by the code of another clone, whose environment this Snakemake runs in."""
+    executor = getattr(workflow.executor_plugin, "name", "")
+    if FOREIGN and executor == "slurm-steady":
+        place = Path(next(iter(FOREIGN.values())).__file__).parent
+        raise WorkflowError(
+            f"the environment is that of another clone: it runs the code of {place}\n  remedy: make env, and .venv/bin/snakemake"
+        )
+
+
 def check_room(jobs):
     """Refuse to start where what the jobs fetch and unpack does not fit, before anything has been fetched."""
     about = {
@@ -70,6 +80,7 @@ if workflow.is_main_process and not QUIET:
 
 
 onstart:
+    check_clone()
     # Preflight reports each container image that is missing.
     check_container_images(job for job in workflow.dag.needrun_jobs() if job.rule.name != "preflight_node")
     check_keys(workflow.dag.needrun_jobs())
