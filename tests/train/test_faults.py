@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from PIL import Image
 from safe_llava.checkpoints import export
 from safe_llava.core.errors import TrainError
 from safe_llava.train import run
+from safe_llava.train.loop import storage
 from safe_llava.train.loop.deepspeed import Engine
 from safe_llava.train.loop.guards import LossGuard, dead_worker_named, listed, memory_named
 from safe_llava.train.loop.metrics import COLUMNS, MetricsLog, StepMetrics, read_metrics
@@ -61,24 +62,26 @@ def files_up_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.parametrize("in_place", [False, True], ids=["beside", "in place"])
 def test_a_full_disk_leaves_the_checkpoint_of_before(
-    tiny: Tiny, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+    in_place: bool, tiny: Tiny, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = torch.save
+    write = storage.write_at
 
-    def save_on_a_full_disk(share: Any, stream: Any) -> None:
-        if "step-00000004" in stream.name:
-            with files_up_to(2000):
-                save(share, stream)
-                stream.flush()
-        save(share, stream)
+    def write_on_a_full_disk(descriptor: int, *rest: Any) -> None:
+        full = "step-00000004" in str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        with files_up_to(2000) if full else nullcontext():
+            write(descriptor, *rest)
 
+    message = r"step-00000004: the checkpoint cannot be written: process 0: .*File too large"
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", save_on_a_full_disk)
-        with pytest.raises(TrainError, match=r"step-00000004: the checkpoint cannot be written: process 0: ") as caught:
-            train(tiny, tmp_path, SIX)
+        patch.setattr(storage, "write_at", write_on_a_full_disk)
+        if in_place:
+            patch.setattr("safe_llava.train.loop.checkpoint.usable_memory", lambda: 0)
+        with pytest.raises(TrainError, match=message) as caught:
+            train(tiny, tmp_path, SIX, "--every-steps", "2" if in_place else "1")
     assert "free space" in caught.value.remedy
-    assert checkpoints(tmp_path) == ["step-00000002"]
+    assert checkpoints(tmp_path)[-1] == ("step-00000002" if in_place else "step-00000003")
     assert train(tiny, tmp_path, SIX) == 0
     assert same(tmp_path, whole)
 

@@ -68,7 +68,7 @@ def test_both_stages_write_what_they_promise(tiny: Tiny, tmp_path: Path) -> None
 def kept(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory, one_process: None) -> Path:
     """A finished run that left its checkpoints."""
     out = tmp_path_factory.mktemp("kept")
-    train(tiny, out, make_row(finetune=SHORT), "finetune", "--keep-checkpoints")
+    train(tiny, out, make_row(finetune=SHORT), "finetune", "--keep-checkpoints", "--every-steps", "1")
     return out
 
 
@@ -104,7 +104,7 @@ def test_what_changes_no_number_may_change(kept: Path, tiny: Tiny) -> None:
 def test_checkpoints_come_by_the_clock_too(tiny: Tiny, tmp_path: Path) -> None:
     row = make_row(finetune=SHORT, checkpoints={"every_steps": 1000, "every_minutes": 1e-9, "keep": 2})
     train(tiny, tmp_path, row, "finetune", "--keep-checkpoints")
-    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*")) == ["step-00000002", "step-00000003"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*")) == ["step-00000001", "step-00000002"]
 
 
 def test_a_loss_that_is_no_number_names_the_samples(tiny: Tiny, tmp_path: Path) -> None:
@@ -153,23 +153,22 @@ def test_bf16_keeps_fp32_masters_and_writes_bf16(tiny: Tiny, tmp_path: Path) -> 
     weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.bfloat16}
     before = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
-    newest = tmp_path / "run" / "checkpoints" / "step-00000003"
-    share = torch.load(newest / "rank-00000.pt", weights_only=True)
-    assert share["optimizer"]["single_partition_of_fp32_groups"][0].dtype == torch.float32
-    # Going on after step 2 ends with the same bytes: the masters came back, not their bf16 copies.
-    (newest / "manifest.json").unlink()
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000002"
+    trained = sum(value.numel() for name, value in weights.items() if not name.startswith("vision_tower"))
+    trained -= 2 * 16  # the export has the image's row in embeddings and head
+    assert (checkpoint / "rank-00000.bin").stat().st_size == 12 * trained, "fp32 weights and moments, nothing beside"
+    # Resuming after step 2 ends with the same bytes: the masters came back, not their bf16 copies.
     train(tiny, tmp_path / "run", row)
     assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize("changes", [{"lora": LORA}, {"finetune": {**SHORT, "zero_stage": 3}}], ids=["lora", "zero3"])
-def test_going_on_with_adapters_and_zero3(tiny: Tiny, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_resuming_with_adapters_and_zero3(tiny: Tiny, tmp_path: Path, changes: dict[str, Any]) -> None:
     row = make_row(**{"finetune": SHORT, "checkpoints": {"every_steps": 1, "every_minutes": 60, "keep": 9}, **changes})
     train(tiny, tmp_path, row, "finetune", "--keep-checkpoints")
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
     assert not [name for name in load_file(tmp_path / "model" / "model.safetensors") if "lora" in name]
-    for step in (2, 3):
-        (tmp_path / "checkpoints" / f"step-0000000{step}" / "manifest.json").unlink()
+    (tmp_path / "checkpoints" / "step-00000002" / "manifest.json").unlink()
     train(tiny, tmp_path, row)
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 
@@ -285,7 +284,7 @@ def test_steps_are_on_disk_before_the_checkpoint_that_has_them(
     monkeypatch.setattr(CheckpointFolder, "save", checked_save)
     row = make_row(finetune=SHORT, checkpoints={"every_steps": 2, "every_minutes": 60, "keep": 2})
     assert train(tiny, tmp_path, row) == 0
-    assert synced == [2, 3]
+    assert synced == [2], "the results follow from memory, without a last checkpoint"
 
 
 def test_the_summary_counts_steps_that_the_table_has_lost(kept: Path, tiny: Tiny, tmp_path: Path) -> None:
@@ -293,4 +292,5 @@ def test_the_summary_counts_steps_that_the_table_has_lost(kept: Path, tiny: Tiny
     write_metrics(tmp_path / "checkpoints" / "metrics.csv", [])
     assert train(tiny, tmp_path, make_row(finetune=SHORT)) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert (summary["steps"], summary["samples"], summary["final_loss"]) == (3, 24, None)
+    assert (summary["steps"], summary["samples"]) == (3, 24)
+    assert summary["final_loss"] == read_metrics(tmp_path / "metrics.csv")[-1].loss

@@ -248,7 +248,8 @@ def one_process() -> None:
 def variant_arguments(tiny: Tiny, folder: Path, name: str) -> list[str]:
     """The command line of one of ``VARIANTS``, below ``folder/name``."""
     stage, changes = VARIANTS[name]
-    return tiny.arguments(folder / name, make_row(**changes), stage, "--micro-batch", "2")
+    keep = ("--keep-checkpoints", "--every-steps", "2")
+    return tiny.arguments(folder / name, make_row(**changes), stage, "--micro-batch", "2", *keep)
 
 
 @pytest.fixture(scope="session")

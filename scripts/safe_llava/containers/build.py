@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 import shlex
@@ -32,6 +31,7 @@ from safe_llava.containers.tag import BASE, DEFINITIONS, NAMES, TAG_DIGITS, base
 from safe_llava.core import cli
 from safe_llava.core.errors import ConfigError, DataError
 from safe_llava.core.files import atomic_path, file_digest, write_json, write_text
+from safe_llava.core.memory import usable_memory
 from safe_llava.core.provenance import code_commit, own_labels
 from safe_llava.core.rows import read_row
 
@@ -148,22 +148,6 @@ def _options(name: str, images: Images, folder: Path, root: Path) -> list[str]:
         *(word for bind in binds for word in ("--bind", bind)),
         *(word for key, value in facts.items() for word in ("--build-arg", f"{key}={value}")),
     ]
-
-
-def usable_memory(root: Path = Path("/")) -> float:
-    """Return the bytes of memory that a build may take: what the machine has free, and what any of its cgroups allows.
-
-    A cgroup bounds those below it, too: on a login node it is the user's that does. Source: cgroups(7), both versions.
-    """
-    free = re.search(r"^MemAvailable:\s+(\d+) kB$", (root / "proc/meminfo").read_text(), re.MULTILINE)
-    bounds = [int(free[1]) * 1024 if free else math.inf]
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        mounted, file = ("memory", "memory.limit_in_bytes") if controllers == "memory" else ("", "memory.max")
-        group = root / "sys/fs/cgroup" / mounted / path.lstrip("/")
-        found = [(folder / file).read_text().strip() for folder in (group, *group.parents) if (folder / file).is_file()]
-        bounds += [int(bound) for bound in found if bound != "max"]
-    return min(bounds)
 
 
 def apptainer(arguments: Sequence[str], root: Path) -> None:

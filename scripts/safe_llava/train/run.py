@@ -2,7 +2,7 @@
 
 By hand, in one process: ``python -m safe_llava.train.run --config ROW.json --stage pretrain …``; in several on
 one machine: ``python -m safe_llava.train.launch --processes 8 -- --config ROW.json …`` (or torchrun). Killed at
-any moment, the same command goes on from the newest checkpoint; SIGTERM and SIGUSR1 make it save and exit with
+any moment, the same command resumes from the newest checkpoint; SIGTERM and SIGUSR1 make it save and exit with
 75, "run again", but for the time in which the results are written. These stay in ``finished`` beside the checkpoints.
 """
 
@@ -30,7 +30,7 @@ from safe_llava.core.files import file_digest, write_json
 from safe_llava.core.provenance import record
 from safe_llava.images import store as imagefiles
 from safe_llava.train.loop import results
-from safe_llava.train.loop.checkpoint import FINISHED, CheckpointFolder, computed_before
+from safe_llava.train.loop.checkpoint import FINISHED, CheckpointFolder, Saved
 from safe_llava.train.loop.deepspeed import Processes, join_processes
 from safe_llava.train.loop.loop import Loop, StopRequest
 from safe_llava.train.loop.metrics import StepMetrics, check_tensorboard, write_metrics
@@ -114,8 +114,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             raise TrainError(f"--{name.replace('_', '-')} {value}", f"give a whole number from {least} on")
 
 
-def identity(arguments: argparse.Namespace, row: TrainedModel, processes: Processes) -> dict[str, Any]:
-    """Return what is given and must be the same when a run goes on: whatever changes a number, and nothing else."""
+def identity(arguments: argparse.Namespace, row: TrainedModel) -> dict[str, Any]:
+    """Return what is given and must be the same when a run resumes: whatever changes a number, and nothing else."""
     folders = {"language_model": arguments.language_model, "vision_tower": arguments.vision_tower}
     models = {
         name: {file.name: file.stat().st_size for file in sorted(folder.glob("*.*")) if file.is_file()}
@@ -127,7 +127,6 @@ def identity(arguments: argparse.Namespace, row: TrainedModel, processes: Proces
         "annotations_sha256": file_digest(arguments.annotations),
         "projector_sha256": file_digest(arguments.projector) if arguments.projector else None,
         "models": models,
-        "world_size": processes.world_size,
         "threads": arguments.threads,
     }
 
@@ -160,6 +159,15 @@ def choose_paths(arguments: argparse.Namespace, processes: Processes, stage: Sta
     return Paths(chosen, compiled, workers)
 
 
+def computed_before(saved: Saved | None, processes: Processes) -> dict[str, Any]:
+    """Return what a run that resumes keeps of how it was computed; on other processes, that is how it attends alone."""
+    if saved is None:
+        return {}
+    if saved.computed["world_size"] == processes.world_size:
+        return dict(saved.computed)
+    return {"attention": saved.computed["attention"]}
+
+
 def lay_out(
     arguments: argparse.Namespace,
     row: TrainedModel,
@@ -168,7 +176,7 @@ def lay_out(
     processes: Processes,
     before: dict[str, Any],
 ) -> tuple[Stage, Any, int | None]:
-    """Choose how a stage is computed: as before where it goes on (``computed_before``), or as suits the device.
+    """Choose how a stage is computed: as before where it resumes (``computed_before``), or as suits the device.
 
     Returns:
         The stage without ``auto``, its paths, and the tokens of a micro-batch where they are cut by tokens.
@@ -208,7 +216,14 @@ def load_samples(arguments: argparse.Namespace, row: TrainedModel, stage: Stage)
     return dataset, tower, tokenizer
 
 
-def prepare(arguments: argparse.Namespace, row: TrainedModel, processes: Processes) -> Job:
+def open_folder(arguments: argparse.Namespace, row: TrainedModel, processes: Processes) -> CheckpointFolder:
+    """Return the folder of the run's checkpoints, which this run holds until it releases it."""
+    given: list[Any] = [identity(arguments, row) if processes.first else None]
+    torch.distributed.broadcast_object_list(given)
+    return CheckpointFolder(arguments.checkpoints, given[0], processes, row.checkpoints.keep)
+
+
+def prepare(arguments: argparse.Namespace, row: TrainedModel, processes: Processes, folder: CheckpointFolder) -> Job:
     """Load samples, tokenizer and weights, and put them under DeepSpeed."""
     from safe_llava.core.imports import light_transformers
 
@@ -218,27 +233,29 @@ def prepare(arguments: argparse.Namespace, row: TrainedModel, processes: Process
     from safe_llava.train.samples.schedule import Plan
 
     asked: Stage = getattr(row, arguments.stage)
+    saved = folder.find()
     dataset, tower, tokenizer = load_samples(arguments, row, asked)
-    given = identity(arguments, row, processes) if processes.first else {}
-    shared: list[Any] = [given, computed_before(arguments.checkpoints, given) if processes.first else {}]
-    torch.distributed.broadcast_object_list(shared)
-    given, before = shared
     token_id = dataset.image_token_id
-    llava = build_model(row, arguments.language_model, tower, arguments.projector, token_id, processes.device)
-    stage, paths, tokens = lay_out(arguments, row, asked, llava, processes, before)
+    # What a checkpoint replaces is not read first.
+    replaced = saved is not None and "language_model" in asked.trainable and row.lora is None
+    language_model = arguments.language_model
+    llava = build_model(row, language_model, tower, arguments.projector, token_id, processes.device, not replaced)
+    stage, paths, tokens = lay_out(arguments, row, asked, llava, processes, computed_before(saved, processes))
     # On a CPU a smaller one costs nothing and wastes less on padding.
     micro_batch = arguments.micro_batch or (CPU_MICRO_BATCH if processes.device.type == "cpu" else None)
     budget = assemble.token_budget(tokens, row, tower.tokens)
     plan = Plan(stage, dataset.samples, row.seed, processes.world_size, micro_batch, budget)
-    computed = {
-        "micro_batch": plan.micro_batch,
-        "micro_tokens": tokens,
-        "attention": paths.attention,
-        "compiled": paths.compiled,
-        "zero_stage": stage.zero_stage,
-        "offload_optimizer": stage.offload_optimizer,
-    }
-    folder = CheckpointFolder(arguments.checkpoints, {**given, **computed}, processes, row.checkpoints.keep)
+    folder.agree(
+        {
+            "world_size": processes.world_size,
+            "micro_batch": plan.micro_batch,
+            "micro_tokens": tokens,
+            "attention": paths.attention,
+            "compiled": paths.compiled,
+            "zero_stage": stage.zero_stage,
+            "offload_optimizer": stage.offload_optimizer,
+        }
+    )
     label = f"train {arguments.stage}"
     loop, data = assemble.assemble(llava, dataset, row, stage, plan, folder, processes, paths, label)
     return Job(row, stage, llava, tower, tokenizer, loop, data)
@@ -270,6 +287,14 @@ def finish(
         if job.loop.stop.received:
             LOG.info("the signal to stop came behind the last step: the results are whole")
     return job.loop.folder.folder / FINISHED
+
+
+def abandon(folder: CheckpointFolder) -> None:
+    """Wait for a checkpoint that is still being written: it is not needed any more, whatever becomes of it."""
+    try:
+        folder.settle()
+    except TrainError as error:
+        LOG.warning("%s", error)
 
 
 def give_results(arguments: argparse.Namespace, folder: CheckpointFolder, kept: Path) -> None:
@@ -325,10 +350,10 @@ def train(arguments: argparse.Namespace) -> int:
     check_arguments(arguments)
     row = read_row(arguments)
     processes = join_processes(row.accelerator, arguments.threads)
-    job = prepare(arguments, row, processes)
-    job.loop.loss_limit, job.loop.tensorboard = row.loss_limit, arguments.tensorboard
-    folder, made = job.loop.folder, results.made_with()
+    folder, made = open_folder(arguments, row, processes), results.made_with()
     try:
+        job = prepare(arguments, row, processes, folder)
+        job.loop.loss_limit, job.loop.tensorboard = row.loss_limit, arguments.tensorboard
         kept = folder.finished(made)
         if kept is None:
             announce(job, processes)
@@ -336,6 +361,7 @@ def train(arguments: argparse.Namespace) -> int:
             if not finished:
                 return cli.EXIT_RUN_AGAIN
             kept = finish(arguments, job, steps, processes, made)
+            abandon(folder)
         elif processes.first:
             LOG.info("%s: finished before; delete %s to train from the beginning", job.loop.label, kept)
         if processes.first:

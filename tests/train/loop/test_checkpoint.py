@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +15,87 @@ import torch
 from safe_llava.core.errors import TrainError
 from safe_llava.train.loop.checkpoint import MANIFEST, CheckpointFolder, differences
 from safe_llava.train.loop.deepspeed import Processes
+from safe_llava.train.loop.state import Piece
 
 ALONE = Processes(0, 1, torch.device("cpu"))
-PRINT = {"stage": "finetune", "config": {"seed": 7}, "world_size": 1}
+IDENTITY = {"stage": "finetune", "config": {"seed": 7}}
+COMPUTED = {"world_size": 1, "micro_batch": 4}
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
 
-def folder_of(path: Path, fingerprint: dict[str, Any] | None = None, keep: int = 2) -> CheckpointFolder:
-    return CheckpointFolder(path, fingerprint or PRINT, ALONE, keep)
+def folder_of(path: Path, identity: dict[str, Any] | None = None, keep: int = 2) -> CheckpointFolder:
+    folder = CheckpointFolder(path, identity or IDENTITY, ALONE, keep)
+    folder.computed = COMPUTED
+    return folder
 
 
-def share(value: float) -> dict[str, Any]:
-    return {"optimizer": {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.full((4,), value)}}, "lr": 0.5}}
+def state(value: float, elements: int = 4) -> list[Piece]:
+    return [
+        Piece(f"projector/{name}", 0, elements, torch.full((elements,), float(value))) for name in ("weight", "exp_avg")
+    ]
 
 
 def saved(path: Path, *steps: int) -> None:
     folder = folder_of(path)
     for step in steps:
-        folder.save(step, share(step), {"would_mismatch": step})
+        folder.save(step, state(step), {"would_mismatch": step})
+    folder.settle()
     folder.release()
 
 
-def test_the_newest_comes_back(tmp_path: Path) -> None:
-    saved(tmp_path, 2, 10)
-    step, state, facts = folder_of(tmp_path).load() or (0, {}, {})
-    assert (step, facts) == (10, {"would_mismatch": 10})
-    assert torch.equal(state["optimizer"]["state"][0]["exp_avg"], torch.full((4,), 10.0))
+def found_step(path: Path) -> int | None:
+    saved = folder_of(path).find()
+    return saved.step if saved else None
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_the_newest_comes_back(tmp_path: Path, staged: bool) -> None:
+    folder = folder_of(tmp_path)
+    if staged:
+        folder.reserve(state(0))
+    for step in (2, 10):
+        pieces = state(step)
+        folder.save(step, pieces, {"would_mismatch": step})
+        if staged:
+            pieces[0].values.fill_(0)  # the next step, while the checkpoint is being written
+    folder.settle()
+    folder.release()
+    again, pieces = folder_of(tmp_path), state(0)
+    found = again.find()
+    assert found is not None and again.load(pieces) is found
+    assert (found.step, found.facts) == (10, {"would_mismatch": 10})
+    assert [piece.values.tolist() for piece in pieces] == [[10.0] * 4] * 2
+
+
+def test_it_is_read_in_other_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safe_llava.train.loop.state.LARGEST", 7)
+    values, folder = torch.arange(30.0), folder_of(tmp_path)
+    folder.save(2, [Piece("a", 0, 30, values[:13]), Piece("a", 13, 30, values[13:])], {})
+    again = folder_of_released(folder, tmp_path)
+    read = torch.zeros(30)
+    again.load([Piece("a", 5, 30, read[5:18]), Piece("a", 18, 30, read[18:])])
+    assert torch.equal(read[5:], values[5:])
+    assert not read[:5].any()
+
+
+def folder_of_released(folder: CheckpointFolder, path: Path) -> CheckpointFolder:
+    folder.release()
+    again = folder_of(path)
+    assert again.find() is not None
+    return again
+
+
+def test_another_model_is_not_filled_from_it(tmp_path: Path) -> None:
+    saved(tmp_path, 2)
+    folder = folder_of(tmp_path)
+    folder.find()
+    with pytest.raises(TrainError, match="cannot be read: process 0: the checkpoint has no projector/exp_avg of 5"):
+        folder.load(state(0, elements=5))
 
 
 def test_an_empty_folder_has_none(tmp_path: Path) -> None:
-    assert folder_of(tmp_path / "new").load() is None
+    assert folder_of(tmp_path / "new").find() is None
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
@@ -50,11 +103,14 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000010", "step-00000200"]
 
 
-@pytest.mark.parametrize("fault", ["cut", "changed", "no share", "no manifest", "half a manifest", "not a mapping"])
+FAULTS = ("cut", "changed", "no share", "no manifest", "half a manifest", "not a mapping", "a piece less")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_one_is_passed_over(fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     saved(tmp_path, 2, 10)
     newest = tmp_path / "step-00000010"
-    file, manifest = newest / "rank-00000.pt", newest / MANIFEST
+    file, manifest = newest / "rank-00000.bin", newest / MANIFEST
     data = bytearray(file.read_bytes())
     if fault == "cut":
         file.write_bytes(data[:-10])
@@ -67,30 +123,71 @@ def test_a_broken_one_is_passed_over(fault: str, tmp_path: Path, caplog: pytest.
         manifest.unlink()
     elif fault == "half a manifest":
         manifest.write_text(manifest.read_text()[:40])
+    elif fault == "a piece less":
+        values = json.loads(manifest.read_text())
+        values["state"]["projector/weight"]["pieces"].pop()
+        manifest.write_text(json.dumps(values))
     else:
         manifest.write_text("[]")
-    step, _, _ = folder_of(tmp_path).load() or (0, {}, {})
-    assert step == 2
+    assert found_step(tmp_path) == 2
     assert "step-00000010 is broken" in caplog.text
 
 
 def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
     saved(tmp_path, 2)
     (tmp_path / ".step-00000004").mkdir()
-    (tmp_path / ".step-00000004" / "rank-00000.pt").write_bytes(b"half")
-    step, _, _ = folder_of(tmp_path).load() or (0, {}, {})
-    assert step == 2
+    (tmp_path / ".step-00000004" / "rank-00000.bin").write_bytes(b"half")
+    assert found_step(tmp_path) == 2
     assert not (tmp_path / ".step-00000004").exists()
 
 
 def test_another_run_is_refused_and_told_what_differs(tmp_path: Path) -> None:
     saved(tmp_path, 2)
     with pytest.raises(TrainError) as caught:
-        folder_of(tmp_path, {**PRINT, "config": {"seed": 8}, "world_size": 2}).load()
+        folder_of(tmp_path, {**IDENTITY, "config": {"seed": 8}}).find()
     assert "config.seed: 7, now 8" in caught.value.message
-    assert "world_size: 1, now 2" in caught.value.message
     assert str(tmp_path) in caught.value.remedy
-    assert "start it with 1 processes as before" in caught.value.remedy
+
+
+def test_with_as_many_processes_it_is_computed_as_before(tmp_path: Path) -> None:
+    saved(tmp_path, 2)
+    folder = folder_of(tmp_path)
+    folder.find()
+    with pytest.raises(TrainError, match="micro_batch: 4, now 8"):
+        folder.agree({**COMPUTED, "micro_batch": 8})
+    folder.agree({"world_size": 2, "micro_batch": 8})
+
+
+def test_a_checkpoint_of_an_earlier_version_is_not_passed_over(tmp_path: Path) -> None:
+    saved(tmp_path, 2)
+    (tmp_path / "step-00000002" / MANIFEST).write_text(json.dumps({"step": 2, "fingerprint": {}, "files": {}}))
+    with pytest.raises(TrainError, match="written by an earlier version"):
+        folder_of(tmp_path).find()
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    saved(tmp_path, 2)
+    assert "this file system has no locks" in caplog.text
+    assert found_step(tmp_path) == 2
+
+
+def test_a_copy_beside_them_is_neither_read_nor_counted_nor_deleted(tmp_path: Path) -> None:
+    saved(tmp_path, 2)
+    for name in ("step-00000060.bak", ".step-00000060.bak"):
+        (tmp_path / name).mkdir()
+    saved(tmp_path, 4, 6)
+    assert {path.name for path in tmp_path.glob("*step-*")} == {
+        "step-00000004", "step-00000006", "step-00000060.bak", ".step-00000060.bak"
+    }  # fmt: skip
+    folder = folder_of(tmp_path)
+    folder.remove()
+    assert {path.name for path in tmp_path.iterdir()} == {"step-00000060.bak", ".step-00000060.bak"}
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,22 +199,11 @@ def test_two_runs_cannot_share_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
     folder_of(tmp_path).release()
 
 
-def test_a_share_with_code_in_it_is_not_run(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.touch, (tmp_path / "ran",))
-
+def test_it_holds_plain_values_and_no_pickle(tmp_path: Path) -> None:
     saved(tmp_path, 2)
-    file = tmp_path / "step-00000002" / "rank-00000.pt"
-    torch.save({"optimizer": Evil()}, file)
-    manifest = json.loads((file.parent / MANIFEST).read_text())
-    from safe_llava.core.files import file_digest
-
-    manifest["files"][file.name] = file_digest(file)
-    (file.parent / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(Exception, match="Weights only load failed"):
-        folder_of(tmp_path).load()
-    assert not (tmp_path / "ran").exists()
+    files = {path.name: path for path in (tmp_path / "step-00000002").iterdir()}
+    assert files.keys() == {"rank-00000.bin", MANIFEST}
+    assert files["rank-00000.bin"].read_bytes() == struct.pack("<8f", *[2.0] * 8)
 
 
 def test_removing_leaves_what_is_not_ours(tmp_path: Path) -> None:

@@ -1,27 +1,46 @@
 """Checkpoints of a running stage: written beside and renamed, verified before they are trusted.
 
-``step-00000200/`` holds one ``rank-00000.pt`` a process (tensors and plain values only, read back with
-``weights_only``) and ``manifest.json`` with the step, the fingerprint of the run and the sha256 of every share.
-``finished/`` holds the results of a run that came to its end, under a manifest of its own.
+``step-00000200/`` holds one ``rank-00000.bin`` a process (see ``storage``) and ``manifest.json`` with the step, what
+the run is, how it was computed, and where each piece of the state lies with its sha256. ``finished/`` holds the
+results of a run that came to its end, under a manifest of its own.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 
 from safe_llava.core.errors import TrainError
-from safe_llava.core.files import file_digest, write_json
-from safe_llava.train.loop.deepspeed import Processes
+from safe_llava.core.files import write_json
+from safe_llava.core.memory import usable_memory
+from safe_llava.train.loop.deepspeed import Processes, cpu_group
+from safe_llava.train.loop.staging import Staging
+from safe_llava.train.loop.state import Piece
+from safe_llava.train.loop.storage import (
+    ELEMENT,
+    Index,
+    ShardLoadPlanner,
+    ShardReader,
+    ShardSavePlanner,
+    ShardWriter,
+    by_name,
+    verify,
+)
 
 LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -29,6 +48,9 @@ FINISHED = "finished"
 METRICS = "metrics.csv"
 LOCK = ".lock"
 LOCK_SECONDS = 10.0
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+SPARE_MEMORY = 0.8  # of what is free may be taken for staging
+CHECKPOINT, PARTIAL = re.compile(r"step-\d{8}"), re.compile(rf"\.step-\d{{8}}|\.{FINISHED}")
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -43,18 +65,6 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
     return found
 
 
-def computed_before(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the newest fingerprint in a folder says beside ``identity``; nothing where that is another run's."""
-    for manifest in (folder / FINISHED / MANIFEST, *sorted(folder.glob(f"step-*/{MANIFEST}"), reverse=True)):
-        try:
-            saved: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))["fingerprint"]
-            same = all(saved.get(key) == value for key, value in identity.items())
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            continue
-        return {key: value for key, value in saved.items() if key not in identity} if same else {}
-    return {}
-
-
 def _take(lock: TextIO, folder: Path) -> None:
     """Take the lock; a run that was killed a moment ago may still be on its way out."""
     deadline = time.monotonic() + LOCK_SECONDS
@@ -63,32 +73,58 @@ def _take(lock: TextIO, folder: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except OSError as error:
+            if error.errno in NO_LOCKS:
+                LOG.warning("%s: this file system has no locks; let one training at a time use it", folder)
+                return
             if time.monotonic() > deadline:
                 remedy = "wait for it or stop it, then start again"
                 raise TrainError(f"{folder}: another process trains here", remedy) from error
             time.sleep(0.1)
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A whole checkpoint.
+
+    Attributes:
+        computed: how it was computed, the number of processes included.
+        facts: JSON values of the run, as ``save`` got them.
+    """
+
+    folder: Path
+    step: int
+    computed: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    index: Index
+
+
 class CheckpointFolder:
-    """The checkpoints of one run, shared by its processes.
+    """The checkpoints of one run, shared by its processes; all of them call each method that says nothing else.
 
     Args:
         folder: made if absent; one run at a time may use it.
-        fingerprint: JSON values that must be the same when the run goes on.
+        identity: JSON values that must be the same when the run resumes: whatever changes a number.
         keep: how many checkpoints to keep.
+
+    Attributes:
+        computed: JSON values that say how the run is computed; ``agree`` sets them.
 
     Raises:
         TrainError: another process trains here.
     """
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], processes: Processes, keep: int) -> None:
-        self.folder, self._fingerprint, self._processes, self._keep = folder, fingerprint, processes, keep
+    def __init__(self, folder: Path, identity: Mapping[str, Any], processes: Processes, keep: int) -> None:
+        self.folder, self._identity, self._processes, self._keep = folder, identity, processes, keep
+        self.computed: Mapping[str, Any] = {}
         self._lock: TextIO | None = None
+        self._staging: Staging | None = None
+        self._writing: tuple[Path, Future[Any]] | None = None
+        self._saved: Saved | None = None
         if processes.first:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / LOCK).open("w")
             _take(self._lock, folder)
-            for left_over in (*folder.glob(".step-*"), *folder.glob(f".{FINISHED}")):
+            for left_over in self._named(PARTIAL):
                 shutil.rmtree(left_over)
         torch.distributed.barrier()
 
@@ -97,100 +133,148 @@ class CheckpointFolder:
         """Where the run writes its metrics as it goes."""
         return self.folder / METRICS
 
-    def save(self, step: int, share: dict[str, Any], facts: Mapping[str, Any]) -> None:
-        """Save the state after ``step`` steps; all processes call it, each with its own share.
+    def find(self) -> Saved | None:
+        """Return the newest whole checkpoint, verified by all processes together, or None.
+
+        A broken checkpoint is passed over with a warning for the one before it.
+
+        Raises:
+            TrainError: the run that wrote the checkpoint differs from this one, or its version did.
+        """
+        rank, processes = self._processes.rank, self._processes.world_size
+        for candidate in self._found():
+            saved = self._read_manifest(candidate)
+            sound: list[bool] = [False] * processes
+            whole = saved is not None and self._verified(saved, rank, processes)
+            torch.distributed.all_gather_object(sound, whole)
+            if saved is not None and all(sound):
+                self._saved = saved
+                return saved
+            LOG.warning("%s is broken; resuming from the checkpoint before it", candidate)
+        return None
+
+    def agree(self, computed: Mapping[str, Any]) -> None:
+        """Say how this run is computed; where it resumes with as many processes as before, that has to be the same.
+
+        Raises:
+            TrainError: it is not, so that the last bits of sums would differ.
+        """
+        self.computed = computed
+        saved = self._saved
+        if saved is None or saved.computed["world_size"] != computed["world_size"]:
+            return
+        if differs := differences(saved.computed, computed):
+            raise self._other_run(saved.folder, differs)
+
+    def load(self, pieces: Sequence[Piece]) -> Saved | None:
+        """Read what ``find`` found into the pieces of this process; return it, or None where there was nothing.
+
+        Raises:
+            TrainError: it cannot be read any more.
+        """
+        if (saved := self._saved) is None:
+            return None
+        reader = ShardReader(saved.folder, saved.index)
+        start = time.monotonic()
+        try:
+            dcp.load(
+                dict(by_name(pieces)), storage_reader=reader, planner=ShardLoadPlanner(), process_group=cpu_group()
+            )
+        except CheckpointException as error:
+            raise TrainError(
+                f"{saved.folder}: cannot be read: {_faults(error)}",
+                "run the same command again; if it fails again, delete this folder to resume from the one before",
+            ) from error
+        if self._processes.first:
+            before, now = saved.computed["world_size"], self._processes.world_size
+            others = f" on {now} processes (before: {before})" if before != now else ""
+            size, took = ELEMENT * saved.index.elements / 1e9, time.monotonic() - start
+            LOG.info("%s: %.1f GB read in %.1f s%s", saved.folder, size, took, others)
+        return saved
+
+    def reserve(self, pieces: Sequence[Piece]) -> None:
+        """Take memory of the host for copies of the pieces where there is enough, to write them beside the steps."""
+        gpu = self._processes.device.type == "cuda"
+        elements = sum(len(piece.values) for piece in pieces)
+        need = ELEMENT * elements * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        free = usable_memory()
+        offloaded = gpu and any(piece.values.device.type == "cpu" for piece in pieces)
+        fits: list[bool] = [False] * self._processes.world_size
+        torch.distributed.all_gather_object(fits, not offloaded and need <= SPARE_MEMORY * free)
+        if all(fits):
+            self._staging = Staging(elements, self._processes.device)
+        if gpu and self._processes.first:
+            how = "beside the steps, from" if all(fits) else "while the steps wait; beside them it would take"
+            LOG.info(
+                "checkpoints are written %s %.0f GB of this machine's memory (%.0f free)", how, need / 1e9, free / 1e9
+            )
+
+    def save(self, step: int, pieces: Sequence[Piece], facts: Mapping[str, Any]) -> None:
+        """Begin to save the state after ``step`` steps; it may change from here on. ``settle`` waits for the end.
 
         Args:
             facts: JSON values of the whole run that ``load`` gives back.
 
         Raises:
+            TrainError: the disk does not take this checkpoint or the one before it; the older ones stay.
+        """
+        self.settle()
+        partial, start = self.folder / f".step-{step:08d}", time.monotonic()
+        manifest = {"step": step, "identity": self._identity, "computed": self.computed, "facts": facts}
+
+        def commit(index: Index) -> None:
+            self._finish(partial, {**manifest, "state": index.to_json()})
+            size, took = ELEMENT * index.elements / 1e9, time.monotonic() - start
+            LOG.info("step %d: checkpoint of %.1f GB written in %.1f s", step, size, took)
+
+        options: dict[str, Any] = {
+            "storage_writer": ShardWriter(partial, self._processes.rank, commit),
+            "planner": ShardSavePlanner(),
+            "process_group": cpu_group(),
+        }
+        if self._processes.first:
+            shutil.rmtree(partial, ignore_errors=True)
+        if self._staging is None:
+            try:
+                dcp.save(dict(by_name(pieces)), **options)
+            except CheckpointException as error:
+                raise self._unwritten(partial, error) from error
+        else:
+            future = dcp.async_save(dict(by_name(pieces)), async_stager=self._staging, **options)
+            assert isinstance(future, Future)
+            self._writing = (partial, future)
+        if self._processes.first:
+            LOG.info("step %d: the checkpoint held the training up for %.2f s", step, time.monotonic() - start)
+
+    @property
+    def written(self) -> bool:
+        """Whether this process's part in a checkpoint that is being written has ended; ``settle`` is due in all."""
+        return self._writing is not None and self._writing[1].done()
+
+    def settle(self) -> None:
+        """Wait for a checkpoint that is being written.
+
+        Raises:
             TrainError: the disk does not take it; the same error in every process, and the older ones stay.
         """
-        partial, target = self.folder / f".step-{step:08d}", self.folder / f"step-{step:08d}"
+        if self._writing is None:
+            return
+        (partial, future), self._writing = self._writing, None
         try:
-            first = self._processes.first
-            self._together(partial, lambda: self._begin(partial) if first else None)
-            digests = self._together(partial, lambda: self._write_share(partial, share))
-            manifest = {"step": step, "fingerprint": self._fingerprint, "facts": facts, "files": dict(digests)}
-            self._together(partial, lambda: self._finish(partial, target, manifest) if first else None)
-        except TrainError:
-            if self._processes.first:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise
-
-    @staticmethod
-    def _begin(partial: Path) -> None:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-
-    def _write_share(self, partial: Path, share: dict[str, Any]) -> tuple[str, str]:
-        file = partial / self._share_name()
-        with file.open("wb") as stream:
-            torch.save(share, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        return file.name, file_digest(file)
-
-    def _finish(self, partial: Path, target: Path, manifest: dict[str, Any]) -> None:
-        write_json(partial / MANIFEST, manifest)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.replace(target)
-        for old in self._found()[self._keep :]:
-            shutil.rmtree(old)
-
-    def _together(self, partial: Path, work: Callable[[], Any]) -> list[Any]:
-        """Let every process do its part, and all of them fail where one does; return what each gave.
-
-        Raises:
-            TrainError: a part could not be written; the checkpoints of before are as they were.
-        """
-        result, fault = None, None
-        try:
-            result = work()
-        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-            free = shutil.disk_usage(self.folder).free >> 20
-            fault = f"process {self._processes.rank}: {str(error).splitlines()[0]} ({free} MiB are free there)"
-        everyone: list[Any] = [None] * self._processes.world_size
-        torch.distributed.all_gather_object(everyone, (result, fault))
-        if faults := [fault for _, fault in everyone if fault]:
-            raise TrainError(
-                f"{partial}: the checkpoint cannot be written: {'; '.join(faults)}",
-                "free space (or ask for a larger quota) and run the same command again: it goes on from the "
-                "checkpoint before, which is whole",
-            )
-        return [result for result, _ in everyone]
-
-    def load(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-        """Return step, this process's share and the facts of the newest whole checkpoint, or None.
-
-        A broken checkpoint is passed over with a warning for the one before it.
-
-        Raises:
-            TrainError: the run that wrote the checkpoint differs from this one.
-        """
-        for candidate in self._found():
-            manifest = self._verify(candidate)
-            sound: list[bool] = [False] * self._processes.world_size
-            torch.distributed.all_gather_object(sound, manifest is not None)
-            if manifest is None or not all(sound):
-                LOG.warning("%s is broken; going on from the checkpoint before it", candidate)
-                continue
-            self._check_fingerprint(candidate, manifest)
-            share = torch.load(candidate / self._share_name(), map_location="cpu", weights_only=True)
-            return int(manifest["step"]), share, manifest["facts"]
-        return None
+            future.result()
+        except CheckpointException as error:
+            raise self._unwritten(partial, error) from error
 
     def finish(self, write: Callable[[Path], None], made_with: Mapping[str, Any]) -> None:
         """Keep the results that ``write`` puts into a folder, whole or not at all; the first process calls it."""
         partial, target = self.folder / f".{FINISHED}", self.folder / FINISHED
         partial.mkdir()
         write(partial)
-        write_json(partial / MANIFEST, {"fingerprint": self._fingerprint, "made_with": made_with})
+        write_json(partial / MANIFEST, {"identity": self._identity, "made_with": made_with})
         partial.replace(target)
 
     def finished(self, made_with: Mapping[str, Any]) -> Path | None:
-        """Return the folder of this run's results if it came to its end before, None otherwise; all processes call it.
+        """Return the folder of this run's results if it came to its end before, None otherwise.
 
         Results of another run, or of one with other code, are removed: who starts it wants it anew.
         """
@@ -200,7 +284,7 @@ class CheckpointFolder:
                 found = json.loads((kept / MANIFEST).read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 found = None
-            same = [found == {"fingerprint": self._fingerprint, "made_with": made_with}]
+            same = [found == {"identity": self._identity, "made_with": made_with}]
             if not same[0]:
                 LOG.info("%s: results of another run, or of other code: removed", kept)
                 shutil.rmtree(kept)
@@ -209,6 +293,7 @@ class CheckpointFolder:
 
     def release(self) -> None:
         """Let another run use the folder."""
+        self._staging = None
         if self._lock is not None:
             self._lock.close()
 
@@ -221,30 +306,67 @@ class CheckpointFolder:
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
+    def _named(self, names: re.Pattern[str]) -> list[Path]:
+        """Folders of ours; a user's copy of one (``step-00000060.bak``) is none."""
+        return [path for path in self.folder.iterdir() if names.fullmatch(path.name) and path.is_dir()]
+
     def _found(self) -> list[Path]:
         """Checkpoints, newest first."""
-        return sorted(self.folder.glob("step-*"), reverse=True)
+        return sorted(self._named(CHECKPOINT), reverse=True)
 
-    def _share_name(self) -> str:
-        return f"rank-{self._processes.rank:05d}.pt"
+    def _finish(self, partial: Path, manifest: Mapping[str, Any]) -> None:
+        write_json(partial / MANIFEST, manifest)
+        target = partial.with_name(partial.name.removeprefix("."))
+        if target.exists():
+            shutil.rmtree(target)
+        partial.replace(target)
+        for old in self._found()[self._keep :]:
+            shutil.rmtree(old)
 
-    def _verify(self, checkpoint: Path) -> dict[str, Any] | None:
-        """Return the manifest if it can be read and this process's share is what it says."""
+    def _read_manifest(self, checkpoint: Path) -> Saved | None:
+        """Return what a checkpoint says of itself; None where that cannot be read.
+
+        Raises:
+            TrainError: it says that another run, or an earlier version, wrote it.
+        """
         try:
             manifest: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-            differs = differences(manifest["fingerprint"], self._fingerprint)
-            digest = manifest["files"].get(self._share_name())
-            # A run with other processes has no share for this one: that is a difference, not a fault.
-            whole = bool(differs) or digest == file_digest(checkpoint / self._share_name())
+            earlier = "fingerprint" in manifest
+            differs = [] if earlier else differences(manifest["identity"], self._identity)
+            index = Index.from_json({} if earlier or differs else manifest["state"])
+            said = {} if earlier else {key: manifest[key] for key in ("step", "computed", "facts")}
+            saved = None if earlier or differs else Saved(checkpoint, index=index, **said)
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return None
-        return manifest if whole else None
+        if earlier:
+            remedy = f"finish it with that version, or delete {self.folder} to train from the beginning"
+            raise TrainError(f"{checkpoint} was written by an earlier version of the workflow", remedy)
+        if differs:
+            raise self._other_run(checkpoint, differs)
+        return saved
 
-    def _check_fingerprint(self, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
-        if differs := differences(manifest["fingerprint"], self._fingerprint):
-            remedy = f"restore what differs, or delete {self.folder} to train from the beginning"
-            before = manifest["fingerprint"].get("world_size")
-            if before not in (None, self._fingerprint.get("world_size")):
-                # Sums over another number of processes are other sums: the curve would not be the same run's.
-                remedy = f"start it with {before} processes as before (`processes` of the row), or {remedy}"
-            raise TrainError(f"{checkpoint} was written by another run: " + "; ".join(differs), remedy)
+    def _verified(self, saved: Saved, rank: int, processes: int) -> bool:
+        try:
+            return verify(saved.folder, saved.index, rank, processes)
+        except OSError:
+            return False
+
+    def _other_run(self, checkpoint: Path, differs: Sequence[str]) -> TrainError:
+        remedy = f"restore what differs, or delete {self.folder} to train from the beginning"
+        return TrainError(f"{checkpoint} was written by another run: " + "; ".join(differs), remedy)
+
+    def _unwritten(self, partial: Path, error: CheckpointException) -> TrainError:
+        free = shutil.disk_usage(self.folder).free >> 20
+        if self._processes.first:
+            shutil.rmtree(partial, ignore_errors=True)
+        return TrainError(
+            f"{partial}: the checkpoint cannot be written: {_faults(error)} ({free} MiB are free there)",
+            "free space (or ask for a larger quota) and run the same command again: it resumes from the "
+            "checkpoint before, which is whole",
+        )
+
+
+def _faults(error: CheckpointException) -> str:
+    """Return what went wrong in which process."""
+    texts = {rank: str(fault[0]) or type(fault[0]).__name__ for rank, fault in error.failures.items()}
+    return "; ".join(f"process {rank}: {text.splitlines()[0]}" for rank, text in sorted(texts.items()))

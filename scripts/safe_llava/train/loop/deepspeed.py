@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import warnings
@@ -14,6 +15,7 @@ from torch import nn
 
 from safe_llava.config.train import Stage, TrainedModel
 from safe_llava.core.errors import TrainError
+from safe_llava.train.loop.state import TrainingState
 from safe_llava.train.model.build import parameter_groups
 from safe_llava.train.model.loss import LossModel
 
@@ -64,6 +66,7 @@ def join_processes(accelerator: str, threads: int) -> Processes:
         torch.cuda.set_device(device)
     if not torch.distributed.is_initialized():
         _meet("nccl" if gpu else "gloo", rank, world_size)
+    cpu_group()
     return Processes(rank, world_size, device)
 
 
@@ -74,6 +77,12 @@ def _meet(backend: str, rank: int, world_size: int) -> None:
     torch.distributed.init_process_group(
         backend, rank=rank, world_size=world_size, timeout=timedelta(minutes=30), **meeting
     )
+
+
+@functools.cache
+def cpu_group() -> Any:
+    """Return a group of all processes in which objects travel between CPUs, beside what GPUs exchange."""
+    return torch.distributed.new_group(backend="gloo")
 
 
 def deepspeed_config(
@@ -153,6 +162,7 @@ class Engine:
             setattr(module, name, value.to(processes.device))
         self.model, self.zero_stage, self.processes = model, int(stage.zero_stage), processes
         self._groups = optimizer.param_groups
+        self.state = TrainingState(model, self.optimizer, self.zero_stage, processes.rank, processes.world_size)
 
     def forward_backward(self, batch: dict[str, torch.Tensor], last: bool) -> torch.Tensor:
         """Add one micro-batch's gradient; return each sample's part of the step's loss, ``[B]``.
@@ -204,28 +214,6 @@ class Engine:
                     gathered[name] = value.detach().to("cpu", copy=True)
         return gathered
 
-    def state(self) -> dict[str, Any]:
-        """Return this process's share of the training state: plain values and tensors only."""
-        optimizer = {key: value for key, value in self.optimizer.state_dict().items() if _is_plain(value)}
-        share: dict[str, Any] = {"optimizer": optimizer}
-        if self.zero_stage < 3:
-            share["model"] = {name: value.detach() for name, value in self._trained()}
-        return share
-
-    def load_state(self, share: dict[str, Any]) -> None:
-        """Go on from what ``state`` returned in a process of the same rank."""
-        with torch.no_grad():
-            for name, value in self._trained() if self.zero_stage < 3 else ():
-                value.copy_(share["model"][name])
-        if self.zero_stage == 0:
-            self.optimizer.load_state_dict(share["optimizer"])
-        else:
-            # What is no plain value (the loss scaler) is as the running optimizer has it.
-            shares: list[Any] = [None] * self.processes.world_size
-            shares[self.processes.rank] = {**self.optimizer.state_dict(), **share["optimizer"]}
-            self.optimizer.load_state_dict(shares, load_from_fp32_weights=True)
-        self._groups = getattr(self.optimizer, "optimizer", self.optimizer).param_groups
-
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
 
@@ -238,12 +226,3 @@ def _fp32_buffers(model: nn.Module) -> dict[tuple[nn.Module, str], torch.Tensor]
         for name, value in module.named_buffers(recurse=False)
         if value.dtype == torch.float32
     }
-
-
-def _is_plain(value: Any) -> bool:
-    """Say whether torch's ``weights_only`` reader takes the value back."""
-    if isinstance(value, dict):
-        return all(_is_plain(key) and _is_plain(member) for key, member in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(member) for member in value)
-    return value is None or type(value) in (bool, int, float, str) or isinstance(value, torch.Tensor)

@@ -64,6 +64,7 @@ class Totals:
     would_mismatch: int
     stop: bool
     save: bool
+    written: bool
     flops: float = 0.0
 
 
@@ -118,7 +119,8 @@ class Loop:
         start = last = time.monotonic()
         pinned = self.processes.device.type == "cuda"
         steps: Iterator[list[MicroBatch]] = steps_from(data, first, self.plan.total_steps, self.workers, pinned)
-        saved = first
+        if self.saves:
+            self.folder.reserve(self.engine.state.pieces())
         for step, micro_batches in enumerate(steps, start=first):
             self.at = step
             totals, norm, factor = self._step(step, micro_batches)
@@ -129,36 +131,39 @@ class Loop:
                 progress.update(note=_note(metrics))
             last = now
             self.at = min(step + 1, self.plan.total_steps - 1)  # what the loader is on from here
+            if totals.written:
+                self.folder.settle()
+            if step + 1 == self.plan.total_steps:
+                break  # the results follow from what is in memory
             if totals.save or totals.stop or (step + 1) % self.checkpoints.every_steps == 0:
-                self._save(saved := step + 1, log)
-            if totals.stop and step + 1 < self.plan.total_steps:
+                self._save(step + 1, log)
+            if totals.stop:
+                self.folder.settle()
                 LOG.info("stopped by a signal after step %d; the state is saved", step + 1)
                 return False, []
-        if saved < self.plan.total_steps:
-            self._save(self.plan.total_steps, log)
         if log and progress:
             log.close()
             progress.close()
         return True, log.steps if log else []
 
     def _resume(self) -> int:
-        loaded = self.folder.load()
-        if loaded is None:
+        saved = self.folder.load(self.engine.state.pieces(whole=True))
+        if saved is None:
             return 0
-        step, share, facts = loaded
-        self.engine.load_state(share)
-        self.would_mismatch, self.guard.mean = facts["would_mismatch"], facts.get("mean_loss")
+        self.engine.state.restored(saved.facts["updates"])
+        self.would_mismatch, self.guard.mean = saved.facts["would_mismatch"], saved.facts["mean_loss"]
         if self.processes.first:
-            LOG.info("going on after step %d of %d", step, self.plan.total_steps)
-        return step
+            LOG.info("resuming after step %d of %d", saved.step, self.plan.total_steps)
+        return saved.step
 
     def _save(self, step: int, log: MetricsLog | None) -> None:
         if not self.saves:
             return
         if log:
             log.sync()  # a checkpoint outlives a lost machine, and the table of its steps with it
-        facts = {"would_mismatch": self.would_mismatch, "mean_loss": self.guard.mean}
-        self.folder.save(step, self.engine.state(), facts)
+        state = self.engine.state
+        facts = {"would_mismatch": self.would_mismatch, "mean_loss": self.guard.mean, "updates": state.updates}
+        self.folder.save(step, state.pieces(), facts)
         self._saved_at = time.monotonic()
 
     def _step(self, step: int, micro_batches: list[MicroBatch]) -> tuple[Totals, float, float]:
@@ -208,10 +213,13 @@ class Loop:
             sum(item.would_mismatch for item in micro_batches),
             self.stop.received,
             self.processes.first and overdue,
+            self.folder.written,
             self._flops(micro_batches),
         ]
-        loss, tokens, mismatched, stop, save, flops = self._sum(torch.tensor(values, dtype=torch.float64)).tolist()
-        return Totals(loss, int(tokens), int(mismatched), stop > 0, save > 0, flops)
+        sums = self._sum(torch.tensor(values, dtype=torch.float64)).tolist()
+        loss, tokens, mismatched, stop, save, written, flops = sums
+        every = written == self.processes.world_size
+        return Totals(loss, int(tokens), int(mismatched), stop > 0, save > 0, every, flops)
 
     def _flops(self, micro_batches: list[MicroBatch]) -> float:
         if self.arithmetic is None:

@@ -26,6 +26,7 @@ def build_model(
     projector: Path | None,
     image_token_id: int,
     device: torch.device | str = "cpu",
+    words: bool = True,
 ) -> nn.Module:
     """Return a ``LlavaForConditionalGeneration`` with all its weights on a device, read straight to there.
 
@@ -34,6 +35,7 @@ def build_model(
     Args:
         projector: weights that ``save_projector`` wrote; None makes new ones from the row's seed, with
             torch's default of a linear layer as in the original.
+        words: whether the language model's weights are read; otherwise a checkpoint is to fill what memory holds.
 
     Raises:
         TrainError: a folder lacks weights, or the projector does not fit.
@@ -50,8 +52,11 @@ def build_model(
         llava = LlavaForConditionalGeneration(config)
     # Without it a process would hold all weights in the CPU's memory first: eight of them, eight times.
     there = {"device_map": {"": str(device)}} if str(device) != "cpu" else {}
-    words = load_pretrained(AutoModelForCausalLM, language_model, dtype, **there)
-    llava.model.language_model, llava.lm_head = words.model, words.lm_head
+    if words:
+        language = load_pretrained(AutoModelForCausalLM, language_model, dtype, **there)
+    else:
+        language = _unread(config.text_config, dtype, device)
+    llava.model.language_model, llava.lm_head = language.model, language.lm_head
     llava.model.vision_tower = load_pretrained(
         type(llava.model.vision_tower), tower.path, dtype, config=tower.config, **there
     )
@@ -76,6 +81,15 @@ def _llava_config(row: TrainedModel, text: Any, tower: Tower, image_token_id: in
         vision_feature_select_strategy="default" if row.vision_feature_select == "patch" else "full",
         tie_word_embeddings=text.tie_word_embeddings,
     )
+
+
+def _unread(config: Any, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """Return a language model whose weights are whatever was in memory; its buffers are right."""
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    with torch.device(device), no_init_weights():
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 def _new_projector(config: Any, row: TrainedModel) -> nn.Module:
