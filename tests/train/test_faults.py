@@ -20,7 +20,7 @@ from safe_llava.core.errors import TrainError
 from safe_llava.train import run
 from safe_llava.train.loop import storage
 from safe_llava.train.loop.deepspeed import Engine
-from safe_llava.train.loop.guards import LossGuard, dead_worker_named, listed, memory_named
+from safe_llava.train.loop.guards import LossGuard, dead_worker_named, listed, memory_named, taken_gpu_named
 from safe_llava.train.loop.metrics import COLUMNS, MetricsLog, StepMetrics, read_metrics
 from safe_llava.train.samples import annotated as samples
 from train.tiny import Tiny, make_row
@@ -165,6 +165,15 @@ def test_a_dead_loader_process_names_the_samples(
     assert "mem_mb" in caught.value.remedy
     assert train(tiny, tmp_path, SIX, "--workers", "1") == 0
     assert same(tmp_path, whole)
+
+
+def test_a_gpu_that_others_hold_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 << 30, 140 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 2 << 30)
+    message = "GPU 1 has too little memory .* 140 GiB, 3 are free, this training holds 2, and other processes 135"
+    with pytest.raises(TrainError, match=message) as caught, taken_gpu_named(torch.device("cuda", 1)):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 86.00 MiB.")
+    assert "nvidia-smi" in caught.value.remedy
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])

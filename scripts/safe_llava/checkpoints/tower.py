@@ -96,6 +96,8 @@ def load_pretrained(model_class: Any, path: Path, dtype: torch.dtype, **options:
             path, dtype=dtype, local_files_only=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, RuntimeError) as error:
+        if "out of memory" in str(error):
+            raise  # no fault of the folder's
         raise CheckpointError(f"{path}: the weights cannot be read: {error}", CHECKPOINT_AGAIN) from error
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"{path}: no weights for {missing[0]} ({len(missing)} missing)", CHECKPOINT_AGAIN)

@@ -58,13 +58,15 @@ FINETUNE: dict[str, Any] = {
     "reference_group": 16,
     "learning_rate": 2e-5,
 }
-# Vicuna-7B and CLIP ViT-L/14-336; and the same in tiny.
+# Vicuna-7B and CLIP ViT-L/14-336; with half its layers; and in tiny.
 LANGUAGE = {
     "7b": (4096, 11008, 32, 32),
+    "half": (4096, 11008, 16, 32),
     "tiny": (64, 128, 2, 4),
 }
 TOWER = {
     "7b": (1024, 4096, 24, 16, 336, 14),
+    "half": (1024, 4096, 24, 16, 336, 14),
     "tiny": (32, 64, 3, 2, 56, 14),
 }
 
@@ -87,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--passes-only", action="store_true", help="forward and backward pass, no optimizer, one GPU")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations")
     parser.add_argument("--zero-stage", type=int, choices=(1, 2, 3), default=1)
+    parser.add_argument("--offload", action="store_true", help="AdamW and its state on the CPU")
     parser.add_argument("--workers", type=int, default=8, help="loader processes of each training process")
     parser.add_argument("--samples", type=int, default=4096, help="of the synthetic set")
     parser.add_argument("--images", type=int, default=512, help="of the synthetic set")
@@ -100,6 +103,7 @@ def make_row(arguments: argparse.Namespace, gpu: bool) -> TrainedModel:
         "max_steps": arguments.steps,
         "zero_stage": arguments.zero_stage,
         "gradient_checkpointing": arguments.checkpointing,
+        "offload_optimizer": arguments.offload,
     }
     stages = {"pretrain": {**PRETRAIN, **changes}, "finetune": {**FINETUNE, **changes}}
     if arguments.global_batch:

@@ -32,6 +32,7 @@ from safe_llava.images import store as imagefiles
 from safe_llava.train.loop import results
 from safe_llava.train.loop.checkpoint import FINISHED, CheckpointFolder, Saved
 from safe_llava.train.loop.deepspeed import Processes, join_processes
+from safe_llava.train.loop.guards import taken_gpu_named
 from safe_llava.train.loop.loop import Loop, StopRequest
 from safe_llava.train.loop.metrics import StepMetrics, check_tensorboard, write_metrics
 
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--every-minutes", type=float, help="minutes between two checkpoints; default: the row's")
     parser.add_argument("--keep", type=int, help="how many of the newest checkpoints are kept; default: the row's")
     parser.add_argument("--loss-limit", type=float, help="stop above this multiple of the mean; default: the row's")
+    parser.add_argument("--exchange-minutes", type=float, default=30, help="after which a missing process is named")
     parser.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's event files; default: none")
     parser.add_argument("--keep-checkpoints", action="store_true", help="leave them, not `finished`, when all is done")
     return parser
@@ -152,9 +154,7 @@ def choose_paths(arguments: argparse.Namespace, processes: Processes, stage: Sta
     gpu = processes.device.type == "cuda"
     asked = before.get("attention", "auto") if arguments.attention == "auto" else arguments.attention
     chosen = attention.choose(asked, processes.device)
-    # ZeRO-3 exchanges a layer's weights in hooks that a compiled layer would not run.
-    automatic = gpu and stage.zero_stage != 3
-    compiled = chosen != attention.PADDED and (automatic if arguments.compile == "auto" else arguments.compile == "on")
+    compiled = chosen != attention.PADDED and (gpu if arguments.compile == "auto" else arguments.compile == "on")
     workers = arguments.workers if arguments.workers is not None else (8 if gpu else 0)
     return Paths(chosen, compiled, workers)
 
@@ -349,11 +349,13 @@ def train(arguments: argparse.Namespace) -> int:
     """Train a stage to its end, or to a signal; return the exit code."""
     check_arguments(arguments)
     row = read_row(arguments)
-    processes = join_processes(row.accelerator, arguments.threads)
+    processes = join_processes(row.accelerator, arguments.threads, arguments.exchange_minutes)
     folder, made = open_folder(arguments, row, processes), results.made_with()
     try:
-        job = prepare(arguments, row, processes, folder)
+        with taken_gpu_named(processes.device):
+            job = prepare(arguments, row, processes, folder)
         job.loop.loss_limit, job.loop.tensorboard = row.loss_limit, arguments.tensorboard
+        job.loop.exchange_seconds = 60 * arguments.exchange_minutes
         kept = folder.finished(made)
         if kept is None:
             announce(job, processes)

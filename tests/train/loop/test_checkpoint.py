@@ -72,6 +72,7 @@ def test_it_is_read_in_other_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("safe_llava.train.loop.state.LARGEST", 7)
     values, folder = torch.arange(30.0), folder_of(tmp_path)
     folder.save(2, [Piece("a", 0, 30, values[:13]), Piece("a", 13, 30, values[13:])], {})
+    assert (tmp_path / "step-00000002" / "rank-00000.bin").stat().st_size == 4 * 30
     again = folder_of_released(folder, tmp_path)
     read = torch.zeros(30)
     again.load([Piece("a", 5, 30, read[5:18]), Piece("a", 18, 30, read[18:])])

@@ -143,10 +143,13 @@ class CheckpointFolder:
         """
         rank, processes = self._processes.rank, self._processes.world_size
         for candidate in self._found():
+            start = time.monotonic()
             saved = self._read_manifest(candidate)
             sound: list[bool] = [False] * processes
             whole = saved is not None and self._verified(saved, rank, processes)
             torch.distributed.all_gather_object(sound, whole)
+            if self._processes.first:
+                LOG.info("%s: verified in %.1f s", candidate, time.monotonic() - start)
             if saved is not None and all(sound):
                 self._saved = saved
                 return saved
@@ -293,7 +296,9 @@ class CheckpointFolder:
 
     def release(self) -> None:
         """Let another run use the folder."""
-        self._staging = None
+        if self._staging is not None:
+            self._staging.close()
+            self._staging = None
         if self._lock is not None:
             self._lock.close()
 

@@ -38,12 +38,13 @@ class Processes:
         return self.rank == 0
 
 
-def join_processes(accelerator: str, threads: int) -> Processes:
+def join_processes(accelerator: str, threads: int, exchange_minutes: float = 30) -> Processes:
     """Join the group that the launcher (or torchrun) describes in the environment; alone without one.
 
     Args:
         accelerator: "gpu" or "cpu".
         threads: of torch on the CPU; the number changes the order of sums, so it is not left to the machine.
+        exchange_minutes: after which ``Watch`` says which process is missing.
 
     Raises:
         TrainError: GPUs are asked for and there are none, or fewer than processes.
@@ -65,18 +66,23 @@ def join_processes(accelerator: str, threads: int) -> Processes:
     if gpu:
         torch.cuda.set_device(device)
     if not torch.distributed.is_initialized():
-        _meet("nccl" if gpu else "gloo", rank, world_size)
+        _meet("nccl" if gpu else "gloo", rank, world_size, exchange_minutes)
     cpu_group()
     return Processes(rank, world_size, device)
 
 
-def _meet(backend: str, rank: int, world_size: int) -> None:
+def _meet(backend: str, rank: int, world_size: int, exchange_minutes: float) -> None:
     meeting: dict[str, Any] = {"store": torch.distributed.HashStore()} if world_size == 1 else {}
     if file := os.environ.get(RENDEZVOUS):
         meeting = {"store": torch.distributed.FileStore(file, world_size)}
-    torch.distributed.init_process_group(
-        backend, rank=rank, world_size=world_size, timeout=timedelta(minutes=30), **meeting
-    )
+    # Later than the watch, which can say who is missing.
+    timeout = timedelta(minutes=2 * exchange_minutes)
+    torch.distributed.init_process_group(backend, rank=rank, world_size=world_size, timeout=timeout, **meeting)
+
+
+def cpu_threads() -> int:
+    """Return this process's share of the CPUs that the job has on this machine."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @functools.cache
@@ -112,7 +118,7 @@ def deepspeed_config(
         "bf16": {"enabled": row.precision == "bf16"},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
-        # torch's own AdamW also where the states lie on the CPU: DeepSpeed's would be compiled at the start.
+        # torch's own AdamW also where the states lie on the CPU: it is fused too, and DeepSpeed's would be compiled.
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 40,
     }
@@ -151,7 +157,10 @@ class Engine:
         groups = parameter_groups(model, row, stage)
         size = sum(value.numel() for group in groups for value in group["params"])
         gpu = processes.device.type == "cuda"
+        # Fused, the CPU's AdamW runs on all threads that there are; on CPUs alone their number changes sums.
         optimizer = torch.optim.AdamW(groups, betas=stage.adam_betas, eps=stage.adam_epsilon, fused=gpu or None)
+        if gpu and stage.offload_optimizer:
+            torch.set_num_threads(cpu_threads())
         exact = _fp32_buffers(model)
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=model,

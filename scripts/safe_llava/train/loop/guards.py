@@ -12,7 +12,7 @@ from safe_llava.core.errors import TrainError
 
 NAMED = 16  # samples that an error names; a step may have hundreds
 FIRST_CHECKED = 10  # steps: before, the mean says little
-DEAD_WORKER = r"DataLoader worker \(pid.*\) (is killed|exited)"
+DEAD_WORKER = r"DataLoader worker \(pid.*\) (is killed|exited).*"
 MEMORY = 0.98  # of the running mean that stays at each step
 
 
@@ -63,6 +63,28 @@ def memory_named(what: str, names: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
+def taken_gpu_named(device: torch.device) -> Iterator[None]:
+    """Turn a lack of a GPU's memory while a model is laid out into an error that says who has it.
+
+    Raises:
+        TrainError: there is not enough memory; what other processes hold is said.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if device.type != "cuda" or "out of memory" not in str(error):
+            raise
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
+        own = torch.cuda.memory_reserved(device) / 2**30
+        raise TrainError(
+            f"GPU {device.index} has too little memory: of its {total:.0f} GiB, {free:.0f} are free, this "
+            f"training holds {own:.0f}, and other processes {max(0.0, total - free - own):.0f}",
+            "end what else runs on this GPU (nvidia-smi lists it), or ask for GPUs of your own; if nothing else runs "
+            "there, set gradient_checkpointing and zero_stage of the row's stage to auto, or use more GPUs",
+        ) from error
+
+
+@contextmanager
 def dead_worker_named(names: Callable[[], Sequence[str]]) -> Iterator[None]:
     """Turn the death of a loader process into an error that names the samples that were being loaded.
 
@@ -75,11 +97,12 @@ def dead_worker_named(names: Callable[[], Sequence[str]]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
-        text = str(error) or type(error).__name__
-        if isinstance(error, RuntimeError) and not re.search(DEAD_WORKER, text):
+        said = re.search(DEAD_WORKER, str(error))
+        if isinstance(error, RuntimeError) and not said:
             raise
+        text = said[0] if said else str(error) or type(error).__name__
         raise TrainError(
-            f"a loader process died ({text.splitlines()[0]}); the next samples were {listed(names())}",
+            f"a loader process died ({text}); the next samples were {listed(names())}",
             "run the same command again; if it dies once more, look at these samples, or give the job more memory "
             "(--set-resources RULE:mem_mb=…; by hand, fewer --workers)",
         ) from error

@@ -22,11 +22,13 @@ from safe_llava.train.loop.deepspeed import Engine, Processes
 from safe_llava.train.loop.flops import Arithmetic, peak_flops
 from safe_llava.train.loop.guards import LossGuard, dead_worker_named, memory_named
 from safe_llava.train.loop.metrics import MetricsLog, StepMetrics
+from safe_llava.train.loop.watch import Watch
 from safe_llava.train.model.loss import sample_weights
 from safe_llava.train.samples.batches import MicroBatch, StepDataset, steps_from
 from safe_llava.train.samples.schedule import Plan, learning_rate_factor
 
 LOG = logging.getLogger(__name__)
+EXCHANGE_SECONDS = 1800.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -77,6 +79,7 @@ class Loop:
         would_mismatch: samples of the first epoch that the original would have dropped.
         loss_limit: a loss above this multiple of its running mean ends the run; None checks nothing.
         tensorboard: folder for event files; None writes none.
+        exchange_seconds: after which a process that the others wait for is missing.
         saves: whether checkpoints are written; a run that only measures has none.
         arithmetic: what the model FLOP utilisation is reckoned from; None leaves it out.
     """
@@ -96,6 +99,7 @@ class Loop:
     saves: bool = True
     loss_limit: float | None = None
     tensorboard: Path | None = None
+    exchange_seconds: float = EXCHANGE_SECONDS
     at: int = 0
     guard: LossGuard = field(default_factory=lambda: LossGuard(None))
     _saved_at: float = field(default_factory=time.monotonic)
@@ -109,10 +113,14 @@ class Loop:
         """
         self.guard = LossGuard(self.loss_limit)
         self.at = first = self._resume()
-        with dead_worker_named(lambda: data.sample_ids(self.at)):
-            return self._run(data, first)
+        watch = Watch(self.processes, self.exchange_seconds)
+        try:
+            with dead_worker_named(lambda: data.sample_ids(self.at)):
+                return self._run(data, first, watch)
+        finally:
+            watch.end()
 
-    def _run(self, data: StepDataset, first: int) -> tuple[bool, list[StepMetrics]]:
+    def _run(self, data: StepDataset, first: int, watch: Watch) -> tuple[bool, list[StepMetrics]]:
         log = MetricsLog(self.folder.metrics, first, self.tensorboard) if self.processes.first else None
         seconds = log.steps[-1].seconds if log and log.steps else 0.0
         progress = Progress(self.plan.total_steps - first, self.label, "steps") if self.processes.first else None
@@ -123,6 +131,7 @@ class Loop:
             self.folder.reserve(self.engine.state.pieces())
         for step, micro_batches in enumerate(steps, start=first):
             self.at = step
+            watch.sign()
             totals, norm, factor = self._step(step, micro_batches)
             now = time.monotonic()
             if log and progress:
@@ -132,13 +141,16 @@ class Loop:
             last = now
             self.at = min(step + 1, self.plan.total_steps - 1)  # what the loader is on from here
             if totals.written:
-                self.folder.settle()
+                with watch.paused():
+                    self.folder.settle()
             if step + 1 == self.plan.total_steps:
                 break  # the results follow from what is in memory
             if totals.save or totals.stop or (step + 1) % self.checkpoints.every_steps == 0:
-                self._save(step + 1, log)
+                with watch.paused():
+                    self._save(step + 1, log)
+                    if totals.stop:
+                        self.folder.settle()
             if totals.stop:
-                self.folder.settle()
                 LOG.info("stopped by a signal after step %d; the state is saved", step + 1)
                 return False, []
         if log and progress:

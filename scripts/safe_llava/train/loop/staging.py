@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch.distributed.checkpoint.staging import AsyncStager
 
+from safe_llava.core.errors import TrainError
 from safe_llava.train.loop.state import LARGEST, Piece
-from safe_llava.train.loop.storage import State
-
-LOG = logging.getLogger(__name__)
+from safe_llava.train.loop.storage import ELEMENT, State, threads
 
 
 class Staging(AsyncStager):
     """Copies of the pieces of a process, in blocks of memory that are kept from one checkpoint to the next.
 
-    On a GPU the blocks are pinned: copies run at the speed of the bus. Their size is a power of two, which is what
-    torch's allocator of pinned memory gives out without loss.
+    For a GPU the blocks are pinned: copies run at the speed of the bus. They are made beside the first steps, by threads
+    that leave the training its GIL: torch's own allocator of pinned memory holds it for seconds for every 10 GB.
     """
 
     def __init__(self, elements: int, device: torch.device) -> None:
         self._device, self._pinned = device, device.type == "cuda"
         self._blocks: list[torch.Tensor] = []
-        self._elements = elements
-        # Pinning takes seconds for every 10 GB: it runs beside the first steps.
+        self._sizes = [min(LARGEST, elements - begin) for begin in range(0, elements, LARGEST)]
         self._thread = threading.Thread(target=self._reserve, daemon=True)
         self._thread.start()
 
     def _reserve(self) -> None:
-        if self._pinned:
-            torch.cuda.set_device(self._device)  # a thread begins with the first one
-        for begin in range(0, self._elements, LARGEST):
-            size = LARGEST if self._pinned else min(LARGEST, self._elements - begin)
-            self._blocks.append(torch.empty(size, dtype=torch.float32, pin_memory=self._pinned))
+        if not self._pinned:
+            self._blocks = [torch.empty(size) for size in self._sizes]
+            return
+        with ThreadPoolExecutor(max(1, threads() // 2)) as pool:
+            self._blocks = list(pool.map(self._pin, self._sizes))
+
+    def _pin(self, size: int) -> torch.Tensor:
+        torch.cuda.set_device(self._device)  # a thread begins with the first one
+        block = torch.empty(size).zero_()
+        torch.cuda.cudart().cudaHostRegister(block.data_ptr(), ELEMENT * size, 0)
+        return block
 
     def stage(self, state_dict: State) -> State:
-        """Return the same pieces, perhaps in more parts, in the host's memory."""
+        """Return the same pieces, perhaps in more parts, in the host's memory.
+
+        Raises:
+            TrainError: the memory could not be had.
+        """
         self._thread.join()
+        if len(self._blocks) < len(self._sizes):
+            raise TrainError("no memory for a checkpoint could be pinned", "give the job more memory (mem_mb)")
         staged: State = {}
         blocks = iter(self._blocks)
         block, at = next(blocks), 0
@@ -62,4 +72,7 @@ class Staging(AsyncStager):
     def close(self) -> None:
         """Give the memory back."""
         self._thread.join()
+        if self._pinned:
+            for block in self._blocks:
+                torch.cuda.cudart().cudaHostUnregister(block.data_ptr())
         self._blocks.clear()

@@ -41,6 +41,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from safe_llava.train.loop.deepspeed import cpu_threads
 from safe_llava.train.loop.state import Piece, split
 
 ELEMENT = 4  # bytes
@@ -50,9 +51,8 @@ State = dict[str, list[Piece]]
 
 
 def threads() -> int:
-    """Return how many threads this process may use: its share of the CPUs that the job has on this machine."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) // processes))
+    """Return how many threads of this process read and write."""
+    return min(MOST_THREADS, cpu_threads())
 
 
 def by_name(pieces: Sequence[Piece]) -> State:
@@ -240,7 +240,8 @@ class ShardWriter(StorageWriter):
             offsets, end = [], 0
             for item in plan.items:
                 offsets.append(end)
-                end += item.tensor_storage_size() or 0
+                assert item.tensor_data is not None  # whose own size is that of the whole state
+                end += ELEMENT * item.tensor_data.chunk.sizes[0]
             with ThreadPoolExecutor(threads()) as pool:
                 results = list(pool.map(write, plan.items, offsets))
             os.fsync(descriptor)
