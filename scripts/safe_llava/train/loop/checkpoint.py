@@ -296,9 +296,7 @@ class CheckpointFolder:
 
     def release(self) -> None:
         """Let another run use the folder."""
-        if self._staging is not None:
-            self._staging.close()
-            self._staging = None
+        self._staging = None  # pinned memory goes with the process: to give it back first takes seconds
         if self._lock is not None:
             self._lock.close()
 

@@ -16,8 +16,8 @@ from safe_llava.train.loop.storage import ELEMENT, State, threads
 class Staging(AsyncStager):
     """Copies of the pieces of a process, in blocks of memory that are kept from one checkpoint to the next.
 
-    For a GPU the blocks are pinned: copies run at the speed of the bus. They are made beside the first steps, by threads
-    that leave the training its GIL: torch's own allocator of pinned memory holds it for seconds for every 10 GB.
+    For a GPU the blocks are pinned: copies run at the speed of the bus. They are made beside the first steps, by
+    threads that leave Python to the training: torch's own allocator of pinned memory keeps it for seconds.
     """
 
     def __init__(self, elements: int, device: torch.device) -> None:
