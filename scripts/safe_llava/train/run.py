@@ -154,7 +154,9 @@ def choose_paths(arguments: argparse.Namespace, processes: Processes, stage: Sta
     gpu = processes.device.type == "cuda"
     asked = before.get("attention", "auto") if arguments.attention == "auto" else arguments.attention
     chosen = attention.choose(asked, processes.device)
-    compiled = chosen != attention.PADDED and (gpu if arguments.compile == "auto" else arguments.compile == "on")
+    # ZeRO-3 exchanges a layer's weights in hooks that a compiled layer would not run.
+    automatic = gpu and stage.zero_stage != 3
+    compiled = chosen != attention.PADDED and (automatic if arguments.compile == "auto" else arguments.compile == "on")
     workers = arguments.workers if arguments.workers is not None else (8 if gpu else 0)
     return Paths(chosen, compiled, workers)
 

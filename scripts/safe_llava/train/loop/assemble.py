@@ -52,8 +52,6 @@ def loss_model(llava: Any, image_token_id: int, paths: Paths, stage: Stage) -> L
     model = PackedLossModel(llava, image_token_id, paths.attention, rows)
     if paths.compiled:
         model.compile_layers()
-    if stage.zero_stage == 3:
-        model.gather_by_layer()
     return model
 
 

@@ -16,7 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -48,6 +48,7 @@ FINISHED = "finished"
 METRICS = "metrics.csv"
 LOCK = ".lock"
 LOCK_SECONDS = 10.0
+RELEASE_SECONDS = 300.0  # for a run that fails while a checkpoint is being written
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 SPARE_MEMORY = 0.8  # of what is free may be taken for staging
 CHECKPOINT, PARTIAL = re.compile(r"step-\d{8}"), re.compile(rf"\.step-\d{{8}}|\.{FINISHED}")
@@ -295,7 +296,9 @@ class CheckpointFolder:
         return kept if same[0] else None
 
     def release(self) -> None:
-        """Let another run use the folder."""
+        """Let another run use the folder, when a checkpoint that is being written has come to its end."""
+        if self._writing is not None:
+            wait([self._writing[1]], RELEASE_SECONDS)
         self._staging = None  # pinned memory goes with the process: to give it back first takes seconds
         if self._lock is not None:
             self._lock.close()

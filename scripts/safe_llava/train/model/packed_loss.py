@@ -6,7 +6,6 @@ later layer reads them. Layers may be compiled one by one.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -41,7 +40,6 @@ class PackedLossModel(LossModel):
         attention.use(language_model, back_end)
         self.back_end, self.head_rows = back_end, head_rows
         self._tail: Any = _last_layer
-        self._by_layer = False
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """Have torch compile every layer of the language model and the tower, for any length.
@@ -54,19 +52,6 @@ class PackedLossModel(LossModel):
         for layer in [*self.llava.model.language_model.layers[:-1], *_tower_layers(self.llava)]:
             layer.forward = torch.compile(layer.forward, dynamic=True, backend=backend)
         self._tail = torch.compile(_last_layer, dynamic=True, backend=backend)
-
-    def gather_by_layer(self) -> None:
-        """Have ZeRO-3 gather a whole layer's weights at a time, around the layer: what is inside can be compiled.
-
-        Call it behind ``compile_layers``.
-        """
-        from deepspeed.utils import set_z3_leaf_modules
-
-        layers = self.llava.model.language_model.layers
-        set_z3_leaf_modules(self.llava, [type(layers[0]), type(_tower_layers(self.llava)[0])])
-        # The hooks run where a layer is called, so the last one's other forward pass has to be called as the layer's.
-        layers[-1].forward = partial(self._tail, layers[-1])
-        self._by_layer = True
 
     def forward(  # type: ignore[override]
         self,
@@ -118,9 +103,7 @@ class PackedLossModel(LossModel):
         for layer in language_model.layers[:-1]:
             hidden = layer(hidden, **options)
         last = language_model.layers[-1]
-        if self._by_layer:
-            taught = last(hidden, chosen, options)
-        elif last.gradient_checkpointing and last.training:
+        if last.gradient_checkpointing and last.training:
             taught = checkpoint(self._tail, last, hidden, chosen, options, use_reentrant=False)
         else:
             taught = self._tail(last, hidden, chosen, options)
