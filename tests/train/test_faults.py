@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from safe_llava.checkpoints import export
-from safe_llava.core.errors import TrainError
+from safe_llava.core.errors import CheckpointError, TrainError
 from safe_llava.train import run
 from safe_llava.train.loop import storage
 from safe_llava.train.loop.deepspeed import Engine
@@ -97,7 +97,7 @@ def test_a_full_disk_at_the_end_costs_the_last_files_only(
 
     with monkeypatch.context() as patch:
         patch.setattr(export, "save_torch_state_dict", write_on_a_full_disk)
-        with pytest.raises(TrainError, match="model: the checkpoint cannot be written"):
+        with pytest.raises(CheckpointError, match="model: the checkpoint cannot be written"):
             train(tiny, tmp_path, SIX)
         patch.setattr(export, "save_torch_state_dict", write)
         assert [path for path in tmp_path.iterdir() if "model" in path.name] == []

@@ -203,7 +203,7 @@ def answers_of(arguments: argparse.Namespace, model: Path) -> dict[str, Any]:
     budget = dict.fromkeys(TASKS, 8)
     accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     values = {"description": "", "family": "llava", "folder": str(model), "backend": "transformers"}
-    values["accelerator"] = accelerator
+    values |= {"accelerator": accelerator, "template": "recorded"}
     row = EvaluatedModel.model_validate({**values, "new_tokens": budget})
     picture = next((arguments.work / "images").glob("*.jpg"))
     (reply,) = open_engine(model, row).generate([Request("a", QUESTION, (picture,), 8)])

@@ -1,7 +1,7 @@
 """Checkpoints of a running stage: written beside and renamed, verified before they are trusted.
 
 ``step-00000200/`` holds one ``rank-00000.bin`` a process (see ``storage``) and ``manifest.json`` with the step, what
-the run is, how it was computed, and where each piece of the state lies with its sha256. ``finished/`` holds the
+the run is, how it was computed, and where each piece of the state lies with its CRC-32. ``finished/`` holds the
 results of a run that came to its end, under a manifest of its own.
 """
 
