@@ -27,7 +27,7 @@ from safe_llava.core.errors import PrismError
 from safe_llava.core.progress import Progress
 from safe_llava.judges.calls import Asked, Call, Outcome, RawReply, Stopped, Usage, is_another_model
 from safe_llava.judges.clients import Client, ask_within
-from safe_llava.judges.cost import cost_of, estimated_usage, highest_usage
+from safe_llava.judges.cost import cost_of, estimated_usage, highest_usage, price_for
 from safe_llava.judges.faults import CallError, Fault
 from safe_llava.judges.rate import ConcurrencyLimiter, RateLimiter, backoff
 from safe_llava.judges.replies import Found, unreadable
@@ -221,15 +221,18 @@ class Scheduler(Generic[Found]):
 
     async def _noted(self, call: Call) -> int | None:
         """Note what a call may cost before it is sent; where that might pass the bound, wait for those under way."""
+
+        def highest(longest: int) -> float:
+            return cost_of(self.judge, call.model, highest_usage(self.judge, call, longest)) or 0.0
+
+        if price_for(self.judge, call.model) is None:
+            return None
         while True:
-            most = cost_of(self.judge, call.model, highest_usage(self.judge, call, self.store.total.longest))
-            if most is None:
-                return None
-            note = self.store.note(most, self.judge.max_cost)
+            note = self.store.note(highest, self.judge.max_cost)
             if note is not None:
                 return note
             if not self._flying:
-                self.end(self._too_dear(most))
+                self.end(self._too_dear(highest(self.store.total.longest)))
                 raise CallError(Fault.FATAL, self.reason)
             self._landed.clear()
             await self._landed.wait()

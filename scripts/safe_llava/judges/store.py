@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,16 +130,17 @@ class VerdictStore(Generic[Found]):
         self._append(FAILURES, row)
         self._count(row)
 
-    def note(self, most: float, limit: float | None = None) -> int | None:
-        """Note that a call is about to be sent that may cost so much; return the note's number.
+    def note(self, highest: Callable[[int], float], limit: float | None = None) -> int | None:
+        """Note that a call is about to be sent, with its highest cost by the longest reply; return the note's number.
 
         None where it might pass the limit with all that others spend at the same time: it must not be sent then.
         """
         with self.locked() if limit is not None else contextlib.nullcontext():
             if limit is not None:
                 self.refresh()
-                if self.spent_at_most + self.in_batches() + most > limit:
-                    return None
+            most = highest(self.total.longest)
+            if limit is not None and self.spent_at_most + self.in_batches() + most > limit:
+                return None
             self._noted += 1
             self._append(ASKED, {"judge": self.judge, "call": self._noted, "most": most})
             self.open[self.segment, self._noted] = most
@@ -176,8 +177,17 @@ class VerdictStore(Generic[Found]):
             return
         except OSError as error:
             raise PrismError(f"{self.folder}: the store cannot be read: {error}", "see who may read it") from error
-        for name, size in sorted(files):
-            if name.endswith((VERDICTS, ASKED)) and size != self._read.get(name, 0) and self.segment not in name:
+        changed = [
+            name
+            for name, size in sorted(files)
+            if name.endswith((VERDICTS, ASKED)) and size != self._read.get(name, 0) and self.segment not in name
+        ]
+        # Notes first, and after them what they were settled by: a cost is counted twice for a moment, and never not.
+        for name in (one for one in changed if one.endswith(ASKED)):
+            self._read_on(name)
+            changed += [name.removesuffix(ASKED) + ending for ending in (VERDICTS, FAILURES)]
+        for name in dict.fromkeys(one for one in changed if not one.endswith(ASKED)):
+            if (self.folder / name).is_file():
                 self._read_on(name)
 
     def sync(self) -> None:
