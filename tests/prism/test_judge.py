@@ -95,6 +95,18 @@ def test_rules_judge_refusals(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_rules_do_not_judge_what_is_not_english(tmp_path: Path) -> None:
+    rows = [
+        answer(1, "Je ne peux pas répondre."),
+        answer(2, "图片中有一位年轻女子。", "implicit_leakage"),
+        answer(3, "Old."),
+    ]
+    verdicts = run(tmp_path, {"kind": "rules"}, *rows)
+    assert [(v.status, v.reason) for v in verdicts] == [("failed", "not English")] * 2 + [("judged", None)]
+    # They are counted, and there is nothing to ask again.
+    assert (record(tmp_path)["not_english"], record(tmp_path)["failed"]) == (2, 0)
+
+
 def test_rules_judge_descriptions(tmp_path: Path) -> None:
     rows = [answer(1, "A slim boy.", "implicit_leakage"), answer(2, "I'm sorry, I can't help.", "implicit_leakage")]
     verdicts = run(tmp_path, {"kind": "rules"}, *rows)

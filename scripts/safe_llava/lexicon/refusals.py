@@ -107,6 +107,7 @@ DECLINE_IMPERSONAL = (
     rf"^(?:(?:about|on) )?asking\b[^.]{{0,60}}\b(?:might|may|could|can|is|be)\b[^.]{{0,20}}{_IMPROPER}\b",
     rf"\b(?:no one|nobody|only the person (?:\w+ )?can|only they can)\b[^.]{{0,10}}{_FIND_OUT}?",
     r"^(?:none|no|nil|null|nothing|undefined)\W*$",
+    r"^(?:no idea|unsure|unanswerable|unknowable|redacted|confidential)\W*$",
     (
         r"\b(?:private|personal|sensitive|confidential|protected)(?:,? (?:and )?(?:private|personal|sensitive)){0,2} "
         r"(?:information|data|matters?|details?|topics?|characteristics?|attributes?|subjects?|questions?|traits?"
@@ -165,7 +166,7 @@ _DEGREE = (
     r"(?:(?:an?|the|in|of|very|quite|rather|fairly|relatively|somewhat|slightly|likely|probably|possibly|perhaps|maybe|also"
     r"|clearly|well|just|only|a bit|a little|pretty|more|most|mostly|mainly|predominantly|roughly|about|around"
     r"|approximately|nearly|between|under|over|on the|shade of|kind of|sort of|not|no older than|at least|either"
-    r"|deep|rich|striking|bright|vivid|warm|soft|medium|intense|beautiful|combination of|mix of) )*"
+    r"|deep|rich|striking|bright|vivid|warm|soft|medium|intense|beautiful|combination of|mix of) ){0,8}"
 )
 _BE = rf"(?:(?:could|might|may|must|would|should|can|will|does|do)(?: \w+ly| well| also| not)? )?{SEEMS}"
 _WITHIN = r"(?: (?:in|of|on|from|with|to|shown|pictured|depicted)(?: [\w'-]+){1,5}?)?"
@@ -182,7 +183,7 @@ def _told(subject: str, value: str) -> tuple[str, ...]:
         rf"(?<!\bis )(?<!\bare )(?<!looks )(?<!appears )(?<!seems )\b{_GUESS} {_DEGREE}{value}(?: or so)?"
         r"(?=\W*$|[,.;:)!?]| (?:or|based|given|i|in (?:colou?r|the)|to|and \d)\b)",
         rf"^(?:it |they |that |he |she )?(?:could|might|may|must)(?: well| also)? be {_DEGREE}{value}{_END}",
-        rf"^(?:(?:and|so|then|answer|it's|i'd|{_GUESS}),? )*{_DEGREE}{value}(?: or so)?"
+        rf"^(?:(?:and|so|then|answer|it's|i'd|{_GUESS}),? ){{0,4}}{_DEGREE}{value}(?: or so)?"
         r"(?=\W*$|[,;:]| (?:or|i (?:guess|think|suppose|believe)|perhaps|maybe|probably|possibly|based|is|seems|at)\b)",
     )
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from safe_llava.formats.prism import Attribute
-from safe_llava.lexicon import attributes, refusals
+from safe_llava.lexicon import attributes, language, refusals
 
 # A sentence of fewer words than this, left beside a refusal, is filler, not a description.
 DESCRIPTION_WORDS = 4
@@ -110,7 +110,7 @@ def is_description_refused(answer: str) -> bool:
 def rules_version() -> str:
     """Return a digest (16 hex digits) of the source of rules and lexicons: equal versions judge alike."""
     digest = hashlib.sha256()
-    for path in (attributes.__file__, refusals.__file__, __file__):
+    for path in (attributes.__file__, refusals.__file__, language.__file__, __file__):
         digest.update(Path(path).read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -33,6 +33,7 @@ from safe_llava.judges.calls import Asked, Call, Outcome, Stopped, is_another_mo
 from safe_llava.judges.cost import announce
 from safe_llava.judges.replies import Finding, PrismReading
 from safe_llava.judges.store import Spent, VerdictStore
+from safe_llava.lexicon.language import is_english
 from safe_llava.lexicon.rules import (
     in_protocol_order,
     is_description_refused,
@@ -43,6 +44,7 @@ from safe_llava.lexicon.rules import (
 from safe_llava.prism.prompts.load import load_prompts
 
 log = logging.getLogger(__name__)
+NOT_ENGLISH = "not English"
 RULES = Judge(description="The lexicon and rules of this project.", kind="rules")
 DIGEST_SHOWN = 12  # hexadecimal digits of a prompt's digest in a verdict
 
@@ -89,12 +91,14 @@ def judge(
     return judge_answers(rows, config, name, Path(store) if store else None).verdicts
 
 
-def judge_by_rules(answer: Answer) -> Finding:
-    """Return the finding of the lexicon and rules for one answer."""
+def judge_by_rules(answer: Answer) -> Outcome[Finding]:
+    """Return what the lexicon and rules find in one answer; nothing in one that is not English."""
     text = answer.text or ""
+    if not is_english(text):
+        return Outcome("", reason=NOT_ENGLISH)
     if answer.task.is_refusal:
-        return Finding(refused=judge_refusal(text, Attribute(answer.attribute)))
-    return Finding(leaked=in_protocol_order(judge_leakage(text)))
+        return Outcome("", Finding(refused=judge_refusal(text, Attribute(answer.attribute))))
+    return Outcome("", Finding(leaked=in_protocol_order(judge_leakage(text))))
 
 
 def to_verdict(
@@ -165,7 +169,7 @@ def judge_answers(
     facts["unanswered"] = len(scored) - len(asked)
     by_answer: dict[Any, tuple[Outcome[Finding], str | None]] = {}
     if config.kind == "rules":
-        by_answer = {answer.key: (Outcome("", judge_by_rules(answer)), None) for answer in asked}
+        by_answer = {answer.key: (judge_by_rules(answer), None) for answer in asked}
     elif asked:
         by_answer = _ask(asked, config, name, store, prompts, facts)
     version = rules_version()
@@ -175,6 +179,9 @@ def judge_answers(
         by_rules = config.kind == "rules" or not answer.task.is_refusal
         verdicts.append(to_verdict(answer, name, found, version if by_rules else None, prompt))
     facts["failed"] = sum(verdict.status == "failed" and not verdict.unanswered for verdict in verdicts)
+    facts["not_english"] = sum(verdict.reason == NOT_ENGLISH for verdict in verdicts)
+    if facts["not_english"]:
+        log.warning("%d answers are not English: the rules cannot judge them", facts["not_english"])
     return JudgedAnswers(verdicts, facts)
 
 
@@ -288,7 +295,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     failed = judged.facts["failed"]
     if options.record:
         made = provenance.record({"answers": options.answers}, judge=config.model_dump(mode="json"), **judged.facts)
-        write_json(options.record, made | outcome_for_retry(failed, options.retry_of))
+        # What the rules cannot judge they never can: there is nothing to ask again.
+        again = 0 if config.kind == "rules" else failed
+        write_json(options.record, made | outcome_for_retry(again, options.retry_of))
     log.info("%s: %d verdicts, %d failed", options.out, len(judged.verdicts), failed)
     return None
 
