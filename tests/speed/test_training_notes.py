@@ -54,3 +54,17 @@ def test_the_aims_are_reached() -> None:
         assert "H200" in first["device"] and first["arguments"]["size"] == "7b"
         assert last["samples_per_s_per_device"] >= aim
     assert read(NOTES.parent / "benchmarks" / "finetune-2xh200.jsonl")[0]["devices"] == 2
+
+
+def test_the_life_of_a_model_is_told_as_its_log_says() -> None:
+    lines = (NOTES.parent / "benchmarks" / "lifecycle-1xh200.txt").read_text().splitlines()
+    said = {row["kind"]: row for row in map(json.loads, lines)}
+    page = NOTES.read_text()
+    assert said["stopped"]["code"] == 75
+    assert f"| 141.6 | {said['stopped']['seconds']:.1f} |" in page
+    assert f"| over 78 | {said['resumed']['first_step_s']:.1f} (" in page
+    size = said["stopped"]["checkpoint_bytes"]
+    # Half of the 32 layers of Llama 7B, its embeddings and head, and the projector.
+    trained = 16 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 2 * 32_000 * 4096 + 4096 + 1025 * 4096 + 4097 * 4096
+    assert size / trained <= 12.2
+    assert f"{size:,} ({size / trained:.1f} a trained parameter)" in page
