@@ -34,7 +34,7 @@ lint: env ## style, types, rule files
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file scripts/snakemake_executor_plugin_slurm_steady/mypy.ini
 	$(BIN)/snakefmt --check workflow tests/slurm_cluster
-	$(BIN)/snakemake --lint
+	$(BIN)/python -m pytest -q tests/workflow/test_lint.py
 
 docs: env ## docs/configuration.md, which is generated from the schema
 	$(BIN)/python -m safe_llava.config.docs --root .

@@ -12,9 +12,8 @@ ANNOUNCED = []
 # no command, which everybody sees and Snakemake keeps; a mirror's address may hold a password.
 HOW = ("mirrors_only", "connect_timeout_s", "retries", "connections", "bandwidth_mb_s")
 COPIES = {path: file.mirrors for path, file in FILES.items() if file.mirrors}
-os.environ["SAFE_LLAVA_DOWNLOAD"] = json.dumps(
-    {"mirrors": cfg.mirrors, "file_mirrors": COPIES, **{key: getattr(cfg.data, key) for key in HOW}}
-)
+DOWNLOAD = {"mirrors": cfg.mirrors, "file_mirrors": COPIES, **{key: getattr(cfg.data, key) for key in HOW}}
+os.environ.update(SAFE_LLAVA_DOWNLOAD=json.dumps(DOWNLOAD))
 
 
 def resolved_row(name):

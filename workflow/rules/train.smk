@@ -186,7 +186,7 @@ use rule train_pretrain as train_pretrain_spread with:
     wildcard_constraints:
         trained=either(SPREAD),
     container:
-        None
+        ON_THE_HOST
     resources:
         **training_on_several("pretrain", 720),
 
@@ -195,6 +195,6 @@ use rule train_finetune as train_finetune_spread with:
     wildcard_constraints:
         trained=either(SPREAD),
     container:
-        None
+        ON_THE_HOST
     resources:
         **training_on_several("finetune", 1440),

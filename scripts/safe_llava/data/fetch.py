@@ -16,8 +16,8 @@ from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import write_json
 from safe_llava.core.rows import read_row
+from safe_llava.data.archives.adopted import adopt
 from safe_llava.data.download import receipts
-from safe_llava.data.download.adopted import adopt
 from safe_llava.data.download.files import fetch_file
 from safe_llava.data.download.flags import add_source_flags, sources_of, with_copies
 

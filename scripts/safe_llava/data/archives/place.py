@@ -11,7 +11,7 @@ from safe_llava.config.data import ResolvedFile
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import write_json
 from safe_llava.core.rows import read_row
-from safe_llava.data.download.adopted import adopt
+from safe_llava.data.archives.adopted import adopt
 
 
 def place(

@@ -16,9 +16,9 @@ from safe_llava.core.errors import DataError
 from safe_llava.core.files import CHUNK_BYTES, write_json
 from safe_llava.core.locks import only_one
 from safe_llava.core.progress import Progress
+from safe_llava.data.archives.adopted import ADOPTED, count_files, note_path, read_note
 from safe_llava.data.archives.members import NAMED_LEFT_OUT, PART, Contents, check_count, contents, opened
 from safe_llava.data.archives.members import archive_identity as identity_of
-from safe_llava.data.download.adopted import ADOPTED, count_files, note_path, read_note
 from safe_llava.data.download.files import lock_path
 from safe_llava.data.download.room import explain_disk, require_space
 from safe_llava.images.jpeg import needs_jpeg, rewrite_as_jpeg

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from safe_llava.config.data import DataConfig, ResolvedFile, ResolvedSet, Storage
 from safe_llava.core.errors import DataError
+from safe_llava.data.archives.adopted import is_adoptable
 from safe_llava.data.download import receipts, segments, transfer
-from safe_llava.data.download.adopted import is_adoptable
 from safe_llava.data.download.receipts import UNPACKED_SUFFIX
 from safe_llava.data.download.repository import standing
 from safe_llava.data.download.room import Room, room
