@@ -17,7 +17,7 @@ from safe_llava.cluster.estimates.estimate import (
 )
 from safe_llava.cluster.estimates.measured import Measured
 from safe_llava.config.schema import Config
-from safe_llava.data.download.volume import PlanLine
+from safe_llava.data.planning.volume import PlanLine
 
 
 def line(name: str, to_write: int | None) -> PlanLine:

@@ -28,7 +28,7 @@ from safe_llava.cluster.login import (
 )
 from safe_llava.config.schema import Config
 from safe_llava.data.download.room import Room
-from safe_llava.data.download.volume import PlanLine
+from safe_llava.data.planning.volume import PlanLine
 
 SECRET = "sk-not-to-be-said"
 

@@ -16,7 +16,7 @@ from safe_llava.config.data import ResolvedFile, ResolvedSet, Unpack
 from safe_llava.core.errors import DataError
 from safe_llava.data import fetch, index, pin, unpack
 from safe_llava.data.archives.unpacking import unpack_archive
-from safe_llava.data.download.volume import describe
+from safe_llava.data.planning.volume import describe
 
 COUNT = 5
 

@@ -16,12 +16,12 @@ from safe_llava.config.data import DataSet, Pin, ResolvedFile, ResolvedSet, Reso
 from safe_llava.core.errors import DataError
 from safe_llava.data import pin
 from safe_llava.data.download import remote
-from safe_llava.data.download import volume as plan
 from safe_llava.data.download.files import fetch_file
 from safe_llava.data.download.remote import Seen
 from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import Mirror
 from safe_llava.data.pin import Lock
+from safe_llava.data.planning import volume as plan
 from safe_llava.demo.server import Fault
 from safe_llava.demo.upstream import snapshot_files
 

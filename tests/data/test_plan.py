@@ -17,10 +17,10 @@ from safe_llava.config.selection import config_files, needed, needed_sets
 from safe_llava.core.errors import DataError
 from safe_llava.data import plan as step
 from safe_llava.data.download import room as rooms
-from safe_llava.data.download import volume as plan
 from safe_llava.data.download.files import fetch_file
 from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.room import Room
+from safe_llava.data.planning import volume as plan
 
 GB = 1_000_000_000
 

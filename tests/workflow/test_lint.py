@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# A stage's functions stand on top of its own file, where a reader of its rules looks for them: the linter wants them all
+# A stage's functions stand on top of its own file, where a reader of its rules looks for them. The linter wants them
 # in one common file, and has no option to leave this out.
 MEANT = {"Mixed rules and functions in same snakefile."}
 LINT = re.compile(r"^Lints for (?P<item>.+):$|^    \* (?P<title>.+):$", re.MULTILINE)

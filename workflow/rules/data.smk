@@ -43,7 +43,7 @@ def data_milestone():
 def planned(wildcards):
     """The milestone's inputs. They are asked for while the DAG is built: so a dry-run, too, shows the plan first."""
     if workflow.is_main_process and not ANNOUNCED and not QUIET:
-        from safe_llava.data.download.volume import report
+        from safe_llava.data.planning.volume import report
 
         ANNOUNCED.append(True)
         print(report(cfg.data, needed(cfg))[0], file=sys.stderr, flush=True)

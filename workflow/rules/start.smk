@@ -36,7 +36,7 @@ def check_room(jobs):
     }
     if cfg.data.ignore_space or not about:
         return
-    from safe_llava.data.download.volume import lines_of, require_room
+    from safe_llava.data.planning.volume import lines_of, require_room
     from safe_llava.data.download.room import room
 
     parts = [

@@ -32,7 +32,7 @@ from safe_llava.core import cli
 from safe_llava.core.errors import ConfigError, PrismError
 from safe_llava.core.files import write_text
 from safe_llava.core.rows import read_row
-from safe_llava.data.download.volume import PlanLine, known, lines_of
+from safe_llava.data.planning.volume import PlanLine, known, lines_of
 from safe_llava.formats.markup import EMPTY, markdown_grid
 from safe_llava.formats.prism import Answer, Attribute, Task
 from safe_llava.formats.tables import write_table

@@ -29,7 +29,7 @@ from safe_llava.core.errors import ConfigError, DataError, SafeLlavaError
 from safe_llava.core.files import write_json
 from safe_llava.core.rows import read_row
 from safe_llava.data.download.room import Room, room
-from safe_llava.data.download.volume import PlanLine, decimal_size, known, lacking, lines_of, room_verdict
+from safe_llava.data.planning.volume import PlanLine, decimal_size, known, lacking, lines_of, room_verdict
 
 WHERE = "login node"
 GB = 1e9

@@ -26,13 +26,14 @@ from safe_llava.config.selection import config_files, needed
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import read_json, write_json
-from safe_llava.data.download import receipts, repository, volume
+from safe_llava.data.download import receipts, repository
 from safe_llava.data.download.files import fetch_file
 from safe_llava.data.download.flags import add_source_flags, configured, sources_of
 from safe_llava.data.download.repository import fetch_repository, standing
 from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.room import room
 from safe_llava.data.download.sources import Mirror, SourceError
+from safe_llava.data.planning import volume
 
 logger = logging.getLogger(__name__)
 MANIFEST = "bundle.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 from safe_llava.config.load import load
 from safe_llava.config.selection import config_files, needed
 from safe_llava.core import cli
-from safe_llava.data.download.volume import report
+from safe_llava.data.planning.volume import report
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

@@ -12,7 +12,7 @@ from safe_llava.config.base import Row
 from safe_llava.config.schema import Config
 from safe_llava.containers.tag import tag_in
 from safe_llava.core.errors import TrainError
-from safe_llava.data.download.volume import decimal_size
+from safe_llava.data.planning.volume import decimal_size
 from safe_llava.train.loop.planner import GIB, Machine, choose
 
 Kind = Literal["train", "eval", "paper"]

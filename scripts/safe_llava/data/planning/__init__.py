@@ -1,0 +1,1 @@
+"""How much is to come, and whether there is room for it."""
