@@ -197,3 +197,29 @@ def test_a_store_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(PrismError, match="file/store"):
         keep(VerdictStore(tmp_path / "file" / "store", "j", PrismReading()), "a", True)
+
+
+def test_an_index_gives_what_the_segments_hold_and_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge_store, "INDEX_FROM", 0)
+    first = VerdictStore(tmp_path, "j", PrismReading())
+    for text in "abc":
+        keep(first, text, text == "b")
+    first.note(lambda longest: 0.25)
+    first.close()
+    made = []
+    real = judge_store.StoreIndex.made
+    monkeypatch.setattr(judge_store.StoreIndex, "made", lambda *given: made.append(1) or real(*given))
+    for _ in range(3):
+        again = VerdictStore(tmp_path, "j", PrismReading())
+        found = [again.get(call(text).key) for text in "abc"]
+        assert [one.found.refused for one in found if one] == [False, True, False]
+        assert (len(again), again.total.calls, again.total.cost) == (3, 3, 1.5)
+        assert again.spent_at_most == 1.75, "a call whose end is not known counts"
+        again.close()
+    assert made == [1]
+    keep(again, "d", True)
+    assert len(VerdictStore(tmp_path, "j", PrismReading())) == 4
+    segments(tmp_path)[0].write_bytes(b"")  # it does not fit the index any more, which is made anew
+    assert len(VerdictStore(tmp_path, "j", PrismReading())) == 1

@@ -92,7 +92,7 @@ class VerdictStore(Generic[Found]):
 
     def __len__(self) -> int:
         beside = sum(1 for key in self._found if self._index is None or self._index.place(key) is None)
-        return beside + (len(self._index) if self._index else 0)
+        return beside + (len(self._index) if self._index is not None else 0)
 
     @property
     def spent_at_most(self) -> float:
@@ -102,7 +102,7 @@ class VerdictStore(Generic[Found]):
     def get(self, key: str) -> Stored[Found] | None:
         """Return the verdict of a call, or None where there is none yet."""
         beside = self._found.get(key)
-        place = self._index.place(key) if self._index else None
+        place = self._index.place(key) if self._index is not None else None
         if place is None or (beside is not None and beside.order < place.order):
             return beside
         stored = self._stored(place.row(self.folder), place.order)
@@ -203,7 +203,7 @@ class VerdictStore(Generic[Found]):
         self.sync()
         while self._files:
             os.close(self._files.popitem()[1])
-        if self._index:
+        if self._index is not None:
             self._index.close()
 
     def prepare(self) -> None:
@@ -230,7 +230,7 @@ class VerdictStore(Generic[Found]):
         return index
 
     def _beside(self, index: StoreIndex | None) -> int:
-        read = index.read if index else {}
+        read = index.read if index is not None else {}
         paths = self.folder.glob(f"*{VERDICTS}") if self.folder.is_dir() else ()
         return sum(path.stat().st_size - read.get(path.name, 0) for path in paths if path.is_file())
 
