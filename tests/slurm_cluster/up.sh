@@ -22,7 +22,9 @@ fail() { printf 'error: %s\n  remedy: %s\n' "$1" "$2" >&2; exit 1; }
 export PATH=$PATH:/usr/sbin:/sbin
 needed=(slurmctld slurmd munged)
 [ "$accounting" = 0 ] || needed+=(slurmdbd mariadbd)
-if ! command -v "${needed[@]}" > /dev/null; then
+# `command -v` of several names succeeds where one of them is there.
+missing=$(for name in "${needed[@]}"; do command -v "$name" > /dev/null || echo "$name"; done)
+if [ -n "$missing" ]; then
     [ -n "${SAFE_LLAVA_CLUSTER:-}${CI:-}" ] || fail "SLURM is not installed" "SAFE_LLAVA_CLUSTER=1 lets this script install ${packages[*]}"
     apt-get -qq update
     DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${packages[@]}" > /dev/null
