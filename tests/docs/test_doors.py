@@ -65,17 +65,30 @@ def test_a_page_without_the_workflow(here: Path, root: Path) -> None:
 
 def test_a_checkpoint(here: Path, root: Path, snakemake: Run) -> None:  # noqa: F811
     (here / "checkpoint").mkdir()
-    (here / "checkpoint/config.json").write_text("{}")
+    (here / "checkpoint/config.json").write_text('{"model_type": "llava"}')
     text = (root / "config/mine.yaml").read_text(encoding="utf-8")
     (here / "mine.yaml").write_text(text.replace("/path/to/checkpoint", str(here / "checkpoint")))
     (words,) = of_page(root / "README.md", "snakemake prism browse")
     words[words.index("mine.yaml")] = str(here / "mine.yaml")
-    done = snakemake(*words[1:], "-n", "--config", f"results={here}/results", f"data={{root: {here}/data}}")
+    elsewhere = ("-n", "--config", f"results={here}/results", f"data={{root: {here}/data}}")
+    done = snakemake(*words[1:], *elsewhere)
     assert done.returncode == 0, done.stderr
     counts = job_counts(done.stdout + done.stderr)
     assert counts["prism_answers"] >= 1 and counts["share_browse"] == 1
     assert not [name for name in counts if name.startswith(("train_", "benchmarks_"))]
     assert "OPENAI_API_KEY" not in done.stderr
+
+    done = snakemake("data", "--configfile", str(here / "mine.yaml"), *elsewhere)
+    assert done.returncode == 0, done.stderr
+    kinds = {
+        line.split()[1]
+        for line in done.stderr.partition("to fetch  becomes")[2].partition("to fetch:")[0].split("\n")[1:-1]
+    }
+    assert kinds == {"prism", "answers"}, done.stderr  # nothing that the paper's models or benchmarks need
+
+    (here / "checkpoint/config.json").write_text('{"model_type": "llava_llama"}')
+    done = snakemake(*words[1:], *elsewhere)
+    assert done.returncode != 0 and "safe_llava.train.convert" in done.stdout + done.stderr
 
 
 def test_the_row_of_ones_own_is_whole(root: Path) -> None:

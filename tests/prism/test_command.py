@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,20 @@ def test_an_asked_judge_judges_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_an_unknown_model_is_named_with_those_that_were_released(tmp_path: Path) -> None:
     with pytest.raises(PrismError, match="choose among"):
         command.main(["prism", "released", "Nobody", "--out", str(tmp_path / "x.csv")])
+
+
+def test_a_wrong_folder_of_released_answers_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PrismError, match="no such folder"):
+        command.main(["prism", "released", "--answers", str(tmp_path / "none")])
+    with pytest.raises(PrismError, match="no folder of a model"):
+        command.main(["prism", "released", "--answers", str(tmp_path)])
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "safe_llava.prism.command", "prism", "released", "--out", f"{tmp_path}/x.csv"]
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (tmp_path / "x.csv").is_file()

@@ -24,7 +24,7 @@ FOREIGN = {name: module for name, module in OWN.items() if HERE not in Path(modu
 for name in OWN if FOREIGN else ():
     del sys.modules[name]
 
-from safe_llava.checkpoints.families import CONVERTED
+from safe_llava.checkpoints.families import CONVERTED, check_source
 from safe_llava.config.data import resolve_set
 from safe_llava.config.load import BASE_PREFIX, over_defaults, parse as parse_config
 from safe_llava.config.selection import compared, config_files
@@ -163,6 +163,10 @@ def source_ready(name):
             f"models.{name}.folder: {row.folder} holds no checkpoint (no config.json)\n"
             "  remedy: put the checkpoint there, name its place with `folder`, or give `folder: null`, `hub` and `revision`"
         )
+    try:
+        check_source(Path(row.folder), row)
+    except SafeLlavaError as error:
+        raise WorkflowError(f"models.{name}.folder: {error}") from error
     # Whoever puts other weights there means them to be asked.
     return sorted(str(path) for path in Path(row.folder).iterdir() if path.suffix in OF_A_CHECKPOINT)
 

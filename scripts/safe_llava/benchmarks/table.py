@@ -203,7 +203,7 @@ def _row(result: Results, task: BenchmarkTask, name: str, beside: bool, without:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(prog="python -m safe_llava.benchmarks.table", description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, nargs="+", required=True, help="results of safe_llava.benchmarks.run")
+    parser.add_argument("--results", type=Path, nargs="*", required=True, help="results of safe_llava.benchmarks.run")
     parser.add_argument("--published", type=Path, required=True, help="the benchmarks' rows, YAML or JSON")
     parser.add_argument("--compare", nargs="*", help="models to set beside the published scores; all by default")
     parser.add_argument("--out", type=Path, required=True, help="table to write, CSV")

@@ -63,8 +63,27 @@ def check_family(model_dir: Path, row: EvaluatedModel) -> None:
     Raises:
         CheckpointError: it does not.
     """
-    family, found = FAMILIES[row.family], model_type(model_dir)
+    found = model_type(model_dir)
     check_folder(model_dir)
+    _check_type(model_dir, found, row)
+
+
+def check_source(model_dir: Path, row: EvaluatedModel) -> None:
+    """Check, before anything runs, that a folder of the user's holds what its row says, converted or to be converted.
+
+    Raises:
+        CheckpointError: it holds another family, or a format that is not converted by itself.
+    """
+    try:
+        found = model_type(model_dir)
+    except CheckpointError:
+        return  # the step that loads it says what is wrong with it
+    if found not in FAMILIES[row.family].released_types:
+        _check_type(model_dir, found, row)
+
+
+def _check_type(model_dir: Path, found: str, row: EvaluatedModel) -> None:
+    family = FAMILIES[row.family]
     if found in family.model_types:
         return
     path = model_dir / "config.json"

@@ -115,7 +115,8 @@ def read_any_answers(
         if path.is_dir():
             found = sorted(file for file in path.iterdir() if _task_named(file) and file.suffix in (".jsonl", ".csv"))
             if not found:
-                raise PrismError(f"{path}: no answer file of a task", f"name the files {', '.join(Task)}.jsonl")
+                remedy = f"name one model's folder, and its files after their tasks: {', '.join(Task)}; .jsonl or .csv"
+                raise PrismError(f"{path}: no answer file of a task", remedy)
             for file in found:
                 answers += _read_one(file, model or path.resolve().name, task, edition)
         else:

@@ -15,11 +15,14 @@ from __future__ import annotations
 import argparse
 import csv
 import logging
+import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safe_llava import __version__
 from safe_llava.config.prism import Judge
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
@@ -129,7 +132,7 @@ def _judge(options: argparse.Namespace) -> None:
             writer.writerows(rows)
     scores = score_verdicts(verdicts)
     warn_of_missing(scores)
-    print(show_scores(scores))
+    _show(show_scores(scores))
 
 
 def _verdict_row(verdict: Verdict, answer: Answer) -> dict[str, Any]:
@@ -144,7 +147,7 @@ def _score(options: argparse.Namespace) -> None:
     scores = score_verdicts(_verdicts(options, options.files), options.leakage_scored)
     write_table(options.out, Score, scores)
     warn_of_missing(scores)
-    print(show_scores(scores))
+    _show(show_scores(scores))
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -162,14 +165,19 @@ def _compare(options: argparse.Namespace) -> None:
     )
     write_table(options.out, PairedDifference, rows)
     warn_of_missing(score_verdicts(named, options.leakage_scored, resamples=1))  # the counts are all that matters here
-    print(show_paired(rows))
+    _show(show_paired(rows))
 
 
 def _released(options: argparse.Namespace) -> None:
     scores = published()
     if options.answers:
         options.model, options.task, options.edition = None, None, "v1"
+        remedy = "name the folder PRISM_evaluation/answers of a clone of upstream's repository: one folder a model"
+        if not options.answers.is_dir():
+            raise PrismError(f"{options.answers}: no such folder", remedy)
         folders = sorted(path for path in options.answers.iterdir() if path.is_dir())
+        if not folders:
+            raise PrismError(f"{options.answers}: no folder of a model", remedy)
         judged = [score for f in folders for score in score_verdicts(_judged(options, _answers(options, [f])))]
         models = {score.model for score in judged}
         scores = [s for s in scores if s.edition == "v1" and s.model in models] + judged
@@ -180,14 +188,25 @@ def _released(options: argparse.Namespace) -> None:
             raise PrismError(f"nothing was released for {', '.join(unknown)}", f"choose among {', '.join(known)}")
         scores = [score for score in scores if score.model in options.models]
     write_table(options.out, Score, scores)
-    print(show_scores(scores))
-    for item in mean_distances(published_differences(scores)):
-        print(f"{item.task}: rules lie {item.mean:.2f} points from {item.reference_judge}, over {item.cells} cells")
+    distances = [
+        f"{item.task}: rules lie {item.mean:.2f} points from {item.reference_judge}, over {item.cells} cells"
+        for item in mean_distances(published_differences(scores))
+    ]
+    _show("\n".join([show_scores(scores), *distances]))
+
+
+def _show(text: str) -> None:
+    """Print a table. Whoever reads it may have seen enough (`| head`); the file is written by then."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="safe-llava", description=__doc__, formatter_class=form)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     prism = parser.add_subparsers(required=True, metavar="prism").add_parser("prism", help="the privacy benchmark")
     commands = prism.add_subparsers(required=True, metavar="COMMAND")
 

@@ -240,7 +240,13 @@ def _ask_missing(
         store.prepare()
     except PrismError as error:
         return Asked({call.key: Outcome(call.key, reason=error.message) for call in missing}, error)
-    from safe_llava.judges.run import ask_all  # what asks over a network is no part of the core
+    try:
+        from safe_llava.judges.run import ask_all  # what asks over a network is no part of the core
+    except ModuleNotFoundError as error:
+        remedy = 'pip install ".[judge]" in a clone of this project'
+        raise PrismError(
+            f"a judge that is asked needs packages that are not installed: {error.name}", remedy
+        ) from error
 
     return ask_all(config, missing, store, secret)
 

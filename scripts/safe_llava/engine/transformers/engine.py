@@ -215,7 +215,10 @@ def choose_device(row: EvaluatedModel) -> str:
     kind = device_type(row, "auto")
     if kind != "cuda" or torch.cuda.is_available():
         return kind
-    raise EngineError("the model's row says `accelerator: gpu`, and no GPU is visible", "ask for one, or set it to cpu")
+    remedy = "ask for one, or set it to cpu"
+    if torch.version.cuda is None:
+        remedy = f"this is torch's CPU build: `export TORCH_INDEX=` and `make env` bring CUDA's; or {remedy}"
+    raise EngineError("the model's row says `accelerator: gpu`, and no GPU is visible", remedy)
 
 
 def _kind(request: Request) -> tuple[int, int]:
