@@ -68,3 +68,13 @@ def test_the_life_of_a_model_is_told_as_its_log_says() -> None:
     trained = 16 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 2 * 32_000 * 4096 + 4096 + 1025 * 4096 + 4097 * 4096
     assert size / trained <= 12.2
     assert f"{size:,} ({size / trained:.1f} a trained parameter)" in page
+
+
+def test_an_interrupted_training_ended_like_an_undisturbed_one() -> None:
+    lines = (NOTES.parent / "benchmarks" / "lifecycle-1xh200-crc32.txt").read_text().splitlines()
+    said = {row["kind"]: row for row in map(json.loads, lines)}
+    page = NOTES.read_text()
+    assert f"took {said['stopped']['seconds']:.1f} s from SIGTERM" in page
+    assert f"{said['resumed']['first_step_s']:.1f} s to the end of the first step" in page
+    assert said["answered"]["status"] == "ok"
+    assert f"differ by {said['compared']['largest_difference']} at most" in page
