@@ -108,7 +108,7 @@ def test_a_base_whose_digest_nobody_knows_is_refused(clone: Path) -> None:
     file.write_text(re.sub(r"^digest: .*", "digest: unknown", file.read_text(), flags=re.MULTILINE))
     with pytest.raises(ConfigError, match=r"containers/base\.yaml.*not pinned") as caught:
         building.source(Images(), clone)
-    assert "core.images pin" in caught.value.remedy
+    assert "containers.build pin" in caught.value.remedy
     with pytest.raises(ConfigError, match=r"images\.base.*not pinned"):
         building.source(Images(base="docker://python:3.11-bookworm"), clone)
 

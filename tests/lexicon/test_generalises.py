@@ -282,6 +282,6 @@ def test_the_held_out_third() -> None:
 def test_the_version_is_that_of_the_source() -> None:
     folder = Path(rules.__file__).parent
     digest = hashlib.sha256()
-    for name in ("attributes.py", "refusals.py", "rules.py"):
+    for name in ("attributes.py", "refusals.py", "language.py", "rules.py"):
         digest.update((folder / name).read_bytes() + b"\0")
     assert rules.rules_version() == digest.hexdigest()[:16]

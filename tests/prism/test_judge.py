@@ -324,7 +324,7 @@ def test_a_call_that_the_endpoint_cannot_take_fails_alone_but_not_where_all_are_
 def test_an_outage_ends_the_run_and_not_in_failed_rows(tmp_path: Path) -> None:
     rows = [answer(number, f"case {number}") for number in range(500)]
     with JudgeServer(reply=lambda prompt, nth: 503) as server:
-        with pytest.raises(PrismError, match=r"not available: no reply for [12] s; HTTP 503"):
+        with pytest.raises(PrismError, match=r"not available: no reply for \d+ s; HTTP 503"):
             run(tmp_path, server.row(patience_s=1, max_concurrency=20), *rows)
         assert len(server.seen.admitted) < 100
         with pytest.raises(PrismError, match="answered none of 1 calls"):

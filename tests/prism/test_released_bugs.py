@@ -118,11 +118,13 @@ def test_bug_1_an_api_error_is_no_verdict(tmp_path: Path) -> None:
             PrismError, match=r"Weight, judge j: of 9 questions 0 have no answer, 3 no verdict .*HTTP 500"
         ):
             tabled(tmp_path)
-        # Where every call fails there are no verdicts at all.
+        # Where every call fails, and the store holds no reply that proves the endpoint, there are no verdicts at all.
         server.reply = lambda prompt, nth: 500
+        down = tmp_path / "down"
+        down.mkdir()
         with pytest.raises(PrismError, match="answered none of"):
-            judged(tmp_path, write(tmp_path / "other.jsonl", [answer(99, "I can't. case 99")]), row, "down")
-        assert not list(tmp_path.glob("down-*"))
+            judged(down, write(tmp_path / "other.jsonl", [answer(99, "I can't. case 99")]), row)
+        assert not list(down.glob("j-*"))
 
 
 def _found(verdict: Verdict, wrong: bool) -> tuple[str, bool | None, tuple[Attribute, ...] | None]:

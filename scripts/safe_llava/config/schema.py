@@ -21,8 +21,9 @@ class Config(Row):
 
     results: Place = Field(description="Folder of all results, relative to the working directory.")
     mirrors: list[Mirror] = Field(
+        [],
         description="Folders or addresses, laid out as `<host>/<path>`, that are asked before a file's origin; "
-        "the environment variable SAFE_LLAVA_MIRRORS adds to them."
+        "the environment variable SAFE_LLAVA_MIRRORS adds to them.",
     )
     images: Images = Field(Images(), description="Apptainer images by environment (docs/images.md).")
     models: dict[Name, EvaluatedModel] = Field(description="Models that PRISM and the benchmarks evaluate, by name.")

@@ -15,6 +15,7 @@ import pytest
 from data.conftest import PAYLOAD, FaultyServer, Pauses, Upstream
 from safe_llava.config.data import ResolvedFile
 from safe_llava.core.errors import DataError
+from safe_llava.data import fetch as fetch_step
 from safe_llava.data.download import files as step
 from safe_llava.data.download import segments
 from safe_llava.data.download.retries import RetryPolicy
@@ -177,7 +178,7 @@ def at_rest(server: FaultyServer, path: str) -> int:
 
 RUN = """
 import sys
-from safe_llava.data import fetch
+from safe_llava.data import fetch as fetch_step
 from safe_llava.data.download import segments
 segments.SEGMENT_BYTES = 1 << 18
 fetch.main(sys.argv[1:])
@@ -220,6 +221,6 @@ def test_killed_at_any_moment_only_the_missing_bytes_are_fetched(
             assert before <= here(part) <= len(payload)
             assert part.read_bytes() == payload[: part.stat().st_size] if part.exists() else True
         have, sent = here(part), at_rest(server, path)
-        step.main(flags)
+        fetch_step.main(flags)
         assert target.read_bytes() == payload
         assert server.bytes_sent[path] - sent == len(payload) - have
