@@ -30,7 +30,7 @@ SITE = {"account": "lab", "partition": "cpu", "gpu-partition": "gpu"}
 SECRETS = {"OPENAI_API_KEY": "sk-hush-hush-hush", "HF_TOKEN": "hf_hush-hush-hush"}
 # One of the two models is trained by one process on each of two nodes, where `make demo` has two on one.
 SPREAD = {"train": {"models": {"demo-safe": {"nodes": 2}}}}
-NOT_COPIED = (".venv", ".git", ".snakemake", "results", "build", "images", "__pycache__", ".*_cache")
+NOT_COPIED = (".venv", ".git", ".snakemake", "results", "build", "__pycache__", ".*_cache")
 # On a compute node a step sees no network; steps of several nodes have to see each other.
 WITHOUT_NETWORK = """#!/bin/sh
 if [ -n "$SLURM_JOB_ID" ] && [ "$SLURM_NNODES" != 2 ] && [ "$1" = exec ]; then
@@ -72,12 +72,18 @@ def fill_in_the_site(profile: Path) -> None:
     profile.write_text(text)
 
 
+def not_copied(folder: str, names: list[str]) -> set[str]:
+    """Return what of a folder a clone would not have; the built container images are large."""
+    built = {"images"} if Path(folder) == ROOT / "containers" else set()
+    return shutil.ignore_patterns(*NOT_COPIED)(folder, names) | built
+
+
 @pytest.fixture(scope="module")
 def demo(cluster: Cluster, images: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """Run it as a user does, after nothing but the site's three entries."""
     folder = tmp_path_factory.mktemp("demo")
     clone = folder / "clone"
-    shutil.copytree(ROOT, clone, symlinks=True, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    shutil.copytree(ROOT, clone, symlinks=True, ignore=not_copied)
     # Results are often elsewhere: images have to be shown where.
     shutil.rmtree(ELSEWHERE, ignore_errors=True)
     ELSEWHERE.mkdir(parents=True)

@@ -62,4 +62,4 @@ def test_stopped_twice_in_its_image_it_ends_with_the_same_bytes(work: Work, tiny
     for name in names:
         assert (alone / "model" / name).read_bytes() == (stopped / "model" / name).read_bytes(), name
     logs = "".join(file.read_text() for file in (work.folder / "results/logs/slurm").rglob("*.log"))
-    assert f"going on after step {begun} of 240" in logs
+    assert f"resuming after step {begun} of 240" in logs

@@ -178,7 +178,7 @@ def at_rest(server: FaultyServer, path: str) -> int:
 
 RUN = """
 import sys
-from safe_llava.data import fetch as fetch_step
+from safe_llava.data import fetch
 from safe_llava.data.download import segments
 segments.SEGMENT_BYTES = 1 << 18
 fetch.main(sys.argv[1:])
