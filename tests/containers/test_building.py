@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from safe_llava.config.images import Images
@@ -195,22 +195,22 @@ def test_the_memory_of_a_build_is_bounded_by_the_machine_and_its_cgroups(
 DIGEST = f"sha256:{'5' * 64}"
 
 
-def _registry(request: httpx.Request) -> httpx.Response:
+def _registry(request: httpx2.Request) -> httpx2.Response:
     if request.url.host == "auth.test":
         assert dict(request.url.params) == {"service": "registry.test", "scope": "repository:library/python:pull"}
-        return httpx.Response(200, json={"token": "t"})
+        return httpx2.Response(200, json={"token": "t"})
     if request.headers.get("authorization") != "Bearer t":
         asked = 'Bearer realm="https://auth.test/token",service="registry.test",scope="repository:library/python:pull"'
-        return httpx.Response(401, headers={"www-authenticate": asked})
+        return httpx2.Response(401, headers={"www-authenticate": asked})
     assert request.url.path == "/v2/library/python/manifests/3.11-bookworm"
-    return httpx.Response(200, headers={"docker-content-digest": DIGEST})
+    return httpx2.Response(200, headers={"docker-content-digest": DIGEST})
 
 
 def test_the_digest_of_the_base_is_asked_of_its_registry(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "base.yaml"
     before = (root / "containers/base.yaml").read_text()
     file.write_text(before)
-    with httpx.Client(transport=httpx.MockTransport(_registry)) as client:
+    with httpx2.Client(transport=httpx2.MockTransport(_registry)) as client:
         assert building.pin(file, client) == DIGEST
     assert f"\ndigest: {DIGEST}\n" in file.read_text()
     assert file.read_text().splitlines()[:-1] == before.splitlines()[:-1]
@@ -221,7 +221,7 @@ def test_a_digest_that_is_none_is_not_written(root: Path, tmp_path: Path, header
     file = tmp_path / "base.yaml"
     file.write_text((root / "containers/base.yaml").read_text())
     with (
-        httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, headers=headers))) as client,
+        httpx2.Client(transport=httpx2.MockTransport(lambda _: httpx2.Response(200, headers=headers))) as client,
         pytest.raises(DataError, match="names no digest"),
     ):
         building.pin(file, client)

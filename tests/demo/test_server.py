@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from safe_llava.core.errors import DataError
@@ -41,16 +41,16 @@ def server(tmp_path: Path) -> Iterator[Faulty]:
 
 
 @pytest.fixture
-def client(server: Faulty) -> Iterator[httpx.Client]:
+def client(server: Faulty) -> Iterator[httpx2.Client]:
     """A client without proxies."""
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=10) as client:
+    with httpx2.Client(base_url=server.url, trust_env=False, timeout=10) as client:
         yield client
 
 
 URL = "/host.example/sets/a%20file.bin"
 
 
-def test_whole_file_and_head(client: httpx.Client) -> None:
+def test_whole_file_and_head(client: httpx2.Client) -> None:
     whole, head = client.get(URL), client.head(URL)
     assert whole.status_code == 200 and whole.content == CONTENT
     assert head.content == b"" and head.headers["Content-Length"] == str(len(CONTENT))
@@ -58,7 +58,7 @@ def test_whole_file_and_head(client: httpx.Client) -> None:
     assert head.headers["Accept-Ranges"] == "bytes"
 
 
-def test_range_gives_the_rest_and_is_counted(client: httpx.Client, server: Faulty) -> None:
+def test_range_gives_the_rest_and_is_counted(client: httpx2.Client, server: Faulty) -> None:
     part = client.get(URL, headers={"Range": "bytes=100-"})
     assert part.status_code == 206 and part.content == CONTENT[100:]
     assert part.headers["Content-Range"] == f"bytes 100-{len(CONTENT) - 1}/{len(CONTENT)}"
@@ -67,7 +67,7 @@ def test_range_gives_the_rest_and_is_counted(client: httpx.Client, server: Fault
     assert client.get(URL, headers={"Range": f"bytes={len(CONTENT)}-"}).status_code == 416
 
 
-def test_range_of_another_version_gives_the_whole(client: httpx.Client) -> None:
+def test_range_of_another_version_gives_the_whole(client: httpx2.Client) -> None:
     stale = client.get(URL, headers={"Range": "bytes=100-", "If-Range": '"other"'})
     assert stale.status_code == 200 and stale.content == CONTENT
     tag = client.head(URL).headers["ETag"]
@@ -75,7 +75,7 @@ def test_range_of_another_version_gives_the_whole(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/host.example/none", "/host.example/sets", "/../../etc/passwd", "/%2e%2e/secret"])
-def test_nothing_else_is_served(client: httpx.Client, path: str) -> None:
+def test_nothing_else_is_served(client: httpx2.Client, path: str) -> None:
     assert client.get(path).status_code == 404
 
 
@@ -85,38 +85,38 @@ def test_missing_root_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [403, 404, 429, 500, 503])
-def test_status_fault(client: httpx.Client, server: Faulty, status: int) -> None:
+def test_status_fault(client: httpx2.Client, server: Faulty, status: int) -> None:
     server.fault = Fault(status=status, headers={"Retry-After": "3"})
     answer = client.get(URL)
     assert answer.status_code == status and answer.headers["Retry-After"] == "3"
 
 
-def test_cut_body(client: httpx.Client, server: Faulty) -> None:
+def test_cut_body(client: httpx2.Client, server: Faulty) -> None:
     server.fault = Fault(truncate_after=1000)
-    with pytest.raises(httpx.RemoteProtocolError):
+    with pytest.raises(httpx2.RemoteProtocolError):
         client.get(URL)
     assert server.bytes_sent["/host.example/sets/a file.bin"] == 1000
 
 
-def test_no_ranges(client: httpx.Client, server: Faulty) -> None:
+def test_no_ranges(client: httpx2.Client, server: Faulty) -> None:
     server.fault = Fault(no_ranges=True)
     answer = client.get(URL, headers={"Range": "bytes=100-"})
     assert answer.status_code == 200 and answer.content == CONTENT and "Accept-Ranges" not in answer.headers
 
 
-def test_lying_length(client: httpx.Client, server: Faulty) -> None:
+def test_lying_length(client: httpx2.Client, server: Faulty) -> None:
     server.fault = Fault(claimed_length=len(CONTENT) + 1)
-    with pytest.raises(httpx.RemoteProtocolError):
+    with pytest.raises(httpx2.RemoteProtocolError):
         client.get(URL)
 
 
-def test_redirect_loop(client: httpx.Client, server: Faulty) -> None:
+def test_redirect_loop(client: httpx2.Client, server: Faulty) -> None:
     server.fault = Fault(redirect_to=URL)
-    with pytest.raises(httpx.TooManyRedirects):
+    with pytest.raises(httpx2.TooManyRedirects):
         client.get(URL, follow_redirects=True)
 
 
-def test_page_in_place_of_a_file(client: httpx.Client, server: Faulty) -> None:
+def test_page_in_place_of_a_file(client: httpx2.Client, server: Faulty) -> None:
     server.fault = Fault(body=b"<html>quota exceeded</html>")
     answer = client.get(URL)
     assert answer.headers["Content-Type"] == "text/html" and b"quota" in answer.content

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import yaml
 
 from safe_llava import __version__
@@ -31,6 +31,7 @@ from safe_llava.containers.tag import BASE, DEFINITIONS, NAMES, TAG_DIGITS, base
 from safe_llava.core import cli
 from safe_llava.core.errors import ConfigError, DataError
 from safe_llava.core.files import atomic_path, file_digest, write_json, write_text
+from safe_llava.core.http import open_client
 from safe_llava.core.memory import usable_memory
 from safe_llava.core.provenance import code_commit, own_labels
 from safe_llava.core.rows import read_row
@@ -192,7 +193,7 @@ def _singularity() -> Iterator[None]:
             os.environ["PATH"] = path
 
 
-def registry_digest(image: str, label: str, client: httpx.Client) -> str:
+def registry_digest(image: str, label: str, client: httpx2.Client) -> str:
     """Ask a registry for the digest of a tag, for every architecture together.
 
     Source: the OCI distribution specification, and Docker's token authentication for anonymous readers.
@@ -201,7 +202,7 @@ def registry_digest(image: str, label: str, client: httpx.Client) -> str:
     host = {"docker.io": "registry-1.docker.io"}.get(host, host)
     url = f"https://{host}/v2/{repository}/manifests/{label}"
     answer = client.head(url, headers={"Accept": MANIFESTS})
-    if answer.status_code == httpx.codes.UNAUTHORIZED:
+    if answer.status_code == httpx2.codes.UNAUTHORIZED:
         asked = dict(re.findall(r'(\w+)="([^"]*)"', answer.headers.get("www-authenticate", "")))
         token = client.get(asked.pop("realm"), params=asked).raise_for_status().json()["token"]
         answer = client.head(url, headers={"Accept": MANIFESTS, "Authorization": f"Bearer {token}"})
@@ -211,13 +212,13 @@ def registry_digest(image: str, label: str, client: httpx.Client) -> str:
     return str(digest)
 
 
-def pin(path: Path, client: httpx.Client) -> str:
+def pin(path: Path, client: httpx2.Client) -> str:
     """Write the digest of the base's tag into its file, and return it."""
     text = path.read_text(encoding="utf-8")
     row = yaml.safe_load(text)
     try:
         digest = registry_digest(row["image"], row["tag"], client)
-    except (httpx.HTTPError, KeyError) as error:
+    except (httpx2.HTTPError, KeyError) as error:
         raise DataError(f"{row['image']}: {error!r}", "try again where the registry can be reached") from error
     write_text(path, re.sub(r"^digest: .*$", f"digest: {digest}", text, flags=re.MULTILINE))
     return digest
@@ -275,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.command == "build":
         build(options.name, read_row(options.images, Images, ConfigError), options.out)
     elif options.command == "pin":
-        with httpx.Client(follow_redirects=True, timeout=30) as client:
+        with open_client(DataError, timeout=30) as client:
             print(f"{BASE}: {pin(ROOT / BASE, client)}")
     else:
         config = load(config_files(options.configfile))

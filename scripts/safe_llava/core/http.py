@@ -5,8 +5,8 @@ A machine's own address is never asked through a proxy.
 
 from __future__ import annotations
 
+import ipaddress
 import os
-import re
 import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +15,6 @@ import httpx2
 
 from safe_llava.core.errors import SafeLlavaError
 
-LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 VARIABLES = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
 
@@ -55,6 +54,13 @@ def proxy_for(url: str) -> str | None:
     parts, proxies = urlsplit(url), urllib.request.getproxies()
     host = parts.hostname or ""
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or LOOPBACK.fullmatch(host) or urllib.request.proxy_bypass(host):
+    if not proxy or _is_loopback(host) or urllib.request.proxy_bypass(host):
         return None
     return _with_scheme(proxy)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

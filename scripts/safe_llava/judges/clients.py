@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import logging
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
 from safe_llava.config.secrets import without_secret
 from safe_llava.core.errors import PrismError
+from safe_llava.core.http import proxy_for
 from safe_llava.judges.calls import Call, RawReply, Usage
 from safe_llava.judges.faults import CallError, Fault, error_in, read_error
 
@@ -105,23 +103,6 @@ def http_client(url: str, timeout_s: float) -> httpx2.AsyncClient:
             f"{url} cannot be asked through the proxy of the environment: {type(error).__name__}",
             "name an HTTP proxy in HTTPS_PROXY (http_proxy for http addresses), or the endpoint's host in NO_PROXY",
         ) from None
-
-
-def proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment names for an address; this machine is never asked through one."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if _is_loopback(host) or proxy_bypass(host):
-        return None
-    proxies = getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _trusted() -> ssl.SSLContext:
