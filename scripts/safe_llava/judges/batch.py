@@ -9,10 +9,7 @@ single calls. What a batch leaves without a verdict goes into the next one, a bo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import signal
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -30,6 +27,7 @@ from safe_llava.judges.cost import cost_of, estimated_usage, highest_usage
 from safe_llava.judges.faults import CallError, Fault
 from safe_llava.judges.rate import backoff
 from safe_llava.judges.replies import Found, unreadable
+from safe_llava.judges.signals import told_to_stop
 from safe_llava.judges.store import VerdictStore
 
 log = logging.getLogger(__name__)
@@ -342,9 +340,16 @@ async def run_batches(judge: Judge, calls: Sequence[Call], store: VerdictStore[F
         PrismError: a note of a batch cannot be read, or the store takes nothing.
     """
     run, stopped = BatchRun(judge, calls, store, client), list[str]()
+    task = asyncio.current_task()
+    assert task is not None
+
+    def stop(name: str) -> None:
+        stopped.append(name)
+        task.cancel()
+
     ended: PrismError | None = None
     try:
-        with _signals(stopped):
+        with told_to_stop(stop):
             try:
                 await run.run()
             except* PrismError as group:
@@ -362,23 +367,3 @@ async def run_batches(judge: Judge, calls: Sequence[Call], store: VerdictStore[F
 def _first(group: BaseExceptionGroup[PrismError]) -> PrismError:
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
-
-
-@contextlib.contextmanager
-def _signals(stopped: list[str]) -> Iterator[None]:
-    """Cancel the run at SIGTERM and SIGINT and note which it was; only a main thread hears them."""
-    heard = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-
-    def stop(name: str) -> None:
-        stopped.append(name)
-        if task is not None:
-            task.cancel()
-
-    for number in heard:
-        loop.add_signal_handler(number, stop, signal.Signals(number).name)
-    try:
-        yield
-    finally:
-        for number in heard:
-            loop.remove_signal_handler(number)

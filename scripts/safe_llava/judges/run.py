@@ -8,15 +8,12 @@ may. What a run could not ask is no loss: what came is in the store, and the nex
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import resource
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
@@ -31,6 +28,7 @@ from safe_llava.judges.cost import cost_of, estimated_usage, highest_usage, pric
 from safe_llava.judges.faults import CallError, Fault
 from safe_llava.judges.rate import ConcurrencyLimiter, RateLimiter, backoff
 from safe_llava.judges.replies import Found, unreadable
+from safe_llava.judges.signals import told_to_stop
 from safe_llava.judges.store import VerdictStore
 
 log = logging.getLogger(__name__)
@@ -116,7 +114,7 @@ class Scheduler(Generic[Found]):
 
         most = max(FEWEST_WORKERS, 2 * self.judge.max_concurrency)
         workers = [self._spawn(worker()) for _ in range(min(len(calls), most))]
-        with self._signals():
+        with told_to_stop(self._stop):
             keeping = asyncio.create_task(self._keep_house())
             await asyncio.wait(workers) if workers else None
             await self.close()
@@ -339,26 +337,13 @@ class Scheduler(Generic[Found]):
             "raise the judge's max_cost and run again; the verdicts so far are kept",
         )
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ask nothing more at SIGTERM and SIGINT, and at the second wait for nothing; only a main thread hears them."""
-        heard = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-        loop = asyncio.get_running_loop()
-
-        def stop(name: str) -> None:
-            if self.ended is None:
-                log.warning("%s: waiting for %d calls under way, which are paid", name, len(self._flying))
-                self.end(Stopped(name))
-            else:
-                self._drop(self._tasks)
-
-        for number in heard:
-            loop.add_signal_handler(number, stop, signal.Signals(number).name)
-        try:
-            yield
-        finally:
-            for number in heard:
-                loop.remove_signal_handler(number)
+    def _stop(self, name: str) -> None:
+        """Ask nothing more at the first signal, and at the second wait for nothing."""
+        if self.ended is None:
+            log.warning("%s: waiting for %d calls under way, which are paid", name, len(self._flying))
+            self.end(Stopped(name))
+        else:
+            self._drop(self._tasks)
 
 
 def _pause(work: Work, state: RetryCallState) -> float:

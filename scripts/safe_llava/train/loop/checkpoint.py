@@ -7,7 +7,6 @@ results of a run that came to its end, under a manifest of its own.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import logging
@@ -27,6 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from safe_llava.core.errors import TrainError
 from safe_llava.core.files import write_json
+from safe_llava.core.locks import NO_LOCKS
 from safe_llava.core.memory import usable_memory
 from safe_llava.train.loop.deepspeed import Processes, cpu_group
 from safe_llava.train.loop.staging import Staging
@@ -49,7 +49,6 @@ METRICS = "metrics.csv"
 LOCK = ".lock"
 LOCK_SECONDS = 10.0
 RELEASE_SECONDS = 300.0  # for a run that fails while a checkpoint is being written
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 SPARE_MEMORY = 0.8  # of what is free may be taken for staging
 CHECKPOINT, PARTIAL = re.compile(r"step-\d{8}"), re.compile(rf"\.step-\d{{8}}|\.{FINISHED}")
 
