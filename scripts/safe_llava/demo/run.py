@@ -97,7 +97,7 @@ def summarise(results: str, report: Path) -> None:
     """Print what the demo found, and where to look."""
     with Path(results, "tables", "demo.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    print("\nWhat the demo found (every line is asserted):")
+    print("\nWhat the demo found (lines with a threshold are asserted):")
     for row in rows:
         print("  " + "  ".join(f"{key}: {value}" for key, value in row.items() if value))
     print(f"\nTables:  {results}/tables\nFigures: {results}/figures\nReport:  {report}")

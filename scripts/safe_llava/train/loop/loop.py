@@ -113,14 +113,14 @@ class Loop:
         """
         self.guard = LossGuard(self.loss_limit)
         self.at = first = self._resume()
-        watch = Watch(self.processes, self.exchange_seconds)
+        self._watch = Watch(self.processes, self.exchange_seconds)
         try:
             with dead_worker_named(lambda: data.sample_ids(self.at)):
-                return self._run(data, first, watch)
+                return self._run(data, first)
         finally:
-            watch.end()
+            self._watch.end()
 
-    def _run(self, data: StepDataset, first: int, watch: Watch) -> tuple[bool, list[StepMetrics]]:
+    def _run(self, data: StepDataset, first: int) -> tuple[bool, list[StepMetrics]]:
         log = MetricsLog(self.folder.metrics, first, self.tensorboard) if self.processes.first else None
         seconds = log.steps[-1].seconds if log and log.steps else 0.0
         progress = Progress(self.plan.total_steps - first, self.label, "steps") if self.processes.first else None
@@ -131,7 +131,7 @@ class Loop:
             self.folder.reserve(self.engine.state.pieces())
         for step, micro_batches in enumerate(steps, start=first):
             self.at = step
-            watch.sign()
+            self._watch.sign()
             totals, norm, factor = self._step(step, micro_batches)
             now = time.monotonic()
             if log and progress:
@@ -141,12 +141,12 @@ class Loop:
             last = now
             self.at = min(step + 1, self.plan.total_steps - 1)  # what the loader is on from here
             if totals.written:
-                with watch.paused():
+                with self._watch.paused():
                     self.folder.settle()
             if step + 1 == self.plan.total_steps:
                 break  # the results follow from what is in memory
             if totals.save or totals.stop or (step + 1) % self.checkpoints.every_steps == 0:
-                with watch.paused():
+                with self._watch.paused():
                     self._save(step + 1, log)
                     if totals.stop:
                         self.folder.settle()
@@ -194,6 +194,7 @@ class Loop:
             what = f"the loss {totals.loss:.4g}, over {self.loss_limit:g} times its running mean {self.guard.mean:.4g},"
             raise self._wrong(what, "exploded", step, micro_batches, None)
         factor = learning_rate_factor(step, self.plan.total_steps, self.stage.warmup_ratio)
+        self._watch.sign()
         with memory_named("the optimizer step", [name for item in micro_batches for name in item.sample_ids]):
             norm = self.engine.update(factor)
         if not math.isfinite(norm):
@@ -203,6 +204,8 @@ class Loop:
         return totals, norm, factor
 
     def _forward_backward(self, item: MicroBatch, weights: torch.Tensor, last: bool) -> torch.Tensor:
+        if last:
+            self._watch.sign()  # gradients are exchanged in its backward pass
         what = f"a micro-batch of {len(item.sample_ids)} samples with {item.tokens} tokens"
         with memory_named(what, item.sample_ids):
             return self.engine.forward_backward({**item.tensors, "weights": weights}, last=last)
@@ -242,6 +245,7 @@ class Loop:
         )
 
     def _sum(self, values: torch.Tensor) -> torch.Tensor:
+        self._watch.sign()
         moved = values.to(self.processes.device)
         torch.distributed.all_reduce(moved)
         return moved.to("cpu")

@@ -18,7 +18,9 @@ CHECKS = 10  # during a time-out
 
 
 class Watch:
-    """Counts where this process is, tells the others, and ends it where nothing moves for too long.
+    """Counts the exchanges that this process has come to, and ends it where nothing moves for too long.
+
+    Every process signs before each exchange, so that of those that stand still one that has signed less is missing.
 
     A process that waits for another one inside a library cannot raise an error, so a thread of its own prints it and
     ends the process; the launcher ends the others.
@@ -39,7 +41,7 @@ class Watch:
             self._thread.start()
 
     def sign(self) -> None:
-        """Say that this process has come one exchange further."""
+        """Say that this process has come to its next exchange."""
         self._count, self._at = self._count + 1, time.monotonic()
         if self._processes.world_size > 1:
             self._store.set(str(self._processes.rank), str(self._count))
