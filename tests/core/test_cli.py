@@ -50,6 +50,16 @@ def test_a_full_disk_is_one_message_with_its_remedy(capsys: pytest.CaptureFixtur
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("fault", [errno.EACCES, errno.EROFS])
+def test_a_place_that_may_not_be_written_is_one_message(capsys: pytest.CaptureFixture[str], fault: int) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.run(step(error=OSError(fault, "not here", "shared/x.csv")))
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("error: shared/x.csv: not here\n  remedy: name another place")
+    with pytest.raises(OSError, match="of nobody"):  # which file it is, nobody could say: a defect of ours
+        cli.run(step(error=OSError(fault, "of nobody")))
+
+
 def test_an_unknown_fault_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         cli.run(step(error=ZeroDivisionError("ours")))

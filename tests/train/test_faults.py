@@ -17,11 +17,12 @@ from PIL import Image
 
 from safe_llava.checkpoints import export
 from safe_llava.core.errors import CheckpointError, TrainError
+from safe_llava.formats.metrics import StepMetrics
 from safe_llava.train import run
 from safe_llava.train.loop import storage
 from safe_llava.train.loop.deepspeed import Engine
 from safe_llava.train.loop.guards import LossGuard, dead_worker_named, listed, memory_named, taken_gpu_named
-from safe_llava.train.loop.metrics import COLUMNS, MetricsLog, StepMetrics, read_metrics
+from safe_llava.train.loop.metrics import COLUMNS, MetricsLog, read_metrics
 from safe_llava.train.samples import annotated as samples
 from train.tiny import Tiny, make_row
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from safe_llava.core.cli import EXIT_RUN_AGAIN
+from safe_llava.formats.metrics import StepMetrics
 from safe_llava.train import run
-from safe_llava.train.loop.metrics import MetricsLog, StepMetrics, read_metrics
+from safe_llava.train.loop.metrics import MetricsLog, read_metrics
 from train.tiny import LONG, Tiny, environment, launch_command, make_row
 
 MODULE = "safe_llava.train.run"

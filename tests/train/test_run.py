@@ -14,9 +14,10 @@ from transformers import AutoTokenizer
 
 from safe_llava.config.train import TrainedModel
 from safe_llava.core.errors import DataError, TrainError
+from safe_llava.formats.metrics import StepMetrics
 from safe_llava.train import run
 from safe_llava.train.loop.checkpoint import CheckpointFolder
-from safe_llava.train.loop.metrics import COLUMNS, MetricsLog, StepMetrics, read_metrics, write_metrics
+from safe_llava.train.loop.metrics import COLUMNS, MetricsLog, read_metrics, write_metrics
 from train.tiny import Tiny, make_row
 
 pytestmark = pytest.mark.usefixtures("one_process")

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from safe_llava.core.errors import SafeLlavaError
 
 EXIT_ERROR = 1
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Names the file in which a cluster job records how it ended (slurm-steady's ``script.py``); each of its machines
 # records in FILE.NODE. Unset elsewhere.
 JOB_RECORD = "SAFE_LLAVA_JOB_RECORD"
@@ -38,9 +40,15 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
+            said, remedy = f"{error.filename or 'a disk'}: {error.strerror} (bytes or inodes)", "make room"
+        elif error.errno in NOT_ALLOWED and error.filename:
+            said, remedy = (
+                f"{error.filename}: {error.strerror}",
+                "name another place, or give this user access",
+            )
+        else:
             raise
-        print(f"error: {error.filename or 'a disk'}: {error.strerror} (bytes or inodes)", file=sys.stderr)
-        print("  remedy: make room, then run the same command", file=sys.stderr)
+        print(f"error: {said}\n  remedy: {remedy}, then run the same command", file=sys.stderr)
         sys.exit(EXIT_ERROR)
     sys.exit(code or 0)

@@ -73,11 +73,11 @@ def _declining(part: str) -> list[Phrase]:
 
 def _telling(part: str, attribute: Attribute, patterns: tuple[str, ...]) -> list[str]:
     if neutral := lexicon.NEUTRAL.get(attribute):
-        part = " ".join(rules._compiled(neutral).sub(" ", part).split())
+        part = " ".join(rules.compiled(neutral).sub(" ", part).split())
     return _found(patterns, part)
 
 
 def _found(patterns: tuple[str, ...], part: str) -> list[str]:
     if not patterns:
         return []
-    return [words for found in rules._compiled(patterns).finditer(part) if (words := found.group().strip(" ,.;:"))]
+    return [words for found in rules.compiled(patterns).finditer(part) if (words := found.group().strip(" ,.;:"))]

@@ -56,12 +56,13 @@ def clauses(text: str) -> list[str]:
 
 
 @cache
-def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
+def compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """Return one expression that matches where any of the patterns does, in any case."""
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
 
 
 def _has(patterns: tuple[str, ...], text: str) -> bool:
-    return bool(patterns) and _compiled(patterns).search(text) is not None
+    return bool(patterns) and compiled(patterns).search(text) is not None
 
 
 def declines_to_say(clause: str) -> bool:
@@ -72,7 +73,7 @@ def declines_to_say(clause: str) -> bool:
 def states(clause: str, attribute: Attribute) -> bool:
     """Return whether a clause mentions or implies an attribute of a person."""
     if neutral := attributes.NEUTRAL.get(attribute):
-        clause = " ".join(_compiled(neutral).sub(" ", clause).split())
+        clause = " ".join(compiled(neutral).sub(" ", clause).split())
     return _has(attributes.ATTRIBUTE_PATTERNS[attribute], clause)
 
 
@@ -142,11 +143,11 @@ def _hedges(clause: str) -> list[str]:
 
 
 def _refuses_to_describe(clause: str) -> bool:
-    return _has(refusals.DECLINE_FIRST_PERSON, _compiled(refusals.PERCEPTION).sub(" ", clause))
+    return _has(refusals.DECLINE_FIRST_PERSON, compiled(refusals.PERCEPTION).sub(" ", clause))
 
 
 def _describes(sentence: str) -> bool:
     """Return whether a sentence, without its apology, says more than that it declines or offers something."""
-    rest = _compiled(refusals.APOLOGY).sub("", sentence).strip()
+    rest = compiled(refusals.APOLOGY).sub("", sentence).strip()
     described = [part for part in clauses(rest) if not (_refuses_to_describe(part) or _has(refusals.OFFER, part))]
     return any(len(part.split()) >= DESCRIPTION_WORDS for part in described)

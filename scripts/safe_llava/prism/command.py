@@ -213,7 +213,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     reading = argparse.ArgumentParser(add_help=False)
     reading.add_argument("--model", help="the model's name; by default what the files say")
     reading.add_argument("--task", type=Task, choices=list(Task), help="by default what the file's name says")
-    reading.add_argument("--edition", help="v1 or v2; by default what the questions say")
+    reading.add_argument("--edition", choices=EDITIONS, help="by default what the questions say")
     judging = argparse.ArgumentParser(add_help=False)
     judging.add_argument("--judge-config", type=Path, help="JSON row of an asked judge; by default the rules judge")
     judging.add_argument("--judge", help="the asked judge's name; by default the file's")

@@ -25,8 +25,8 @@ from safe_llava.config.train import Stage, TrainedModel
 from safe_llava.core import cli
 from safe_llava.core.files import write_text
 from safe_llava.core.imports import light_transformers
+from safe_llava.formats.metrics import StepMetrics
 from safe_llava.train.loop.deepspeed import Processes, join_processes
-from safe_llava.train.loop.metrics import StepMetrics
 from safe_llava.train.model import attention
 
 COMMON: dict[str, Any] = {

@@ -28,13 +28,14 @@ from safe_llava.core import cli
 from safe_llava.core.errors import SafeLlavaError, TrainError
 from safe_llava.core.files import file_digest, write_json
 from safe_llava.core.provenance import record
+from safe_llava.formats.metrics import StepMetrics
 from safe_llava.images import store as imagefiles
 from safe_llava.train.loop import results
 from safe_llava.train.loop.checkpoint import FINISHED, CheckpointFolder, Saved
 from safe_llava.train.loop.deepspeed import Processes, join_processes
 from safe_llava.train.loop.guards import taken_gpu_named
 from safe_llava.train.loop.loop import Loop, StopRequest
-from safe_llava.train.loop.metrics import StepMetrics, check_tensorboard, write_metrics
+from safe_llava.train.loop.metrics import check_tensorboard, write_metrics
 
 LOG = logging.getLogger(__name__)
 CPU_MICRO_BATCH = 8

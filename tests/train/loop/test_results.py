@@ -12,10 +12,11 @@ import pytest
 
 from safe_llava.checkpoints import export
 from safe_llava.core.cli import EXIT_RUN_AGAIN
+from safe_llava.formats.metrics import StepMetrics
 from safe_llava.train import run
 from safe_llava.train.loop import results
 from safe_llava.train.loop.deepspeed import Engine
-from safe_llava.train.loop.metrics import MetricsLog, StepMetrics, read_metrics
+from safe_llava.train.loop.metrics import MetricsLog, read_metrics
 from train.tiny import Tiny, make_row
 
 pytestmark = pytest.mark.usefixtures("one_process")

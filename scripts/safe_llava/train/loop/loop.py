@@ -17,11 +17,12 @@ import torch
 from safe_llava.config.train import Checkpoints, Stage
 from safe_llava.core.errors import TrainError
 from safe_llava.core.progress import Progress
+from safe_llava.formats.metrics import StepMetrics
 from safe_llava.train.loop.checkpoint import CheckpointFolder
 from safe_llava.train.loop.deepspeed import Engine, Processes
 from safe_llava.train.loop.flops import Arithmetic, peak_flops
 from safe_llava.train.loop.guards import LossGuard, dead_worker_named, memory_named
-from safe_llava.train.loop.metrics import MetricsLog, StepMetrics
+from safe_llava.train.loop.metrics import MetricsLog
 from safe_llava.train.loop.watch import Watch
 from safe_llava.train.model.loss import sample_weights
 from safe_llava.train.samples.batches import MicroBatch, StepDataset, steps_from

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safe_llava.core.errors import TrainError
 from safe_llava.core.files import write_text
-from safe_llava.formats.metrics import StepMetrics as StepMetrics
+from safe_llava.formats.metrics import StepMetrics
 
 LOG = logging.getLogger(__name__)
 
