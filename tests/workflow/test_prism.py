@@ -128,3 +128,13 @@ def test_an_edited_lexicon_judges_again_whoever_the_judge_is(clone: Path) -> Non
     with (clone / "scripts/safe_llava/lexicon/refusals.py").open("a") as stream:
         stream.write("# changed\n")
     assert job_counts(run("-n")) == {"prism_judge": 2, "total": 2}
+
+
+def test_without_benchmarks_the_paper_has_none(snakemake: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(MINE + "train: {select: {models: []}}\nbenchmarks: {select: {models: []}}\n")
+    done = snakemake("-n", "--configfile", f"{tmp_path}/mine.yaml", *FRESH)
+    assert done.returncode == 0, done.stderr
+    counts = job_counts(done.stdout)
+    assert counts["paper_summary"] == 1
+    assert [name for name in counts if name.startswith("benchmarks")] == []
+    assert "tables/benchmarks" not in done.stdout and "figures/benchmarks" not in done.stdout

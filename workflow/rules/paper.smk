@@ -7,6 +7,9 @@ DIFFERENCES = ["prism_differences"] + ["prism_released_differences"] * ("prism_r
 # Without a pair of models that are both asked there is nothing paired.
 LEFT_OUT = [] if PRISM_PAIRS else ["prism_paired"]
 LEFT_OUT += [] if BENCHMARK_PAIRS else ["benchmarks_paired"]
+# Nor is there a score where no benchmark is run.
+BENCHMARK_SCORES = [f"{R}/tables/benchmarks.csv"] if cfg.benchmarks.select.models and cfg.benchmarks.select.tasks else []
+LEFT_OUT += [] if BENCHMARK_SCORES else ["benchmarks"]
 # Nor is a loss drawn where nothing is trained.
 LEFT_OUT += [] if cfg.train.select.models else ["training"]
 # Nor are annotations counted without a pair of sets.
@@ -120,7 +123,7 @@ rule paper_figure:
 rule paper_summary:
     input:
         prism=f"{R}/tables/prism.csv",
-        benchmarks=f"{R}/tables/benchmarks.csv",
+        benchmarks=BENCHMARK_SCORES,
         paired=[f"{R}/tables/prism_paired.csv"] if PRISM_PAIRS else [],
     output:
         page=report(
@@ -139,9 +142,10 @@ rule paper_summary:
             if pair in (*PRISM_PAIRS, *BENCHMARK_PAIRS)
             for word in ("--compare", pair.safe, pair.original)
         ],
+        benchmarks=lambda wildcards, input: ["--benchmarks", *input.benchmarks] if input.benchmarks else [],
         paired=lambda wildcards, input: ["--paired", *input.paired] if input.paired else [],
     shell:
-        "python -m safe_llava.paper.summary --prism {input.prism:q} --benchmarks {input.benchmarks:q} "
+        "python -m safe_llava.paper.summary --prism {input.prism:q} {params.benchmarks:q} "
         "{params.paired:q} {params.compare:q} --out {output.page:q} > {log:q} 2>&1"
 
 
