@@ -17,6 +17,23 @@ def test_a_record_that_does_not_read_is_none(tmp_path):
     assert retry_stamp(tmp_path / "record.json") == ""
 
 
+def test_what_a_result_was_made_of_is_gone(tmp_path):
+    record, verdicts = tmp_path / "record.json", tmp_path / "verdicts.jsonl"
+    verdicts.touch()
+    assert retry_stamp(record, [verdicts]) == ""  # nothing was made yet
+    write_json(record, outcome(0, ""))
+    assert retry_stamp(record, [verdicts]) == ""
+    verdicts.unlink()
+    gone = retry_stamp(record, [verdicts])
+    assert gone.startswith("0 failed, 1 gone")
+    write_json(record, outcome(0, gone))  # made again
+    verdicts.touch()
+    assert retry_stamp(record, [verdicts]) == gone
+    write_json(record, {"version": "of an older step, without a stamp"})
+    verdicts.unlink()
+    assert "1 gone" in retry_stamp(record, [verdicts])
+
+
 def test_without_failures_the_stamp_stays_what_it_was(tmp_path):
     write_json(tmp_path / "record.json", outcome(0, "3 failed, 17"))
     assert retry_stamp(tmp_path / "record.json") == "3 failed, 17"

@@ -127,3 +127,20 @@ def test_a_step_whose_record_holds_failures_is_run_again(snakemake: Run, shared:
     finally:
         record.write_text(whole, encoding="utf-8")
     assert job_counts(said.stdout).get("prism_judge") == 1, said.stdout + said.stderr
+
+
+@pytest.mark.parametrize(
+    "gone", ["verdicts/released/v1/LLaVA/rules/refusal_soft.jsonl", "released/v1/LLaVA/refusal_soft.jsonl"]
+)
+def test_no_score_outlives_what_it_was_made_of(snakemake: Run, shared: Path, released: Path, gone: str) -> None:
+    """A job that failed leaves no verdicts, or no answers, and the score of yesterday is there."""
+    work, mirror = released.parents[1], {"SAFE_LLAVA_MIRRORS": str(shared / "mirror")}
+    file = work / "results/prism" / gone
+    kept = file.rename(file.with_suffix(".kept"))
+    try:
+        said = snakemake(*arguments(work), "--dry-run", env=mirror)
+    finally:
+        kept.rename(file)
+    counts = job_counts(said.stdout)
+    assert (counts.get("prism_judge"), counts.get("prism_score")) == (1, 1), said.stdout + said.stderr
+    assert counts.get("prism_released_table") == 1

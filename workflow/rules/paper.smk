@@ -8,7 +8,9 @@ DIFFERENCES = ["prism_differences"] + ["prism_released_differences"] * ("prism_r
 LEFT_OUT = [] if PRISM_PAIRS else ["prism_paired"]
 LEFT_OUT += [] if BENCHMARK_PAIRS else ["benchmarks_paired"]
 # Nor is there a score where no benchmark is run.
-BENCHMARK_SCORES = [f"{R}/tables/benchmarks.csv"] if cfg.benchmarks.select.models and cfg.benchmarks.select.tasks else []
+BENCHMARK_SCORES = (
+    [f"{R}/tables/benchmarks.csv"] if cfg.benchmarks.select.models and cfg.benchmarks.select.tasks else []
+)
 LEFT_OUT += [] if BENCHMARK_SCORES else ["benchmarks"]
 # Nor is a loss drawn where nothing is trained.
 LEFT_OUT += [] if cfg.train.select.models else ["training"]

@@ -67,8 +67,9 @@ def retry_answers(wildcards):
 
 def retry_verdicts(wildcards):
     """The stamp of the next run of a judge on the answers of one task."""
-    place = "/".join([wildcards.origin, wildcards.edition, wildcards.evaluated, wildcards.judge, wildcards.task])
-    return retry_stamp(f"{R}/prism/verdicts/{place}.record.json")
+    asked = f"{wildcards.origin}/{wildcards.edition}/{wildcards.evaluated}"
+    record = f"{R}/prism/verdicts/{asked}/{wildcards.judge}/{wildcards.task}.record.json"
+    return retry_stamp(record, [f"{R}/prism/{asked}/{wildcards.task}.jsonl"])
 
 
 # Checkpoints in a format of their own become ones that transformers and vLLM load; nothing that came with them is run.

@@ -9,12 +9,21 @@ LEAKAGE_SCORED = [f"{name}={cfg.prism.editions[name].leakage_scored}" for name i
 PAIRED_MODELS = list(dict.fromkeys(name for pair in PRISM_PAIRS for name in (pair.safe, pair.original)))
 
 
+JUDGED_TASKS = expand(
+    f"{R}/prism/verdicts/{{{{origin}}}}/{{{{edition}}}}/{{{{evaluated}}}}/{{{{judge}}}}/{{task}}.jsonl", task=TASKS
+)
+
+
+def retry_score(wildcards):
+    """The stamp of the next run of a score: a new one where its verdicts are gone."""
+    place = "/".join([wildcards.origin, wildcards.edition, wildcards.evaluated, wildcards.judge])
+    verdicts = expand(JUDGED_TASKS, **dict(wildcards.items()))
+    return retry_stamp(f"{R}/prism/scores/{place}.record.json", verdicts)
+
+
 rule prism_score:
     input:
-        verdicts=expand(
-            f"{R}/prism/verdicts/{{{{origin}}}}/{{{{edition}}}}/{{{{evaluated}}}}/{{{{judge}}}}/{{task}}.jsonl",
-            task=TASKS,
-        ),
+        verdicts=JUDGED_TASKS,
     output:
         scores=f"{R}/prism/scores/{{origin}}/{{edition}}/{{evaluated}}/{{judge}}.csv",
         record=f"{R}/prism/scores/{{origin}}/{{edition}}/{{evaluated}}/{{judge}}.record.json",
@@ -24,9 +33,10 @@ rule prism_score:
         container_image("paper")
     params:
         scored=of("edition", lambda name: cfg.prism.editions[name].leakage_scored),
+        retry=retry_score,
     shell:
         "python -m safe_llava.prism.score --verdicts {input.verdicts:q} --leakage-scored {params.scored} "
-        "--out {output.scores:q} --record {output.record:q} > {log:q} 2>&1"
+        "--retry={params.retry:q} --out {output.scores:q} --record {output.record:q} > {log:q} 2>&1"
 
 
 rule prism_published:

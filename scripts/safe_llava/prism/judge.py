@@ -181,7 +181,7 @@ def judge_answers(
     facts["failed"] = sum(verdict.status == "failed" and not verdict.unanswered for verdict in verdicts)
     facts["not_english"] = sum(verdict.reason == NOT_ENGLISH for verdict in verdicts)
     if facts["not_english"]:
-        log.warning("%d answers are not English: the rules cannot judge them", facts["not_english"])
+        log.warning("the rules judge English alone; answers in other languages: %d", facts["not_english"])
     return JudgedAnswers(verdicts, facts)
 
 

@@ -27,6 +27,7 @@ from safe_llava.core import cli
 from safe_llava.core.files import write_json
 from safe_llava.core.imports import make_callable
 from safe_llava.core.provenance import record
+from safe_llava.core.retry import outcome
 from safe_llava.core.statistics import RESAMPLES, SEED
 from safe_llava.formats.prism import Verdict, read_verdicts
 from safe_llava.formats.scores import Score
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser.add_argument("--seed", type=int, default=SEED, help="of the bootstrap")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--record", type=Path, help="JSON to write: versions, inputs, seed and resamples")
+    parser.add_argument("--retry", default="", help="stamp of the run; kept in the record")
     options = parser.parse_args(argv)
     verdicts = read_verdicts(options.verdicts)
     scores = score_verdicts(verdicts, options.leakage_scored, options.resamples, options.seed)
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if options.record:
         inputs = {str(number): path for number, path in enumerate(options.verdicts)}
         facts = {"seed": options.seed, "resamples": options.resamples, "leakage_scored": options.leakage_scored}
-        write_json(options.record, record(inputs=inputs, **facts))
+        write_json(options.record, record(inputs=inputs, **facts) | outcome(0, options.retry))
     log.info("%s: %d rows from %d verdicts", options.out, len(scores), len(verdicts))
     return None
 
