@@ -25,10 +25,13 @@ TRAP = (
 
 
 # The first process of a step. With cgroups a signal reaches it alone (``SignalChildrenProcesses`` in cgroup.conf): it
-# passes on, to all of its group, that the work is to be saved. It waits for its child, whatever wakes it.
+# passes on, to all of its group, that the work is to be saved. It waits for its child, whatever wakes it. A signal can
+# end a wait in the moment in which the child ends and is no more: only the wait after that has the child's code, or
+# 127 where the code was told already.
 PASS_ON = (
     f"trap 'trap : {NOTICE:d}; kill -{NOTICE:d} 0' TERM {NOTICE:d}; "
-    '"$@" & wait $!; code=$?; while kill -0 $! 2> /dev/null; do wait $!; code=$?; done; exit $code'
+    '"$@" & wait $!; code=$?; while [ $code -gt 128 ] && kill -0 $! 2> /dev/null; do wait $!; code=$?; done; '
+    "[ $code -le 128 ] || { wait $!; last=$?; [ $last -eq 127 ] || code=$last; }; exit $code"
 )
 
 # What sbatch put there for the whole job would be taken by srun as said for each step. What names the job, or finds

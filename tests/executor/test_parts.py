@@ -92,11 +92,14 @@ time.sleep(60)
 """
 
 
+@pytest.mark.parametrize("shell", ["sh", "bash"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGWINCH])
-def test_a_signal_to_the_first_process_of_a_step_reaches_the_program_as_a_notice(number: signal.Signals) -> None:
+def test_a_signal_to_the_first_process_of_a_step_reaches_the_program_as_a_notice(
+    number: signal.Signals, shell: str
+) -> None:
     """With cgroups SLURM signals that process alone; the shell between the two and the image outlive it."""
     between = ["sh", "-c", '"$@"; code=$?; echo after; exit $code', "between", sys.executable, "-c", PROGRAM]
-    command = ["sh", "-c", PASS_ON, "step", *between]
+    command = [shell, "-c", PASS_ON, "step", *between]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as step:
         assert step.stdout and step.stdout.readline() == "ready\n"
         step.send_signal(number)
@@ -104,9 +107,29 @@ def test_a_signal_to_the_first_process_of_a_step_reaches_the_program_as_a_notice
         assert step.wait() == 75
 
 
-@pytest.mark.parametrize("code", [0, 3])
-def test_a_step_ends_as_its_program_does(code: int) -> None:
-    assert subprocess.run(["sh", "-c", PASS_ON, "step", "sh", "-c", f"exit {code}"], check=False).returncode == code
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize(("program", "code"), [("exit 0", 0), ("exit 3", 3), ("exit 143", 143), ("kill -9 $$", 137)])
+def test_a_step_ends_as_its_program_does(program: str, code: int, shell: str) -> None:
+    assert subprocess.run([shell, "-c", PASS_ON, "step", "sh", "-c", program], check=False).returncode == code
+
+
+# The first wait returns what a signal makes of it, when its child is gone and was waited for, as bash does it.
+INTERRUPTED = """
+wait() {
+    if [ -z "$interrupted" ]; then
+        interrupted=yes
+        while kill -0 "$1" 2> /dev/null; do sleep 0.01; done
+        return 143
+    fi
+    command wait "$1"
+}
+"""
+
+
+def test_a_wait_that_is_interrupted_as_the_program_ends_is_not_its_end() -> None:
+    program = ["bash", "-c", "sleep 0.1; exit 75"]
+    done = subprocess.run(["bash", "-c", INTERRUPTED + PASS_ON, "step", *program], check=False, timeout=60)
+    assert done.returncode == 75
 
 
 def test_several_nodes_without_gpus() -> None:
