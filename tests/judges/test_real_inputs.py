@@ -108,6 +108,38 @@ def test_three_judge_jobs_at_once_keep_one_bound(tmp_path: Path) -> None:
     assert len(server.seen.bodies) == len(lines(tmp_path))
 
 
+def test_three_jobs_that_start_together_pay_no_more_than_the_bound_before_a_reply_has_shown_its_length(
+    tmp_path: Path,
+) -> None:
+    """About two calls may be paid; what a reply takes is not known before the first, and no job may guess it."""
+    begin = tmp_path / "begin"
+    code = "import sys, time; from pathlib import Path; from safe_llava.prism.judge import main; import openai\n"
+    code += (
+        f"print('ready', flush=True)\nwhile not Path({str(begin)!r}).exists(): time.sleep(0.001)\nmain(sys.argv[1:])"
+    )
+    with JudgeServer(reply=lambda prompt, nth: server.wrapped("openai", prompt, "yes", completion=1000)) as server:
+        server.latency_s = 1.0
+        jobs = []
+        for number in range(3):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            made = arguments(
+                folder, server.row(**PRICES, max_cost=0.025), *[answer(n, f"{number} {n}") for n in range(4)]
+            )
+            made[made.index("--store") + 1] = str(tmp_path / "store")
+            around = os.environ | {"PYTHONPATH": str(Path(judge.__file__).parents[2])}
+            command = [sys.executable, "-c", code, *made]
+            jobs.append(subprocess.Popen(command, env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        for job in jobs:
+            assert job.stdout is not None
+            assert job.stdout.readline() == b"ready\n"
+        begin.touch()
+        for job in jobs:
+            job.communicate(timeout=120)
+    assert len(server.seen.bodies) == 2
+    assert 0.02 < sum(line["cost"] for line in lines(tmp_path)) <= 0.025
+
+
 def test_batches_of_several_jobs_keep_one_bound(tmp_path: Path) -> None:
     state = BatchServer()
     state.polls = 10**6

@@ -8,12 +8,13 @@ may. What a run could not ask is no loss: what came is in the store, and the nex
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import resource
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
@@ -26,7 +27,7 @@ from safe_llava.judges.calls import Asked, Call, Outcome, RawReply, Stopped, Usa
 from safe_llava.judges.clients import Client, ask_within
 from safe_llava.judges.cost import cost_of, estimated_usage, highest_usage, price_for
 from safe_llava.judges.faults import CallError, Fault
-from safe_llava.judges.rate import ConcurrencyLimiter, RateLimiter, backoff
+from safe_llava.judges.rate import FIRST_PLACES, ConcurrencyLimiter, RateLimiter, backoff
 from safe_llava.judges.replies import Found, unreadable
 from safe_llava.judges.signals import told_to_stop
 from safe_llava.judges.store import VerdictStore
@@ -36,7 +37,8 @@ HOUSEKEEPING_S = 2.0  # between looks at what other processes have judged, and b
 MAX_RATE_LIMITED = 20  # times that one call may come too fast: some are too long for a limit, and always will be
 PATIENT_TRIES = 3  # times that the endpoint's word on how long to wait is enough; then a call waits longer each time
 MOST_FILES, SPARE_FILES = 10_000, 64  # files open at once where nothing bounds them; those that are no connections
-FIRST_CALLS = 4  # calls under way until a reply has shown that the endpoint works, and what one costs
+FIRST_CALLS = 4  # calls under way until a reply has shown that the endpoint works
+ALONE_POLL_S = 0.1  # between looks whether another process's call has shown what one takes
 HOPELESS_AFTER = 20  # calls that the endpoint cannot take, before the first that it answers, until all are given up
 FEWEST_WORKERS = 64  # so many calls at least are under way or wait for their next try
 
@@ -65,10 +67,8 @@ class Scheduler(Generic[Found]):
         self.judge, self.store, self._client = judge, store, client
         self._rate = RateLimiter(judge.requests_per_minute, judge.tokens_per_minute)
         self.proven = len(store) > 0  # that the endpoint answers this judge's calls
-        self._priced = self.proven or judge.max_cost is None or store.total.longest > 0
         most = min(judge.max_concurrency, open_files() - SPARE_FILES)
-        self._places = ConcurrencyLimiter(most, judge.timeout_s, FIRST_CALLS)
-        self._widen()
+        self._places = ConcurrencyLimiter(most, judge.timeout_s, FIRST_PLACES if self.proven else FIRST_CALLS)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._flying: set[asyncio.Task[Any]] = set()
         self._landed = asyncio.Event()
@@ -198,7 +198,7 @@ class Scheduler(Generic[Found]):
         Raises:
             CallError: there is no verdict.
         """
-        async with self._places:
+        async with self._places, self._longest_known(work.call):
             number = await self._rate.turn(work.estimate.tokens)
             if self.ended is not None:
                 raise CallError(Fault.FATAL, self.reason)
@@ -216,6 +216,25 @@ class Scheduler(Generic[Found]):
             finally:
                 self._flying.discard(task)
                 self._landed.set()
+
+    @contextlib.asynccontextmanager
+    async def _longest_known(self, call: Call) -> AsyncIterator[None]:
+        """Let one call at a time be under way, over all processes, until a reply has shown what one takes.
+
+        The bound needs it of a call without a cap.
+        """
+        bounded = self.judge.max_cost is not None and price_for(self.judge, call.model) is not None
+        async with contextlib.AsyncExitStack() as stack:
+            while bounded and call.max_tokens is None and not (self.proven or self.store.total.longest):
+                alone = self.store.begin_alone()
+                if alone:
+                    stack.callback(self.store.end_alone)
+                else:
+                    await asyncio.sleep(ALONE_POLL_S)
+                self.store.refresh()  # the call before may have had its reply since
+                if alone:
+                    break
+            yield
 
     async def _noted(self, call: Call) -> int | None:
         """Note what a call may cost before it is sent; where that might pass the bound, wait for those under way."""
@@ -254,7 +273,8 @@ class Scheduler(Generic[Found]):
         self._rate.learned.passed(number)
         self._heard = time.monotonic()
         self._places.replied(self._heard - began, full=len(self._flying) >= self._places.places)
-        self._prove()
+        self.proven = True
+        self._places.widen()
         if found is None:
             raise CallError(Fault.UNREADABLE, unreadable(reply))
         return Outcome(work.call.key, found, reply.model)
@@ -298,14 +318,6 @@ class Scheduler(Generic[Found]):
             self.end(self._down(f"it asks to wait {error.wait:.0f} s", error))
         elif silent > patience:
             self.end(self._down(f"no reply for {silent:.0f} s", error))
-
-    def _prove(self) -> None:
-        self.proven = self._priced = True
-        self._widen()
-
-    def _widen(self) -> None:
-        if self.proven and self._priced:
-            self._places.widen()
 
     async def _keep_house(self) -> None:
         try:

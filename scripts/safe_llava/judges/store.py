@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, BinaryIO, Generic
 
 from safe_llava.core.errors import PrismError
 from safe_llava.judges.batch_notes import Notes
@@ -32,7 +32,7 @@ from safe_llava.judges.store_index import INDEX, StoreIndex, new_lines
 
 log = logging.getLogger(__name__)
 VERDICTS, FAILURES, ASKED = ".jsonl", ".failures.jsonl", ".asked"
-LOCK = "money.lock"
+LOCK, FIRST_LOCK = "money.lock", "first.lock"
 INDEX_FROM = 4 << 20  # bytes outside the index from which on it is made anew
 
 
@@ -86,6 +86,7 @@ class VerdictStore(Generic[Found]):
         self._files: dict[str, int] = {}
         self._torn: set[str] = set()  # files whose last line was written in part
         self._noted, self._unlocked = 0, False
+        self._alone: BinaryIO | None = None
         self.batches = Notes(folder)
         self._index = self._open_index()
         self.refresh()
@@ -160,13 +161,38 @@ class VerdictStore(Generic[Found]):
         """Let one process at a time decide what may be spent."""
         self._make_folder()
         with (self.folder / LOCK).open("ab") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX)
-            except OSError as error:
-                if not self._unlocked:
-                    log.warning("%s: no locks here (%s): run one job of a judge at a time", self.folder, error)
-                self._unlocked = True
+            self._lock(stream, fcntl.LOCK_EX)
             yield
+
+    def begin_alone(self) -> bool:
+        """Make the next call the only one under way over all processes; return False where another is that one."""
+        if self._alone is not None:
+            return False
+        self._make_folder()
+        stream = (self.folder / FIRST_LOCK).open("ab")
+        try:
+            self._lock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            return False
+        self._alone = stream
+        return True
+
+    def end_alone(self) -> None:
+        """Let another call be under way; the system does so where this process is killed."""
+        if self._alone is not None:
+            self._alone.close()
+            self._alone = None
+
+    def _lock(self, stream: BinaryIO, how: int) -> None:
+        try:
+            fcntl.flock(stream, how)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if not self._unlocked:
+                log.warning("%s: no locks here (%s): run one job of a judge at a time", self.folder, error)
+            self._unlocked = True
 
     def refresh(self) -> None:
         """Read what other processes have written since the last time."""
