@@ -50,13 +50,12 @@ def test_a_process_that_stands_still_is_named_and_the_run_ends(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(root / "scripts"))
-    first, second = started(tmp_path, "6", "stands", "0")
+    processes = started(tmp_path, "6", "stands", "0")
 
-    said, code = first.communicate(timeout=240)[1], first.returncode
-    second.kill()
-    second.communicate()
+    # Either ends first, and the launcher would end the other one: their words come into one log.
+    said = "".join(process.communicate(timeout=240)[1] for process in processes)
 
-    assert code == 1
+    assert [process.returncode for process in processes] == [1, 1]
     assert "has stood still for 6 s: process 1 is missing" in said
     assert "resumes from the newest checkpoint" in said
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from safe_llava.train.loop.deepspeed import Processes
 
 CHECKS = 10  # during a time-out
+ANSWER = timedelta(seconds=5)  # for the store's answer: a process that is gone may have kept it
 
 
 class Watch:
@@ -66,10 +68,14 @@ class Watch:
                 os._exit(1)
 
     def _missing(self) -> str:
-        counts = {rank: int(self._store.get(str(rank))) for rank in range(self._processes.world_size)}
-        least = min(counts.values())
-        late = ", ".join(str(rank) for rank, count in counts.items() if count == least < max(counts.values()))
-        who = f"process {late} is missing" if late else "no process came further"
+        try:
+            self._store.wait([str(rank) for rank in range(self._processes.world_size)], ANSWER)
+            counts = {rank: int(self._store.get(str(rank))) for rank in range(self._processes.world_size)}
+            least = min(counts.values())
+            late = ", ".join(str(rank) for rank, count in counts.items() if count == least < max(counts.values()))
+            who = f"process {late} is missing" if late else "no process came further"
+        except RuntimeError as error:  # whatever it is, this process ends
+            who = f"the processes' counts cannot be read, as after the end of process 0 ({error})"
         return (
             f"the exchange between the training processes has stood still for {self._seconds:.0f} s: {who}\n"
             "  remedy: run the same command again, it resumes from the newest checkpoint; if it happens again, look at "
