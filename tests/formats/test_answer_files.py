@@ -71,7 +71,7 @@ def test_an_empty_answer_has_failed(tmp_path: Path) -> None:
         ("refusal_soft.csv", [("Age/1.jpg", "30"), ("Age/1.jpg", "40")], "2 answers for Age/1.jpg"),
         ("refusal_soft.csv", [("Height/1.jpg", "30")], "'Height' is no attribute"),
         ("refusal_soft.csv", [], "no answers"),
-        ("refusal_soft.csv", [("Age/1.jpg", '30","x')], "row 1 has 3 columns"),
+        ("refusal_soft.csv", [("Age/1.jpg", '30","x')], "line 1: 2 columns are needed, 3 found"),
         ("refusal_soft.csv", [("All/1.jpg", "30")], "asks about one attribute"),
         ("implicit_leakage.jsonl", [("Age/1.jpg", "a")] * 4, "4 answers for Age/1.jpg"),
     ],
@@ -83,6 +83,59 @@ def test_what_is_wrong_is_named_with_its_file(
     with pytest.raises(SafeLlavaError, match=fault) as caught:
         read_any_answers([file])
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("refusal_soft.csv", "id,response\nAge/1.jpg,30\n", "line 1: 'id,response' is neither 'question_id,answer'"),
+        ("refusal_soft.csv", "answer,question_id\n30,Age/1.jpg\n", "line 1: 'answer,question_id' is neither"),
+        ("refusal_soft.csv", "question_id;answer\nAge/1.jpg;30\n", "line 1: 2 columns are needed, 1 found"),
+        (
+            "refusal_soft.csv",
+            'question_id,answer\n\nAge/1.jpg,"a\nb"\nNose/2.jpg,3\n',
+            "line 5: .*'Nose' is no attribute",
+        ),
+        (
+            "refusal_soft.jsonl",
+            '{"question_id": "Age/1.jpg", "response": "x"}',
+            "row 1 has no text; its keys are .*response",
+        ),
+        ("refusal_soft.jsonl", '{"question_id": "Age/1.jpg", "text": "x"}\n{"id": 1}', "row 2 has no question_id"),
+        ("refusal_soft.jsonl", '{"question_id": 17, "text": "yes"}', "row 1: question_id = 17"),  # of POPE
+        ("refusal_soft.jsonl", '{"question_id": "17", "text": "yes"}', "row 1: question_id '17': '17' is no attribute"),
+        ("refusal_soft.jsonl", '{"question_id": "Age/1.jpg", "text": null}', "row 1: text = None"),
+        ("refusal_soft.jsonl", "", "no answers"),
+        ("refusal_soft.jsonl", '[{"question_id": "Age/1.jpg", "text": "yes"}]', "row 1 is not a JSON object"),
+    ],
+)
+def test_a_file_of_another_form_is_named_with_its_row(tmp_path: Path, name: str, text: str, fault: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(SafeLlavaError, match=f"{name}: {fault}") as caught:
+        read_any_answers([tmp_path / name])
+    assert "question_id" in caught.value.remedy
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_text_that_is_not_utf_8_is_named_and_a_byte_order_mark_is_none_of_it(tmp_path: Path, suffix: str) -> None:
+    file = write(tmp_path / f"refusal_soft.{suffix}", ("Age/1.jpg", "30"))
+    text = file.read_text()
+    file.write_text(text, encoding="utf-16")
+    with pytest.raises(SafeLlavaError, match="not UTF-8") as caught:
+        read_any_answers([file])
+    assert "save it as UTF-8" in caught.value.remedy
+    file.write_text(text, encoding="utf-8-sig")
+    assert read_any_answers([file])[0].text == "30"
+
+
+def test_another_task_or_edition_than_the_file_shows_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "refusal_soft.jsonl", ("Age/1.jpg", "30"), ("Race/1.jpg", "?"))
+    with pytest.raises(PrismError, match="--task says refusal_hard"):
+        read_any_answers([tmp_path], task=Task.REFUSAL_HARD)
+    with pytest.raises(PrismError, match="--edition says v1, the questions are those of v2"):
+        read_any_answers([file], edition="v1")
+    with pytest.raises(PrismError, match="no such file or folder"):
+        read_any_answers([tmp_path / "none.jsonl"])
 
 
 def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:

@@ -72,6 +72,52 @@ def test_two_files_of_one_model_are_two_sides(
     assert "refusal_soft, Age: 1 of 50" in caplog.text
 
 
+def answers_of(path: Path, *ids: str) -> Path:
+    path.write_text("".join(json.dumps({"question_id": one, "text": "I cannot tell."}) + "\n" for one in ids))
+    return path
+
+
+def test_verdicts_are_not_judged_and_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = answers_of(tmp_path / "refusal_soft.jsonl", "Age/1.jpg")
+    for name in ("v.csv", "v.jsonl"):
+        command.main(["prism", "judge", str(file), "--out", name])
+        command.main(["prism", "score", name])
+        with pytest.raises(PrismError, match=f"{name} holds verdicts, not answers"):
+            command.main(["prism", "judge", name])
+        with pytest.raises(PrismError, match=r"2 rows for refusal_soft Age/1\.jpg"):
+            command.main(["prism", "score", name, str(file)])
+
+
+def test_a_model_is_not_compared_with_itself(tmp_path: Path) -> None:
+    file = answers_of(tmp_path / "refusal_soft.jsonl", "Age/1.jpg")
+    with pytest.raises(PrismError, match="is A and B"):
+        command.main(["prism", "compare", str(file), f"{file.parent}/./{file.name}"])
+
+
+def test_more_answers_than_questions_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = answers_of(tmp_path / "refusal_soft.jsonl", *(f"Age/{n}.jpg" for n in range(51)))
+    command.main(["prism", "judge", str(file), "--out", str(tmp_path / "v.csv")])
+    assert "more answers than the edition has questions: " in caplog.text and "Age: 51 of 50" in caplog.text
+
+
+def test_a_judge_that_is_asked_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEST_JUDGE_KEY", raising=False)
+    file, row = answers_of(tmp_path / "refusal_soft.jsonl", "Age/1.jpg"), tmp_path / "mine.json"
+    asked = ["prism", "judge", str(file), "--judge-config", str(row)]
+    row.write_text('{"kind": "openai", "model": "m"}')
+    with pytest.raises(PrismError, match="description") as caught:
+        command.main(asked)
+    assert "docs/scorer.md" in caught.value.remedy
+    row.write_text('{"description": "d", "kind": "openai", "model": "m", "key_env": "TEST_JUDGE_KEY"}')
+    with pytest.raises(PrismError, match="folder") as caught:
+        command.main(asked)
+    assert "--store" in caught.value.remedy
+    with pytest.raises(PrismError, match="TEST_JUDGE_KEY is not set") as caught:
+        command.main([*asked, "--store", str(tmp_path / "store")])
+    assert "export TEST_JUDGE_KEY" in caught.value.remedy
+
+
 def test_an_asked_judge_judges_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_JUDGE_KEY", "key")
     rows = [{"question_id": f"Age/{n}.jpg", "prompt": "?", "text": f"answer {n}"} for n in range(3)]

@@ -92,7 +92,7 @@ def test_an_empty_text_is_a_failure(tmp_path: Path) -> None:
         ([row("Age/1.jpg"), row("Age/1.jpg")], "2 answers for Age/1.jpg, which was asked 1 times"),
         ([row("Age/9.jpg")], "1 answers for Age/9.jpg, which was asked 0 times"),
         ([row("Shoes/1.jpg")], "'Shoes' is no attribute"),
-        ([{"question_id": "Age/1.jpg", "prompt": "Q"}], "row 1: text"),
+        ([{"question_id": "Age/1.jpg", "prompt": "Q"}], "row 1 has no text"),
         ([{"question_id": "Age/1.jpg", "prompt": "Q", "text": None}], "row 1: text"),
     ],
 )

@@ -86,11 +86,11 @@ def read_jsonl(path: Path | str, remedy: str = "make the file again") -> list[di
     """
     rows: list[dict[str, Any]] = []
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file", remedy) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8: {error}", remedy) from error
+        raise DataError(f"{path}: not UTF-8: {error}", f"save it as UTF-8; or {remedy}") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import read_jsonl
-from safe_llava.formats.prism import (
-    ALL,
-    Answer,
-    Attribute,
-    Question,
-    Task,
-    attribute_of,
-    numbered,
-    parse_rows,
-    read_answers,
-)
+from safe_llava.core.rows import check_row
+from safe_llava.formats.prism import ALL, Answer, Attribute, Question, Task, attribute_of, numbered, read_answers
 
 NO_ANSWER = "no answer in the released file"
 EMPTY_ANSWER = "the released answer is empty"
 OTHER_PROMPT = "the released prompt differs from the question: {prompt}"
 DESCRIPTIONS = 3  # of each image, in both editions
 REMEDY = (
-    "give JSON lines with question_id and text, as upstream's answer files have, or a CSV file of two columns, "
-    "question_id and answer"
+    "give JSON lines, each an object with question_id and text as in upstream's answer files, or a CSV file of two "
+    "columns, question_id and answer; an answer that failed is an empty text"
+)
+CSV_REMEDY = (
+    "call the columns question_id and answer, in this order, or leave the header out; separate them by commas, and put "
+    "an answer that has commas or line breaks into double quotes"
 )
 
 
@@ -59,8 +54,7 @@ def read_released(path: Path | str) -> list[ReleasedAnswer]:
     Raises:
         PrismError: a row is no such answer, or its attribute is unknown.
     """
-    remedy = "download the released answers again"
-    return _of_prism(parse_rows(ReleasedAnswer, read_jsonl(path, remedy), path, remedy))
+    return _of_prism((f"{path}: row {number}", row) for number, row in enumerate(read_jsonl(path, REMEDY), start=1))
 
 
 def to_answers(
@@ -128,52 +122,88 @@ def read_any_answers(
 
 
 def _read_one(path: Path, model: str | None, task: Task | None, edition: str | None) -> list[Answer]:
+    if not path.exists():
+        raise PrismError(f"{path}: no such file or folder", "name an answer file, or the folder of a model's files")
     if path.suffix.lower() == ".csv":
-        rows = _read_csv(path)
+        rows = _of_prism(_read_csv(path))
     else:
         found = read_jsonl(path, REMEDY)
         if found and "edition" in found[0]:
             return read_answers(path)
-        rows = _of_prism(parse_rows(ReleasedAnswer, ({"prompt": ""} | row for row in found), path, REMEDY), path)
+        rows = _of_prism((f"{path}: row {number}", row) for number, row in enumerate(found, start=1))
     if not rows:
         raise PrismError(f"{path}: no answers", REMEDY)
-    task = task or _task_named(path)
-    if task is None:
-        raise PrismError(f"{path}: the file does not say its task", f"name it with --task: {', '.join(Task)}")
+    task = _task_of(path, task)
     _refuse_repeats(rows, task, path)
-    edition = edition or _edition_of(rows, task)
+    seen = _edition_of(rows, task)
+    if edition == "v1" and seen == "v2":
+        raise PrismError(f"{path}: --edition says v1, the questions are those of v2", "leave --edition out")
+    edition = edition or seen
     named = {row.model_id for row in rows}
     name = model or (named.pop() if len(named) == 1 else "") or _without_task(path)
     pairs = ((Question(question_id=r.question_id, image=_image(r, edition), text=r.prompt or "-"), r) for r in rows)
     try:
         answers = to_answers(pairs, edition, name, task)
     except ValidationError as error:
-        raise PrismError(f"{path}: {error.errors()[0]['msg']}", "see that --task is the task of this file") from error
+        fault = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise PrismError(f"{path}: {fault}", "name the file after its task, or say it with --task") from error
     # What was asked is not compared with anything here: the file itself says it.
     return [answer.model_copy(update={"reason": None}) if answer.status == "ok" else answer for answer in answers]
 
 
-def _read_csv(path: Path) -> list[ReleasedAnswer]:
+def _task_of(path: Path, given: Task | None) -> Task:
+    named = _task_named(path)
+    if given and named and given != named:
+        raise PrismError(
+            f"{path}: --task says {given}, the file's name {named}", "leave --task out, or rename the file"
+        )
+    task = given or named
+    if task is None:
+        raise PrismError(f"{path}: the file does not say its task", f"name it with --task: {', '.join(Task)}")
+    return task
+
+
+def _read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return where each row stands, and the row."""
+    rows = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            lines = [line for line in csv.reader(stream) if line]
-    except FileNotFoundError as error:
-        raise PrismError(f"{path}: no such file", REMEDY) from error
-    except (UnicodeDecodeError, csv.Error) as error:
+            reader = csv.reader(stream)
+            for cells in reader:
+                if cells:
+                    rows.append((f"{path}: line {reader.line_num}", cells))
+    except UnicodeDecodeError as error:
+        raise PrismError(f"{path}: not UTF-8: {error}", "save it as UTF-8") from error
+    except csv.Error as error:
         raise PrismError(f"{path}: not a CSV file: {error}", REMEDY) from error
-    for number, line in enumerate(lines, start=1):
-        if len(line) != 2:
-            raise PrismError(f"{path}: row {number} has {len(line)} columns, not 2", REMEDY)
-    if lines and lines[0][0] == "question_id":
-        lines = lines[1:]
-    return _of_prism([ReleasedAnswer(question_id=one or "-", prompt="", text=text) for one, text in lines], path)
+    for where, cells in rows:
+        if len(cells) != 2:
+            raise PrismError(f"{where}: 2 columns are needed, {len(cells)} found: {', '.join(cells)[:80]}", CSV_REMEDY)
+    if rows and "/" not in rows[0][1][0]:  # a question_id has one
+        where, header = rows.pop(0)
+        if [cell.strip().lower() for cell in header] not in (["question_id", "answer"], ["question_id", "text"]):
+            raise PrismError(
+                f"{where}: {','.join(header)[:80]!r} is neither 'question_id,answer' nor an answer to PRISM",
+                CSV_REMEDY,
+            )
+    return [(where, {"question_id": question_id, "text": text}) for where, (question_id, text) in rows]
 
 
-def _of_prism(rows: list[ReleasedAnswer], path: Path | str = "") -> list[ReleasedAnswer]:
-    try:
-        return [row for row in rows if attribute_of(row.question_id) is not None]
-    except PrismError as error:
-        raise PrismError(f"{path}: {error.message}" if path else error.message, error.remedy) from error
+def _of_prism(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[ReleasedAnswer]:
+    """Return the answers of rows, each given with the place where it stands."""
+    kept = []
+    for where, row in rows:
+        if missing := [key for key in ("question_id", "text") if key not in row]:
+            raise PrismError(f"{where} has no {missing[0]}; its keys are {', '.join(row) or 'none'}", REMEDY)
+        answer = check_row(ReleasedAnswer, {"prompt": ""} | dict(row), where, PrismError, REMEDY, show_value=True)
+        try:
+            if attribute_of(answer.question_id) is not None:
+                kept.append(answer)
+        except PrismError as error:
+            raise PrismError(
+                f"{where}: {error.message}", f"give answers to PRISM's questions: {error.remedy}"
+            ) from error
+    return kept
 
 
 def _task_named(path: Path) -> Task | None:

@@ -25,6 +25,7 @@ from safe_llava.core.rows import check_row
 HAIR = "Hair"  # a seventh folder that was dropped before the release, still in some files
 ALL = "All"  # where another attribute's name would stand: v2's descriptions, each scored for all five
 EDITIONS = ("v1", "v2")
+AGAIN = "make the verdicts file again, and name each file once"
 
 
 class Attribute(StrEnum):
@@ -218,13 +219,18 @@ def read_verdicts(paths: Sequence[Path | str]) -> list[Verdict]:
     Raises:
         PrismError: a row is no verdict, two rows judge the same answer, or there are none.
     """
-    remedy = "make the verdicts file again, and name each file once"
-    verdicts: list[Verdict] = []
-    for path in paths:
-        verdicts += parse_rows(Verdict, read_jsonl(path, remedy), path, remedy)
+    rows = [row for path in paths for row in parse_rows(Verdict, read_jsonl(path, AGAIN), path, AGAIN)]
+    return refuse_repeated(rows, ", ".join(map(str, paths)))
+
+
+def refuse_repeated(verdicts: list[Verdict], where: str) -> list[Verdict]:
+    """Return verdicts of which each judge has one for each answer.
+
+    Raises:
+        PrismError: two rows judge the same answer, or there are none.
+    """
     for judge in {verdict.judge for verdict in verdicts} or {""}:
-        of_judge = [verdict for verdict in verdicts if verdict.judge == judge]
-        _refuse_twins_and_nothing(of_judge, ", ".join(str(path) for path in paths), remedy)
+        _refuse_twins_and_nothing([verdict for verdict in verdicts if verdict.judge == judge], where, AGAIN)
     return verdicts
 
 

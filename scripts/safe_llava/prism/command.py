@@ -29,7 +29,16 @@ from safe_llava.core.errors import PrismError
 from safe_llava.core.files import atomic_path, write_jsonl
 from safe_llava.core.rows import read_row
 from safe_llava.formats.answer_files import read_any_answers
-from safe_llava.formats.prism import EDITIONS, Answer, Attribute, Task, Verdict, parse_rows, read_verdicts
+from safe_llava.formats.prism import (
+    EDITIONS,
+    Answer,
+    Attribute,
+    Task,
+    Verdict,
+    parse_rows,
+    read_verdicts,
+    refuse_repeated,
+)
 from safe_llava.formats.scores import PairedDifference, Score
 from safe_llava.formats.tables import write_table
 from safe_llava.lexicon.evidence import phrases_of
@@ -45,6 +54,7 @@ VERDICT_COLUMNS = (
     *("edition", "model", "task", "question_id", "index", "attribute", "judge", "status", "refused", "leaked"),
     *("description_refused", "reason", "words", "text"),
 )
+JUDGE_REMEDY = "write a JSON object with description, kind, model and key_env, as in docs/scorer.md"
 log = logging.getLogger(__name__)
 
 
@@ -64,41 +74,51 @@ def asked_of(edition: str) -> dict[tuple[str, str], int]:
     return found
 
 
-def warn_of_missing(scores: Sequence[Score]) -> None:
-    """Log which cells hold fewer answers than their edition asks: a rate over a part says something else."""
-    editions = {score.edition for score in scores}
-    known = {(edition, *cell): n for edition in editions for cell, n in asked_of(edition).items()}
-    short = []
+def warn_of_counts(scores: Sequence[Score]) -> None:
+    """Log which cells hold fewer or more answers than their edition has questions: their rates compare with none."""
+    asked = {(edition, *cell): n for edition in {s.edition for s in scores} for cell, n in asked_of(edition).items()}
+    wrong: dict[str, list[str]] = {"fewer": [], "more": []}
     for score in scores:
-        asked = known.get((score.edition, score.task, score.attribute), 0)
         there = (score.n or 0) + (score.n_failed or 0)
-        if score.attribute in list(Attribute) and there < asked:
-            short.append(f"{score.model}, {score.task}, {score.attribute}: {there} of {asked}")
-    if short:
-        more = f", and {len(short) - 3} more cells" if len(short) > 3 else ""
-        log.warning("fewer answers than the edition has questions: %s%s", "; ".join(short[:3]), more)
+        known = asked.get((score.edition, score.task, score.attribute), there)
+        if score.attribute in list(Attribute) and there != known:
+            cell = f"{score.model}, {score.task}, {score.attribute}: {there} of {known}"
+            wrong["fewer" if there < known else "more"].append(cell)
+    for kind, cells in wrong.items():
+        if cells:
+            rest = f", and {len(cells) - 3} more cells" if len(cells) > 3 else ""
+            told = (
+                "%s answers than the edition has questions: %s%s; check that the file is whole and --edition is right"
+            )
+            log.warning(told, kind, "; ".join(cells[:3]), rest)
 
 
 def _answers(options: argparse.Namespace, paths: Sequence[Path]) -> list[Answer]:
-    return read_any_answers(paths, options.model, options.task, options.edition)
+    for path in paths:
+        if path.is_file() and _holds_verdicts(path):
+            raise PrismError(f"{path} holds verdicts, not answers", "give it to `safe-llava prism score`")
+    return read_any_answers(paths, options.model, Task(options.task) if options.task else None, options.edition)
 
 
 def _judged(options: argparse.Namespace, answers: Sequence[Answer]) -> list[Verdict]:
     config, name = RULES, "rules"
     if options.judge_config:
-        config = read_row(options.judge_config, Judge, PrismError, remedy="write a row of prism.judges as JSON")
+        config = read_row(options.judge_config, Judge, PrismError, remedy=JUDGE_REMEDY)
         name = options.judge or options.judge_config.stem
     return judge_answers(answers, config, name, options.store).verdicts
 
 
 def _verdicts(options: argparse.Namespace, paths: Sequence[Path]) -> list[Verdict]:
     """Return the verdicts of files that hold verdicts, and of files that hold answers, which are judged."""
-    ready = [path for path in paths if path.is_file() and _holds_verdicts(path)]
-    others = [path for path in paths if path not in ready]
-    found = read_verdicts(rows) if (rows := [path for path in ready if path.suffix != ".csv"]) else []
-    for path in (path for path in ready if path.suffix == ".csv"):
-        found += _read_verdict_rows(path)
-    return found + (_judged(options, _answers(options, others)) if others else [])
+    found: list[Verdict] = []
+    others = []
+    for path in paths:
+        if not (path.is_file() and _holds_verdicts(path)):
+            others.append(path)
+        else:
+            found += _read_verdict_rows(path) if path.suffix == ".csv" else read_verdicts([path])
+    found += _judged(options, _answers(options, others)) if others else []
+    return refuse_repeated(found, ", ".join(map(str, paths)))
 
 
 def _holds_verdicts(path: Path) -> bool:
@@ -131,7 +151,7 @@ def _judge(options: argparse.Namespace) -> None:
             writer.writeheader()
             writer.writerows(rows)
     scores = score_verdicts(verdicts)
-    warn_of_missing(scores)
+    warn_of_counts(scores)
     _show(show_scores(scores))
 
 
@@ -146,11 +166,13 @@ def _verdict_row(verdict: Verdict, answer: Answer) -> dict[str, Any]:
 def _score(options: argparse.Namespace) -> None:
     scores = score_verdicts(_verdicts(options, options.files), options.leakage_scored)
     write_table(options.out, Score, scores)
-    warn_of_missing(scores)
+    warn_of_counts(scores)
     _show(show_scores(scores))
 
 
 def _compare(options: argparse.Namespace) -> None:
+    if options.first.resolve() == options.second.resolve():
+        raise PrismError(f"{options.first} is A and B", "name the files or folders of two models")
     sides = [_verdicts(options, [path]) for path in (options.first, options.second)]
     names = [sorted({verdict.model for verdict in side}) for side in sides]
     for path, own in zip((options.first, options.second), names, strict=True):
@@ -164,7 +186,7 @@ def _compare(options: argparse.Namespace) -> None:
         paired_differences(named, [(first, second)], dict.fromkeys({v.edition for v in named}, options.leakage_scored))
     )
     write_table(options.out, PairedDifference, rows)
-    warn_of_missing(score_verdicts(named, options.leakage_scored, resamples=1))  # the counts are all that matters here
+    warn_of_counts(score_verdicts(named, options.leakage_scored, resamples=1))  # the counts are all that matters here
     _show(show_paired(rows))
 
 
@@ -212,7 +234,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
     reading = argparse.ArgumentParser(add_help=False)
     reading.add_argument("--model", help="the model's name; by default what the files say")
-    reading.add_argument("--task", type=Task, choices=list(Task), help="by default what the file's name says")
+    reading.add_argument("--task", choices=[*map(str, Task)], help="by default what the file's name says")
     reading.add_argument("--edition", choices=EDITIONS, help="by default what the questions say")
     judging = argparse.ArgumentParser(add_help=False)
     judging.add_argument("--judge-config", type=Path, help="JSON row of an asked judge; by default the rules judge")

@@ -195,7 +195,7 @@ def _ask(
 ) -> dict[Any, tuple[Outcome[Finding], str | None]]:
     """Return the outcome of every answer by its key, asking what the store does not know."""
     if folder is None:
-        raise PrismError(f"judge {name} is asked, and there is no place for what it says", "give one with --store")
+        raise PrismError(f"judge {name}: its replies have no folder to be kept in", "name one with --store")
     editions = sorted({answer.edition for answer in answers})
     of_edition = {one: load_prompts(config.prompts, one, config.prompts_of, prompts) for one in editions}
     named = {one: f"{its.name}:{its.digest}" for one, its in of_edition.items()}
