@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from safe_llava.benchmarks.lmms.evaluate import EvaluationRequest, EvaluationResult, evaluate, go_offline
 from safe_llava.benchmarks.scoring.answers import AnswersReceipt, NotAsked, asked_of, read_receipt, scored_of
 from safe_llava.benchmarks.scoring.submission import PARTIAL
@@ -36,7 +34,7 @@ from safe_llava.core.errors import BenchmarkError
 from safe_llava.core.files import write_json, write_jsonl
 from safe_llava.core.provenance import record
 from safe_llava.core.retry import outcome
-from safe_llava.core.rows import read_row
+from safe_llava.core.rows import REMEDY, check_row, read_row
 from safe_llava.engine import open_engine
 from safe_llava.engine.base import Engine
 from safe_llava.engine.facts import engine_facts
@@ -178,12 +176,7 @@ def _judging(args: argparse.Namespace, task: BenchmarkTask) -> Judging:
         raise BenchmarkError(f"{task.lmms_task} is read by a judge", "give --judge, --judge-row and --judge-store")
     from safe_llava.benchmarks.lmms.judging import Judging
 
-    try:
-        judge = Judge.model_validate_json(args.judge_row)
-    except ValidationError as error:
-        raise BenchmarkError(
-            f"--judge-row is no judge: {error.errors()[0]['msg']}", "let the workflow write it"
-        ) from error
+    judge = check_row(Judge, args.judge_row, "--judge-row", BenchmarkError, REMEDY, is_json=True)
     secret = read_key(judge, os.environ)
     return Judging(judge, args.judge, _name(args), task.judge_reply or "", args.judge_store, secret)
 

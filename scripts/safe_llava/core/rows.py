@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,11 +15,19 @@ Checked = TypeVar("Checked")
 REMEDY = "let the workflow write it from the configuration"
 
 
-_adapters: dict[Any, TypeAdapter[Any]] = {}  # to make one takes as long as to check hundreds of rows
+@cache  # to make one takes as long as to check hundreds of rows
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def check_row(
-    kind: type[Checked], value: Any, where: str, error: type[SafeLlavaError], remedy: str, show_value: bool = False
+    kind: type[Checked],
+    value: Any,
+    where: str,
+    error: type[SafeLlavaError],
+    remedy: str,
+    show_value: bool = False,
+    is_json: bool = False,
 ) -> Checked:
     """Return a value as its type: a pydantic model, or a dataclass whose fields pydantic can check.
 
@@ -29,13 +38,14 @@ def check_row(
         error: what is raised; each stage has its own.
         remedy: what the user can do about it.
         show_value: whether the message shows the wrong value, as in tables.
+        is_json: whether the value is JSON text, as an argument or a variable of the environment holds it.
 
     Raises:
         SafeLlavaError: of type ``error``, naming the first key that is wrong.
     """
     try:
-        adapter = _adapters.get(kind) or _adapters.setdefault(kind, TypeAdapter(kind))
-        checked: Checked = adapter.validate_python(value)
+        validate = _adapter(kind).validate_json if is_json else _adapter(kind).validate_python
+        checked: Checked = validate(value)
     except ValidationError as fault:
         first = fault.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "row"

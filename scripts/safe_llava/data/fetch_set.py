@@ -13,13 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from safe_llava.config.data import ResolvedFile
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
-from safe_llava.core.files import read_json, write_json
+from safe_llava.core.files import write_json
 from safe_llava.core.retry import outcome
+from safe_llava.core.rows import read_row
 from safe_llava.data.download.files import fetch_file
 from safe_llava.data.download.flags import add_source_flags, sources_of, with_copies
 
@@ -45,10 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--retry", default="", help="stamp of the run; kept in the receipt")
     add_source_flags(parser)
     args = parser.parse_args(argv)
-    try:
-        rows = TypeAdapter(list[ResolvedFile]).validate_python(read_json(args.rows))
-    except ValidationError as error:
-        raise DataError(f"{args.rows}: {error}", "let the workflow write the rows again") from error
+    rows = read_row(args.rows, list[ResolvedFile], DataError)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(partial(_attempt, args=args), rows))
     here = {row.path: digest for row, (digest, reason) in zip(rows, found, strict=True) if reason is None}

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import read_jsonl
@@ -58,9 +58,13 @@ def read_released(path: Path | str) -> list[ReleasedAnswer]:
 
 
 def to_answers(
-    pairs: Iterable[tuple[Question, ReleasedAnswer | None]], edition: str, model: str, task: Task
+    pairs: Iterable[tuple[Question, ReleasedAnswer | None]], edition: str, model: str, task: Task, path: Path
 ) -> list[Answer]:
-    """Return an answers row for every question of a task."""
+    """Return an answers row for every question of a task.
+
+    Raises:
+        PrismError: a question of the file, ``path``, is none of the task's.
+    """
     pairs = list(pairs)
     answers = []
     for (question, released), index in zip(pairs, numbered(q.question_id for q, _ in pairs), strict=True):
@@ -83,7 +87,10 @@ def to_answers(
             "status": "failed" if text is None else "ok",
             "reason": reason,
         }
-        answers.append(Answer.model_validate(fields))
+        where = f"{path}: {question.question_id}"
+        answers.append(
+            check_row(Answer, fields, where, PrismError, "name the file after its task, or say it with --task")
+        )
     return answers
 
 
@@ -142,11 +149,7 @@ def _read_one(path: Path, model: str | None, task: Task | None, edition: str | N
     named = {row.model_id for row in rows}
     name = model or (named.pop() if len(named) == 1 else "") or _without_task(path)
     pairs = ((Question(question_id=r.question_id, image=_image(r, edition), text=r.prompt or "-"), r) for r in rows)
-    try:
-        answers = to_answers(pairs, edition, name, task)
-    except ValidationError as error:
-        fault = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise PrismError(f"{path}: {fault}", "name the file after its task, or say it with --task") from error
+    answers = to_answers(pairs, edition, name, task, path)
     # What was asked is not compared with anything here: the file itself says it.
     return [answer.model_copy(update={"reason": None}) if answer.status == "ok" else answer for answer in answers]
 

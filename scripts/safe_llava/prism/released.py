@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     options = parser.parse_args(argv)
     released = read_released(options.answers)
     pairs = align(_asked(options), released, options.answers)
-    answers = to_answers(pairs, options.edition, options.model, options.task)
+    answers = to_answers(pairs, options.edition, options.model, options.task, options.answers)
     write_jsonl(options.out, (answer.model_dump(mode="json") for answer in answers))
     failed = sum(answer.status == "failed" for answer in answers)
     log.info("%s %s: %d asked, %d without an answer", options.model, options.task, len(answers), failed)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from pydantic import ValidationError
 
 from safe_llava.config.base import Name, Row
 from safe_llava.config.selection import ROOT
 from safe_llava.core.errors import ConfigError
+from safe_llava.core.rows import check_row
 
 FILE = ROOT / "config" / "measured.yaml"
 
@@ -114,7 +114,9 @@ def read_measured(path: Path = FILE) -> Measured:
     Raises:
         ConfigError: the file is not what it should be.
     """
+    remedy = "take the file as it is in the repository"
     try:
-        return Measured.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise ConfigError(f"{path}: {error}", "take the file as it is in the repository") from error
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}", remedy) from error
+    return check_row(Measured, tree, str(path), ConfigError, remedy)

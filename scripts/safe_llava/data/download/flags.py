@@ -7,11 +7,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from safe_llava.config.base import Row
 from safe_llava.config.data import DataConfig, ResolvedFile
 from safe_llava.core.errors import DataError
+from safe_llava.core.rows import check_row
 from safe_llava.data.download import sources, throttle
 from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import Mirror
@@ -39,11 +40,8 @@ def of_environment(environment: Mapping[str, str] = os.environ) -> Download:
     Raises:
         DataError: it is not of that form.
     """
-    try:
-        return Download.model_validate_json(environment.get(VARIABLE) or "{}")
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "it"
-        raise DataError(f"{VARIABLE}: {where}: {error.errors()[0]['msg']}", f"correct or unset {VARIABLE}") from error
+    given = environment.get(VARIABLE) or "{}"
+    return check_row(Download, given, VARIABLE, DataError, f"correct or unset {VARIABLE}", is_json=True)
 
 
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
