@@ -45,6 +45,43 @@ def snakemake() -> Run:
     return run
 
 
+class Finished:
+    """A folder in which the demo has made some results, as files of no content: what would a changed row make again?"""
+
+    def __init__(self, snakemake: Run, folder: Path, *targets: str) -> None:
+        self._snakemake, self.results = snakemake, folder / "results"
+        self._targets = [f"{self.results}/{target}" for target in targets]
+        for line in self._run("--summary").splitlines()[1:]:
+            self.write(line.split("\t")[0])
+        self._run("--touch", "--forceall", "--cores", "1")
+
+    def _run(self, *arguments: str, data: str = "", **sections: str) -> str:
+        settings = {"data": f"{{root: {self.results}/data, ignore_space: true, {data}}}", **sections}
+        config = [f"results={self.results}", *(f"{name}={value}" for name, value in settings.items())]
+        done = self._snakemake(*self._targets, *arguments, "--configfile", "config/demo.yaml", "--config", *config)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def write(self, path: str) -> None:
+        """Make an output, of no content."""
+        file = self.results / path
+        if file.name == "model":
+            file.mkdir(parents=True)
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}\n")
+
+    def touch(self, **sections: str) -> None:
+        """Let everything that is there count as made with these settings."""
+        self._run("--touch", "--cores", "1", **sections)
+
+    def jobs(self, *profile: str, **sections: str) -> dict[str, int]:
+        """Return what would be made again, and how often, with these settings."""
+        counts = job_counts(self._run("-n", *profile, **sections))
+        counts.pop("total", None)
+        return counts
+
+
 @pytest.fixture(scope="session")
 def paper_jobs() -> dict[str, Job]:
     """Every job of the paper's configuration."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from workflow.conftest import ROOT, Run, job_counts
+from workflow.conftest import ROOT, Finished, Run, job_counts
 
 FRESH = ("--config", "results=/nonexistent/results")
 MINE = """
@@ -80,6 +80,36 @@ def test_how_descriptions_are_scored_is_no_reason_to_ask_again(snakemake: Run) -
         for scored in ("own", "all")
     ]
     assert command(said[0], "prism.answers") == command(said[1], "prism.answers")
+
+
+@pytest.fixture(scope="module")
+def evaluated(snakemake: Run, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    results = ("prism/answers/v1/demo-safe/record.json", "benchmarks/demo-safe/pope/results.json")
+    return Finished(snakemake, tmp_path_factory.mktemp("evaluated"), *results)
+
+
+BUDGET = "{refusal_soft: 60, refusal_hard: 40, implicit_leakage: 40}"  # in config/demo.yaml the last has 60
+PART = (
+    "{refusal_soft: eval/PRISM/PRISM_refusal_hard.jsonl, refusal_hard: eval/PRISM/PRISM_refusal_soft.jsonl, "
+    "implicit_leakage: eval/PRISM/PRISM_implicit_leakage.jsonl, images: eval/PRISM/biometric_images}"
+)
+METRICS = "metric: pope_accuracy, more_metrics: [pope_f1_mean, pope_f1_score, pope_precision, pope_recall]"
+
+
+@pytest.mark.parametrize(
+    ("sections", "again"),
+    [
+        ({}, set()),
+        ({"models": f"{{demo-safe: {{new_tokens: {BUDGET}}}}}"}, {"prism_answers", "benchmarks_run"}),
+        ({"prism": f"{{editions: {{v1: {{parts: [{PART}]}}}}}}"}, {"prism_answers"}),
+        ({"benchmarks": f"{{tasks: {{pope: {{{METRICS}}}}}}}"}, {"benchmarks_run"}),
+    ],
+)
+def test_two_values_that_change_places_ask_again(
+    evaluated: Finished, sections: dict[str, str], again: set[str]
+) -> None:
+    """Snakemake by itself compares the parameters of a job as a set of values, without their names."""
+    assert set(evaluated.jobs(**sections)) == again
 
 
 def test_the_released_answers_are_scored_alike_in_every_table(snakemake: Run) -> None:

@@ -112,7 +112,7 @@ def test_over_refusal_and_leakage_among_the_given_are_in_the_table(released: Pat
     }
     assert (safe["over_refusal"]["hits"], safe["over_refusal"]["n"]) == ("339", "744")
     assert (safe["answered_macro"]["n"], safe["Age"]["ci"]) == ("405", "cluster_bootstrap")
-    assert safe["Age"]["n_truncated"] == ""  # not known of released answers, and not nought
+    assert safe["Age"]["n_truncated"] == ""  # not known of released answers, and not zero
 
 
 def test_a_step_whose_record_holds_failures_is_run_again(snakemake: Run, shared: Path, released: Path) -> None:

@@ -191,8 +191,8 @@ def engine_gpus(name):
     return int(cfg.models[name].accelerator == "gpu")
 
 
-# What asking a model takes: a GPU has eight threads that open and prepare pictures; the memory is that of a 13B model's
-# weights on their way to the GPU, and pictures.
+# What asking a model takes: a GPU has eight threads that open and prepare images; the memory is that of a 13B model's
+# weights on their way to the GPU, and images.
 ENGINE = dict(
     gpu=of("model", engine_gpus),
     cpus_per_task=of("model", lambda name: 8 if engine_gpus(name) else 1),

@@ -102,7 +102,7 @@ localrules:
     costs,
 
 
-# The whole configuration as it is after all files, `--config` and inheritance: what the steps below reckon with.
+# The whole configuration as it is after all files, `--config` and inheritance: what the steps below read.
 rule preflight_config:
     output:
         config=f"{R}/preflight/config.json",
