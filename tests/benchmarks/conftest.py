@@ -45,7 +45,7 @@ class FakeEngine:
 
 
 def shown_in(request: Request) -> int:
-    """Return the number that a request's picture shows: which question it is."""
+    """Return the number that a request's image shows: which question it is."""
     (image,) = request.images
     assert isinstance(image, PIL.Image.Image)
     return number_in(image)

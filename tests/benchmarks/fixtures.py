@@ -1,6 +1,6 @@
-"""Small data sets in the real schema of every benchmark: the columns that the published ones have, pictures drawn here.
+"""Small data sets in the real schema of every benchmark: the columns that the published ones have, images drawn here.
 
-The picture of a question shows the number of its right answer: the shade of its first pixel. An engine that reads it
+The image of a question shows the number of its right answer: the shade of its first pixel. An engine that reads it
 is always right.
 """
 
@@ -43,12 +43,12 @@ class Fixture:
 
 
 def picture(number: int, size: int = 8) -> PIL.Image.Image:
-    """Draw a picture that shows a number."""
+    """Draw an image that shows a number."""
     return PIL.Image.new("RGB", (size, size), (number * STEP, 60, 90))
 
 
 def number_in(image: PIL.Image.Image) -> int:
-    """Read the number in a picture."""
+    """Read the number in an image."""
     red, *_ = image.getpixel((0, 0))
     return int(red) // STEP
 

@@ -41,7 +41,7 @@ def llava_qbench(doc: Doc) -> str:
 
 
 def llava_scienceqa(doc: Doc) -> str:
-    """Write a question as those with a picture are in LLaVA's llava_test_CQM-A.json."""
+    """Write a question as those with an image are in LLaVA's llava_test_CQM-A.json."""
     context = f"Context: {doc['hint']}\n" if doc["hint"] else ""
     listed = "".join(f"\n{letter}. {text}" for letter, text in zip("ABCDE", doc["choices"], strict=False))
     return f"{context}{doc['question']}{listed}{LETTER}"

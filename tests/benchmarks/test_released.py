@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from safe_llava.benchmarks.released import released_verdict, rows_of
+from safe_llava.benchmarks.released import released_rows, released_verdict
 from safe_llava.config.benchmarks import ReleasedAnswers
 from safe_llava.core.errors import BenchmarkError
 from safe_llava.formats.benchmark_scores import ReleasedScore
@@ -28,7 +28,7 @@ def released(benchmark: str, **changes: Any) -> ReleasedAnswers:
 
 
 def scores(row: ReleasedAnswers, root: Path, missing: tuple[str, ...] = ()) -> dict[str, ReleasedScore]:
-    return {found.run + found.metric: found for found in rows_of(row, root, dict.fromkeys(missing, "not there"))}
+    return {found.run + found.metric: found for found in released_rows(row, root, dict.fromkeys(missing, "not there"))}
 
 
 def pope_questions() -> list[dict[str, Any]]:
@@ -148,9 +148,9 @@ def test_each_run_of_mmvets_grades_is_a_row(tmp_path: Path) -> None:
 
 def test_what_cannot_be_scored_says_why(tmp_path: Path) -> None:
     row = released("gqa", scored_as=None, note="It has no labels.", published={"exact_match": 63.3})
-    (found,) = rows_of(row, tmp_path, {})
+    (found,) = released_rows(row, tmp_path, {})
     assert (found.verdict, found.score, found.published) == ("not scored: It has no labels", None, 63.3)
-    (found,) = rows_of(row, tmp_path, {"answers.jsonl": "not in the mirror"})
+    (found,) = released_rows(row, tmp_path, {"answers.jsonl": "not in the mirror"})
     assert found.verdict == "not scored: answers.jsonl was not fetched"
 
 

@@ -77,14 +77,14 @@ def test_a_picture_that_is_not_there_is_no_score(
     tmp_path: Path,
     judge_row: Callable[..., Judge],
 ) -> None:
-    """MM-Vet's own code shows no picture then, and the question would be asked without."""
+    """MM-Vet's own code shows no image then, and the question would be asked without."""
     asked = [dict(row) for row in fixtures["mmvet"].parts[0].rows]
     asked[1]["image"] = None
     step.data = with_rows(tmp_path / "without", fixtures["mmvet"], rows=asked)
     engine = FakeEngine(lambda _: "A fine answer.")
     results = step.run(rows["mmvet"], engine, judge_row())
     assert (results["metrics"], results["n_failed"], len(engine.asked)) == ({}, 1, 2)
-    assert step.samples()[0]["reason"] == "the document has no picture"
+    assert step.samples()[0]["reason"] == "the document has no image"
 
 
 def test_a_row_may_say_that_there_are_no_pictures(step: Step, pope_row: BenchmarkTask) -> None:
@@ -116,7 +116,7 @@ def test_a_data_set_of_another_shape(
 def test_the_pictures_of_another_data_root_are_not_taken(
     step: Step, rows: dict[str, BenchmarkTask], fixtures: dict[str, Fixture], tmp_path: Path
 ) -> None:
-    """GQA's task loads its pictures by itself: by name, from whatever cache there is."""
+    """GQA's task loads its images by itself: by name, from whatever cache there is."""
     step.run(rows["gqa"], FakeEngine(right_of(fixtures["gqa"])))
     text, shown = fixtures["gqa"].parts
     turned = [

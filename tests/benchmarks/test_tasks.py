@@ -41,7 +41,7 @@ BY_HAND: dict[str, dict[str, tuple[float, float, float]]] = {
     "mmbench": {"gpt_eval_score": (100, 100 / 3, 0)},
     "mmbench-static": {"gpt_eval_score": (100, 100 / 3, 0)},
     "mmbench-cn": {"gpt_eval_score": (100, 100 / 3, 0)},
-    # Three pictures, A, C, D, and a video, B.
+    # Three images, A, C, D, and a video, B.
     "seedbench": {"seed_all": (100, 25, 0), "seed_image": (100, 100 / 3, 0), "seed_video": (100, 0, 0)},
     # The judge gives the reference 8 of 10, and the model 9, 2 or 0.
     "llava-bench": {"gpt_eval_llava_all": (112.5, 25, 0), "gpt_eval_llava_conv": (112.5, 25, 0)},

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.conftest import configured
 from safe_llava.cluster import login, preflight
-from safe_llava.cluster.checks.findings import CheckResult, as_page, as_text, summary
+from safe_llava.cluster.checks.findings import CheckResult, as_page, as_text, summary_line
 from safe_llava.cluster.checks.node import Expected
 from safe_llava.cluster.estimates.measured import Measured
 from safe_llava.cluster.login import (
@@ -209,8 +209,8 @@ def test_the_page_escapes_and_holds_every_line_with_its_remedy() -> None:
     assert "room &lt;b&gt;" in page and "enough &amp; more" in page and "put one in" in page
     assert "RED   train image  GPUs: none\n" in text
     assert "or take another node" in text
-    assert summary(found) == "Not everything is there: 1 ok, 0 open, 1 RED."
-    assert summary(found[:1]).startswith("Nothing stands in the way")
+    assert summary_line(found) == "Not everything is there: 1 ok, 0 open, 1 RED."
+    assert summary_line(found[:1]).startswith("Nothing stands in the way")
 
 
 SMALL = """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from safe_llava.config.data import ResolvedFile
-from safe_llava.demo.server import Fault, UpstreamServer
+from safe_llava.demo.server import ServedFault, UpstreamServer
 
 HOST = "data.example"
 # Longer than what client and server move at once, so that a cut leaves something behind.
@@ -19,8 +19,8 @@ PAYLOAD = bytes(range(256)) * 2048
 class FaultyServer(UpstreamServer):
     """Goes wrong as it is told: one fault a request, then as it should."""
 
-    faults: list[Fault | None]
-    always: Fault | None = None
+    faults: list[ServedFault | None]
+    always: ServedFault | None = None
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -28,7 +28,7 @@ class FaultyServer(UpstreamServer):
         # Clients that are killed leave broken connections, which is what is wanted.
         self._server.handle_error = lambda request, address: None  # type: ignore[method-assign]
 
-    def respond(self, path: str) -> Fault | None:
+    def respond(self, path: str) -> ServedFault | None:
         """Return the next fault."""
         return self.faults.pop(0) if self.faults else self.always
 

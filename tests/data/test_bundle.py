@@ -18,7 +18,7 @@ from safe_llava.data.download.files import fetch_file
 from safe_llava.data.download.repository import fetch_repository
 from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import Mirror
-from safe_llava.demo.server import Fault
+from safe_llava.demo.server import ServedFault
 from safe_llava.demo.upstream import snapshot_files, zip_bytes
 
 ARCHIVE = zip_bytes([("x/1.jpg", b"1"), ("x/2.jpg", b"2")])
@@ -96,7 +96,7 @@ def test_a_bundle_is_all_that_is_needed_without_a_network(
 
 def test_a_bundle_that_was_interrupted_is_gone_on_with(served: Path, tmp_path: Path, pauses: Pauses) -> None:
     with FaultyServer(served) as server:
-        server.faults = [None, *[Fault(status=503)] * 9]
+        server.faults = [None, *[ServedFault(status=503)] * 9]
         with pytest.raises(DataError, match="HTTP 503"):
             fill(served, tmp_path, server)
         assert not (tmp_path / "bundle" / bundle.MANIFEST).exists()

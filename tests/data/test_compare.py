@@ -13,7 +13,7 @@ import pytest
 
 from safe_llava.core.errors import DataError
 from safe_llava.data import compare as step
-from safe_llava.data.pages.compare import marked
+from safe_llava.data.pages.compare import mark_changes
 from safe_llava.data.samples.pairing import moved, pairs
 from safe_llava.formats.annotations import Sample, Turn
 
@@ -134,7 +134,7 @@ def test_equal_inputs_give_equal_bytes_and_the_page_shows_the_words(tmp_path: Pa
 
 
 def test_a_page_holds_text_and_no_markup_of_the_annotations() -> None:
-    assert marked("<b>old</b>", "<b>new</b>") == (
+    assert mark_changes("<b>old</b>", "<b>new</b>") == (
         "&lt;b&gt;<del>old</del>&lt;/b&gt;",
         "&lt;b&gt;<ins>new</ins>&lt;/b&gt;",
     )

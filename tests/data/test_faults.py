@@ -25,8 +25,8 @@ from safe_llava.data.download import files as step
 from safe_llava.data.download import receipts, segments, transfer
 from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import Mirror
-from safe_llava.demo.server import Fault
-from safe_llava.demo.upstream import git_id, snapshot_files, zip_bytes
+from safe_llava.demo.server import ServedFault
+from safe_llava.demo.upstream import git_blob_id, snapshot_files, zip_bytes
 
 QUICK = RetryPolicy(connect_timeout_s=2.0, read_timeout_s=5.0, retries=1, backoff_s=0.01)
 ARCHIVE = zip_bytes([(f"x/{n}.jpg", bytes([n]) * 2000) for n in range(20)])
@@ -56,7 +56,7 @@ def test_a_length_that_is_too_short_never_gives_a_file(
     upstream: Upstream, tmp_path: Path, path: str, content: bytes, cut: int, connections: int
 ) -> None:
     url = put(upstream.server, f"data.example/{path}", content)
-    upstream.server.always = Fault(claimed_length=len(content) - cut, no_ranges=True)
+    upstream.server.always = ServedFault(claimed_length=len(content) - cut, no_ranges=True)
     row = ResolvedFile(set="demo", path=path, url=url)
     policy = RetryPolicy(retries=0, connections=connections)
     with pytest.raises(DataError, match="cut off"):
@@ -68,7 +68,7 @@ def test_a_length_that_is_too_short_never_gives_a_file(
 
 
 def test_a_pin_finds_a_file_that_is_too_short(upstream: Upstream, tmp_path: Path) -> None:
-    upstream.server.always = Fault(claimed_length=len(PAYLOAD) - 1, no_ranges=True)
+    upstream.server.always = ServedFault(claimed_length=len(PAYLOAD) - 1, no_ranges=True)
     with pytest.raises(DataError, match="524,287 bytes where the pin says 524,288"):
         step.fetch_file(upstream.row(size=len(PAYLOAD)), tmp_path / "x.bin", [], QUICK)
 
@@ -81,7 +81,7 @@ def test_a_truncated_archive_on_the_server_is_refused(upstream: Upstream, tmp_pa
 
 
 def test_a_redirect_circle_over_several_connections(upstream: Upstream, tmp_path: Path) -> None:
-    upstream.server.always = Fault(redirect_to=upstream.path)
+    upstream.server.always = ServedFault(redirect_to=upstream.path)
     with pytest.raises(DataError, match="redirects in a circle"):
         step.fetch_file(upstream.row(), tmp_path / "x.bin", [], RetryPolicy(connections=3))
 
@@ -130,7 +130,7 @@ def test_a_checksum_of_the_hub_that_agrees_is_noted(
     upstream: Upstream, tmp_path: Path, tag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = hub_row(upstream.server, PAYLOAD)
-    good = {"sha256": hashlib.sha256(PAYLOAD).hexdigest(), "git": git_id(PAYLOAD)}[tag]
+    good = {"sha256": hashlib.sha256(PAYLOAD).hexdigest(), "git": git_blob_id(PAYLOAD)}[tag]
     headers = {"X-Linked-Etag": f'"{good}"', "X-Repo-Commit": "c" * 40}
     monkeypatch.setattr(upstream.server, "find", lying(upstream.server, headers))
     receipt = step.fetch_file(row, tmp_path / "x.bin", [Mirror(upstream.server.url)], QUICK, origin=False)
@@ -203,7 +203,7 @@ def test_a_disk_without_inodes_says_so(upstream: Upstream, small_disk: Path, ino
 
 @pytest.mark.parametrize("connections", [1, 3])
 def test_compressed_bytes_are_refused_also_as_a_part(upstream: Upstream, tmp_path: Path, connections: int) -> None:
-    upstream.server.always = Fault(headers={"Content-Encoding": "gzip"})
+    upstream.server.always = ServedFault(headers={"Content-Encoding": "gzip"})
     with pytest.raises(DataError, match="the server compresses the file"):
         step.fetch_file(upstream.row(), tmp_path / "x.bin", [], RetryPolicy(retries=0, connections=connections))
     assert not (tmp_path / "x.bin").exists()
@@ -217,7 +217,7 @@ def environment(root: Path, **more: str) -> dict[str, str]:
 
 
 def test_two_processes_at_once_fetch_once_and_say_so(upstream: Upstream, tmp_path: Path, root: Path) -> None:
-    upstream.server.always = Fault(delay_s=1.5)
+    upstream.server.always = ServedFault(delay_s=1.5)
     (tmp_path / "row.json").write_text(upstream.row().model_dump_json())
     target = tmp_path / "data/set/file.bin"
     flags = ["--row", str(tmp_path / "row.json"), "--root", str(tmp_path / "data"), "--out", str(target)]
@@ -235,7 +235,7 @@ def test_two_processes_at_once_fetch_once_and_say_so(upstream: Upstream, tmp_pat
 
 
 def test_a_lock_of_a_process_that_was_killed_binds_nobody(upstream: Upstream, tmp_path: Path, root: Path) -> None:
-    upstream.server.faults = [Fault(delay_s=30.0)]
+    upstream.server.faults = [ServedFault(delay_s=30.0)]
     (tmp_path / "row.json").write_text(upstream.row().model_dump_json())
     target = tmp_path / "data/set/file.bin"
     flags = ["--row", str(tmp_path / "row.json"), "--root", str(tmp_path / "data"), "--out", str(target)]
@@ -307,7 +307,7 @@ def test_a_limit_that_is_asked_for_is_waited_out_on_every_connection(
     upstream: Upstream, tmp_path: Path, pauses: Pauses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "SEGMENT_BYTES", 100_000)
-    upstream.server.faults = [None, Fault(status=429, headers={"Retry-After": "7"})]
+    upstream.server.faults = [None, ServedFault(status=429, headers={"Retry-After": "7"})]
     step.fetch_file(upstream.row(), tmp_path / "x.bin", [], RetryPolicy(connections=3))
     assert [int(one) for one in pauses.seconds if one >= 7] == [7]
     assert (tmp_path / "x.bin").read_bytes() == PAYLOAD

@@ -29,7 +29,7 @@ from safe_llava.data.download import receipts, retries, room, sources, transfer
 from safe_llava.data.download.repository import fetch_repository
 from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import Mirror, SourceError
-from safe_llava.demo.server import Fault
+from safe_llava.demo.server import ServedFault
 
 SHA256 = hashlib.sha256(PAYLOAD).hexdigest()
 QUICK = RetryPolicy(connect_timeout_s=2.0, read_timeout_s=5.0, retries=2)
@@ -96,7 +96,7 @@ def test_a_pin_proves_a_file_without_a_receipt(upstream: Upstream, tmp_path: Pat
 
 
 def test_a_broken_line_is_gone_on_with(upstream: Upstream, tmp_path: Path, pauses: Pauses) -> None:
-    upstream.server.faults = [Fault(truncate_after=CUT)]
+    upstream.server.faults = [ServedFault(truncate_after=CUT)]
     fetch(upstream.row(), tmp_path)
     assert target(tmp_path).read_bytes() == PAYLOAD
     assert upstream.requests == 2
@@ -104,14 +104,14 @@ def test_a_broken_line_is_gone_on_with(upstream: Upstream, tmp_path: Path, pause
 
 
 def test_progress_renews_the_retry_policy(upstream: Upstream, tmp_path: Path, pauses: Pauses) -> None:
-    upstream.server.always = Fault(truncate_after=len(PAYLOAD) // 8)
+    upstream.server.always = ServedFault(truncate_after=len(PAYLOAD) // 8)
     fetch(upstream.row(), tmp_path)
     assert target(tmp_path).read_bytes() == PAYLOAD
     assert upstream.requests == 8 > QUICK.retries + 1
 
 
 def test_another_run_goes_on_where_the_first_gave_up(upstream: Upstream, tmp_path: Path, pauses: Pauses) -> None:
-    upstream.server.faults = [Fault(truncate_after=CUT), *[Fault(status=503)] * 3]
+    upstream.server.faults = [ServedFault(truncate_after=CUT), *[ServedFault(status=503)] * 3]
     with pytest.raises(DataError, match="HTTP 503"):
         fetch(upstream.row(), tmp_path)
     assert part(tmp_path).stat().st_size == CUT
@@ -122,7 +122,7 @@ def test_another_run_goes_on_where_the_first_gave_up(upstream: Upstream, tmp_pat
 
 
 def test_a_changed_file_is_begun_anew(upstream: Upstream, tmp_path: Path, pauses: Pauses) -> None:
-    upstream.server.faults = [Fault(truncate_after=CUT), *[Fault(status=503)] * 3]
+    upstream.server.faults = [ServedFault(truncate_after=CUT), *[ServedFault(status=503)] * 3]
     with pytest.raises(DataError):
         fetch(upstream.row(), tmp_path)
     changed = PAYLOAD[::-1]
@@ -132,7 +132,7 @@ def test_a_changed_file_is_begun_anew(upstream: Upstream, tmp_path: Path, pauses
 
 
 def test_a_server_without_ranges_is_asked_from_the_start(upstream: Upstream, tmp_path: Path, pauses: Pauses) -> None:
-    upstream.server.faults = [Fault(truncate_after=CUT), Fault(no_ranges=True)]
+    upstream.server.faults = [ServedFault(truncate_after=CUT), ServedFault(no_ranges=True)]
     fetch(upstream.row(), tmp_path)
     assert target(tmp_path).read_bytes() == PAYLOAD
     assert upstream.bytes_sent == CUT + len(PAYLOAD)
@@ -145,7 +145,7 @@ def test_a_server_without_ranges_is_asked_from_the_start(upstream: Upstream, tmp
 def test_a_refusal_is_named_with_its_remedy(
     upstream: Upstream, tmp_path: Path, pauses: Pauses, status: int, requests: int, remedy: str
 ) -> None:
-    upstream.server.always = Fault(status=status)
+    upstream.server.always = ServedFault(status=status)
     with pytest.raises(DataError) as caught:
         fetch(upstream.row(), tmp_path)
     assert f"HTTP {status}" in caught.value.message
@@ -160,7 +160,7 @@ def test_a_refusal_is_named_with_its_remedy(
 @pytest.mark.parametrize("value", ["7", "date"])
 def test_the_wait_is_the_one_that_was_asked_for(upstream: Upstream, tmp_path: Path, pauses: Pauses, value: str) -> None:
     header = formatdate(time.time() + 7.9, usegmt=True) if value == "date" else value
-    upstream.server.faults = [Fault(status=429, headers={"Retry-After": header})]
+    upstream.server.faults = [ServedFault(status=429, headers={"Retry-After": header})]
     fetch(upstream.row(), tmp_path)
     assert len(pauses.seconds) == 1
     assert 5 < pauses.seconds[0] <= 8
@@ -198,14 +198,14 @@ def test_a_wrong_size_is_refused(upstream: Upstream, tmp_path: Path) -> None:
 
 
 def test_a_length_that_is_a_lie_never_gives_a_file(upstream: Upstream, tmp_path: Path, pauses: Pauses) -> None:
-    upstream.server.always = Fault(claimed_length=len(PAYLOAD) + 10, no_ranges=True)
+    upstream.server.always = ServedFault(claimed_length=len(PAYLOAD) + 10, no_ranges=True)
     with pytest.raises(DataError, match="524,288 of 524,298 bytes"):
         fetch(upstream.row(), tmp_path)
     assert not target(tmp_path).exists()
 
 
 def test_a_page_instead_of_the_file(upstream: Upstream, tmp_path: Path) -> None:
-    upstream.server.always = Fault(body=b"<!DOCTYPE html><html>Quota exceeded</html>")
+    upstream.server.always = ServedFault(body=b"<!DOCTYPE html><html>Quota exceeded</html>")
     with pytest.raises(DataError, match="an HTML page instead of the file"):
         fetch(upstream.row(), tmp_path)
     assert not target(tmp_path).exists()
@@ -222,13 +222,13 @@ def test_a_page_that_says_it_is_a_file(upstream: Upstream, tmp_path: Path) -> No
 
 
 def test_a_body_compressed_unasked_is_refused(upstream: Upstream, tmp_path: Path) -> None:
-    upstream.server.always = Fault(headers={"Content-Encoding": "gzip"})
+    upstream.server.always = ServedFault(headers={"Content-Encoding": "gzip"})
     with pytest.raises(DataError, match="compresses the file"):
         fetch(upstream.row(), tmp_path)
 
 
 def test_redirects_in_a_circle(upstream: Upstream, tmp_path: Path) -> None:
-    upstream.server.always = Fault(redirect_to=upstream.path)
+    upstream.server.always = ServedFault(redirect_to=upstream.path)
     with pytest.raises(DataError, match="redirects in a circle"):
         fetch(upstream.row(), tmp_path)
 
@@ -328,7 +328,7 @@ def test_a_row_may_name_copies(upstream: Upstream, tmp_path: Path) -> None:
 
 def test_every_source_is_named_in_order(upstream: Upstream, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    upstream.server.always = Fault(status=404)
+    upstream.server.always = ServedFault(status=404)
     with pytest.raises(DataError) as caught:
         fetch(upstream.row(), tmp_path, [Mirror(str(tmp_path / "empty"))])
     first, second = caught.value.message.splitlines()[1:]
@@ -393,7 +393,7 @@ def test_killed_while_fetching_then_run_again(
     upstream: Upstream, tmp_path: Path, write_row: Callable[[ResolvedFile], Path], environment: dict[str, str]
 ) -> None:
     # Cut, then a server that does not answer: the process hangs with a part of the file.
-    upstream.server.faults = [Fault(truncate_after=CUT), Fault(delay_s=20.0)]
+    upstream.server.faults = [ServedFault(truncate_after=CUT), ServedFault(delay_s=20.0)]
     row = write_row(upstream.row())
     process = subprocess.Popen(command(row, tmp_path), env=environment, stderr=subprocess.DEVNULL)
     wait_for(lambda: upstream.requests == 2)
@@ -424,7 +424,7 @@ def test_killed_between_receipt_and_rename(upstream: Upstream, tmp_path: Path, m
 
 
 def test_two_runs_at_once_fetch_once(upstream: Upstream, tmp_path: Path) -> None:
-    upstream.server.always = Fault(delay_s=0.2)
+    upstream.server.always = ServedFault(delay_s=0.2)
     results: list[str] = []
     threads = [
         threading.Thread(target=lambda: results.append(fetch(upstream.row(), tmp_path).sha256)) for _ in range(2)
@@ -522,15 +522,15 @@ def test_no_token_an_old_one_and_one_without_access_are_told_apart(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"{upstream.server.url}/data.example")
     monkeypatch.setattr("safe_llava.data.download.web.get_token", lambda: token)
-    upstream.server.always = Fault(status=status)
+    upstream.server.always = ServedFault(status=status)
     with pytest.raises(DataError) as caught:
         fetch(upstream.row(url="https://huggingface.co/set/file.bin"), tmp_path)
     assert (remedy in caught.value.remedy and token not in str(caught.value).replace("HF_TOKEN", "")) or not token
 
 
-@pytest.mark.parametrize("fault", [Fault(status=403), Fault(status=503), None])
+@pytest.mark.parametrize("fault", [ServedFault(status=403), ServedFault(status=503), None])
 def test_a_mirrors_password_is_shown_nowhere(
-    upstream: Upstream, tmp_path: Path, pauses: Pauses, caplog: pytest.LogCaptureFixture, fault: Fault | None
+    upstream: Upstream, tmp_path: Path, pauses: Pauses, caplog: pytest.LogCaptureFixture, fault: ServedFault | None
 ) -> None:
     caplog.set_level("DEBUG")
     upstream.server.always = fault

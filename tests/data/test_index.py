@@ -182,7 +182,7 @@ def test_listings_and_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a/3.jpg", "a", "", "b/1.jpg"])
 def test_what_is_not_there_is_a_missing_file(tmp_path: Path, name: str) -> None:
     folder = indexed(tmp_path)
-    for read in (imagefiles.read_bytes, imagefiles.open_image):
+    for read in (imagefiles.read_bytes, imagefiles.open_stored_image):
         with pytest.raises(FileNotFoundError):
             read(folder / name)
 
@@ -211,7 +211,7 @@ def test_both_ways_to_store_give_the_same_bytes(tmp_path: Path) -> None:
     }
     folder = indexed(tmp_path, covers, normalise_images=True)
     read, digests = held(folder, covers), {name: imagefiles.image_digest(folder / name[5:]) for name in covers}
-    with imagefiles.open_image(folder / "gif.jpg") as image:
+    with imagefiles.open_stored_image(folder / "gif.jpg") as image:
         assert (image.format, image.convert("RGB").size) == ("JPEG", (6, 5))
     unpack.unpack_archive(tmp_path / "downloads" / "x.zip", row(normalise_images=True), tmp_path)
     imagefiles.forget()

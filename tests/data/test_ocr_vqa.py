@@ -14,7 +14,7 @@ from PIL import Image
 from data.conftest import FaultyServer, Pauses
 from safe_llava.core.errors import DataError
 from safe_llava.data import ocr_vqa
-from safe_llava.demo.server import Fault
+from safe_llava.demo.server import ServedFault
 
 HOST = "covers.example"
 
@@ -41,9 +41,9 @@ class Server(FaultyServer):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.wrong: dict[str, Fault] = {}
+        self.wrong: dict[str, ServedFault] = {}
 
-    def respond(self, path: str) -> Fault | None:
+    def respond(self, path: str) -> ServedFault | None:
         """Return the fault of a path."""
         return self.wrong.get(path)
 
@@ -102,7 +102,7 @@ def test_what_is_gone_is_listed_and_not_asked_for_again(server: Server, dataset:
 
 
 def test_another_run_asks_only_for_what_is_missing(server: Server, dataset: Path, pauses: Pauses) -> None:
-    server.wrong = {f"/{HOST}/b.gif": Fault(status=503)}
+    server.wrong = {f"/{HOST}/b.gif": ServedFault(status=503)}
     with pytest.raises(DataError, match=r"1 covers could not be fetched now \(0002: HTTP 503") as caught:
         run(server, dataset)
     assert "asks only for those" in caught.value.remedy
@@ -113,7 +113,7 @@ def test_another_run_asks_only_for_what_is_missing(server: Server, dataset: Path
 
 
 def test_a_cover_cut_short_is_not_taken(server: Server, dataset: Path, pauses: Pauses) -> None:
-    server.wrong = {f"/{HOST}/a.jpg": Fault(truncate_after=50)}
+    server.wrong = {f"/{HOST}/a.jpg": ServedFault(truncate_after=50)}
     with pytest.raises(DataError, match="0001: the connection broke"):
         run(server, dataset)
     assert not (folder(dataset) / "0001.jpg").exists()

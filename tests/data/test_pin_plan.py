@@ -22,7 +22,7 @@ from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import Mirror
 from safe_llava.data.pin import Lock
 from safe_llava.data.planning import volume as plan
-from safe_llava.demo.server import Fault
+from safe_llava.demo.server import ServedFault
 from safe_llava.demo.upstream import snapshot_files
 
 ONE, TWO = Pin(size=1, sha256="1" * 64), Pin(size=2, sha256="2" * 64)
@@ -136,7 +136,7 @@ def test_servers_are_asked_and_nothing_is_fetched(hub: FaultyServer, monkeypatch
 
 
 def test_a_server_that_says_nothing_leaves_it_unknown(hub: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.always = Fault(status=404)
+    hub.always = ServedFault(status=404)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     seen = remote.ask(rows(), [Mirror(hub.url)], RetryPolicy(retries=0), origin=False)
     assert (seen.pins, seen.revisions) == ({}, {})

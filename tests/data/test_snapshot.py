@@ -21,8 +21,8 @@ from safe_llava.data import pin
 from safe_llava.data.download import repository as step
 from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import Mirror
-from safe_llava.demo.server import Fault
-from safe_llava.demo.upstream import git_id
+from safe_llava.demo.server import ServedFault
+from safe_llava.demo.upstream import git_blob_id
 
 FILES = {
     "config.json": b"{}",
@@ -46,7 +46,9 @@ def mirror(tmp_path: Path) -> Path:
     hub = tmp_path / "mirror/huggingface.co"
     listing = {"id": "demo/tiny", "sha": "c0ffee" * 6 + "c0ff", "siblings": [{"rfilename": name} for name in FILES]}
     tree = [
-        {"type": "file", "path": name, "size": len(content), "oid": git_id(content)} for name, content in FILES.items()
+        {"type": "file", "path": name, "size": len(one), "oid": git_blob_id(one)}
+        for name, one in FILES.items()
+        for name, content in FILES.items()
     ]
     api = "api/models/demo/tiny"
     served = {f"demo/tiny/resolve/main/{name}": content for name, content in FILES.items()}
@@ -167,7 +169,7 @@ def test_a_folder_half_gathered_is_not_taken_for_whole(mirror: Path, tmp_path: P
     staging.mkdir(parents=True)
     (staging / "config.json").write_bytes(b"{}")
     with FaultyServer(mirror) as server:
-        server.always = Fault(status=403)
+        server.always = ServedFault(status=403)
         done = online(root, tmp_path, server.url)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

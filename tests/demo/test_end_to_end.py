@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from safe_llava.demo.run import only_one, snakemake
+from safe_llava.demo.run import only_demo, snakemake
 from workflow.conftest import job_counts
 
 pytestmark = pytest.mark.demo
@@ -158,7 +158,7 @@ def test_a_second_run_does_nothing(finished: Path) -> None:
 
 
 def test_two_demos_in_one_folder_are_refused(finished: Path) -> None:
-    with only_one(finished):
+    with only_demo(finished):
         done = subprocess.run(demo(), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "another demo is running there" in done.stderr

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from safe_llava.core.errors import DataError
-from safe_llava.demo.server import Fault, UpstreamServer
+from safe_llava.demo.server import ServedFault, UpstreamServer
 from safe_llava.demo.upstream import snapshot_files
 
 CONTENT = bytes(range(256)) * 40
@@ -19,9 +19,9 @@ CONTENT = bytes(range(256)) * 40
 class Faulty(UpstreamServer):
     """A server whose next answers go wrong."""
 
-    fault: Fault | None = None
+    fault: ServedFault | None = None
 
-    def respond(self, path: str) -> Fault | None:
+    def respond(self, path: str) -> ServedFault | None:
         """Return the fault that was set."""
         return self.fault
 
@@ -86,38 +86,38 @@ def test_missing_root_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [403, 404, 429, 500, 503])
 def test_status_fault(client: httpx2.Client, server: Faulty, status: int) -> None:
-    server.fault = Fault(status=status, headers={"Retry-After": "3"})
+    server.fault = ServedFault(status=status, headers={"Retry-After": "3"})
     answer = client.get(URL)
     assert answer.status_code == status and answer.headers["Retry-After"] == "3"
 
 
 def test_cut_body(client: httpx2.Client, server: Faulty) -> None:
-    server.fault = Fault(truncate_after=1000)
+    server.fault = ServedFault(truncate_after=1000)
     with pytest.raises(httpx2.RemoteProtocolError):
         client.get(URL)
     assert server.bytes_sent["/host.example/sets/a file.bin"] == 1000
 
 
 def test_no_ranges(client: httpx2.Client, server: Faulty) -> None:
-    server.fault = Fault(no_ranges=True)
+    server.fault = ServedFault(no_ranges=True)
     answer = client.get(URL, headers={"Range": "bytes=100-"})
     assert answer.status_code == 200 and answer.content == CONTENT and "Accept-Ranges" not in answer.headers
 
 
 def test_lying_length(client: httpx2.Client, server: Faulty) -> None:
-    server.fault = Fault(claimed_length=len(CONTENT) + 1)
+    server.fault = ServedFault(claimed_length=len(CONTENT) + 1)
     with pytest.raises(httpx2.RemoteProtocolError):
         client.get(URL)
 
 
 def test_redirect_loop(client: httpx2.Client, server: Faulty) -> None:
-    server.fault = Fault(redirect_to=URL)
+    server.fault = ServedFault(redirect_to=URL)
     with pytest.raises(httpx2.TooManyRedirects):
         client.get(URL, follow_redirects=True)
 
 
 def test_page_in_place_of_a_file(client: httpx2.Client, server: Faulty) -> None:
-    server.fault = Fault(body=b"<html>quota exceeded</html>")
+    server.fault = ServedFault(body=b"<html>quota exceeded</html>")
     answer = client.get(URL)
     assert answer.headers["Content-Type"] == "text/html" and b"quota" in answer.content
 

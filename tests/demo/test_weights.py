@@ -21,7 +21,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the hub's files."""
     folder = tmp_path_factory.mktemp("hub")
     sizes = Sizes(pope_scenes=2)
-    for url, content in upstream.hub_files(sizes, 3, [*training.corpus(sizes, 3), *texts.corpus()]):
+    for url, content in upstream.hub_files(sizes, 3, [*training.tokenizer_corpus(sizes, 3), *texts.corpus()]):
         path = folder / url
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

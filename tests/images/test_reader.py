@@ -1,4 +1,4 @@
-"""One reader of pictures: 16 bits become 8, odd shapes and broken files are named, and every room agrees."""
+"""One reader of images: 16 bits become 8, odd shapes and broken files are named, and every room agrees."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_whatever_a_decoder_raises_is_one_error(monkeypatch: pytest.MonkeyPatch)
 
 
 def pictures() -> list[bytes]:
-    """Small pictures of every format and depth that data sets hold."""
+    """Small images of every format and depth that data sets hold."""
     noise = np.random.default_rng(7).integers(0, 256, (24, 32, 4), dtype=np.uint8)
     rgb, rgba = Image.fromarray(noise[..., :3]), Image.fromarray(noise)
     made = [encoded(rgb, form) for form in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM")]
@@ -77,7 +77,7 @@ def pictures() -> list[bytes]:
 
 
 def mutants(count: int) -> Iterator[bytes]:
-    """Yield pictures with bytes changed, pieces doubled, cut off or lost, the same ones each time."""
+    """Yield images with bytes changed, pieces doubled, cut off or lost, the same ones each time."""
     chance, whole = random.Random(20251120), pictures()
     for number in range(count):
         content = bytearray(chance.choice(whole))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
-from safe_llava.benchmarks.scoring.released import Scored, score
+from safe_llava.benchmarks.scoring.released import Scored, score_released
 from safe_llava.benchmarks.table import ERRORS
 from safe_llava.config.benchmarks import ReleasedAnswers, ReleasedBenchmarks
 from safe_llava.core import cli
@@ -30,7 +30,7 @@ AS_PUBLISHED = "as published"  # to the digits that were published
 NOT_SCORED = "not scored: "  # and why
 
 
-def rows_of(row: ReleasedAnswers, root: Path, missing: Mapping[str, str]) -> Iterator[ReleasedScore]:
+def released_rows(row: ReleasedAnswers, root: Path, missing: Mapping[str, str]) -> Iterator[ReleasedScore]:
     """Yield the scores of one file of answers.
 
     Args:
@@ -45,7 +45,7 @@ def rows_of(row: ReleasedAnswers, root: Path, missing: Mapping[str, str]) -> Ite
         for metric, published in row.published.items() or [("", None)]:
             yield replace(base, metric=metric, published=published, verdict=why)
         return
-    for scored in score(row, root):
+    for scored in score_released(row, root):
         for metric in dict.fromkeys([*row.published, *scored.units]):
             if metric not in scored.units:
                 raise BenchmarkError(f"{row.answers}: no score `{metric}`", f"name some of {', '.join(scored.units)}")
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     released = read_row(args.released, ReleasedBenchmarks, BenchmarkError)
     missing: dict[str, str] = read_json(args.fetched)["missing"]
-    rows = [found for row in released.answers for found in rows_of(row, args.root, missing)]
+    rows = [found for row in released.answers for found in released_rows(row, args.root, missing)]
     for row in rows:
         if row.score is None:
             logger.warning("%s of %s: %s", row.benchmark, row.model, row.verdict)

@@ -21,8 +21,8 @@ class BenchmarkTask(Row):
     overrides: dict[str, JsonValue] = Field({}, description="Keys of the task's own file that are set otherwise.")
     pictures: Pictures = Field(
         "all",
-        description="Which pictures of a question are shown; middle: of several (frames of a video) that one; none: "
-        "the questions have none. Otherwise a question without a picture is a failed one.",
+        description="Which images of a question are shown; middle: of several (frames of a video) that one; none: "
+        "the questions have none. Otherwise a question without an image is a failed one.",
     )
     dataset: Name = Field(description="Data set row with the questions.")
     metric: str = Field(min_length=1, description="The metric that stands for the benchmark, by lmms-eval's name.")

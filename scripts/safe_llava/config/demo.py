@@ -11,7 +11,7 @@ class DemoConfig(Row):
     """The experiment in small: two models that differ in their annotations only, and what must come out."""
 
     truth: str = Field(
-        description="File, under `results`, with the drawn attributes of every PRISM picture of the miniature upstream."
+        description="File, under `results`, with the drawn attributes of every PRISM image of the miniature upstream."
     )
     safe: Name = Field(description="Row of `models` that was trained on the cleaned annotations.")
     original: Name = Field(description="Row of `models` that was trained on the original annotations.")

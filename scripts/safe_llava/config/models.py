@@ -66,7 +66,7 @@ class EvaluatedModel(Row):
     batch_size: int = Field(
         64,
         ge=1,
-        description="Questions that the transformers back end answers at once where it does not read each picture "
+        description="Questions that the transformers back end answers at once where it does not read each image "
         "once for all of its questions; where it does, the GPU's memory decides.",
     )
     max_model_len: int | None = Field(

@@ -125,7 +125,7 @@ def build(name: str, images: Images, out: Path, root: Path = ROOT) -> None:
 
 
 def _pull(repository: str, wanted: str, out: Path, root: Path) -> None:
-    """Pull an image, and look inside whether it is the one that the registry's tag promises."""
+    """Pull an image, and look inside whether it is the one that the registry's tag names."""
     apptainer(["pull", "--force", str(out.resolve()), f"{repository}:{wanted}"], root)
     found = labels(out).get("safe-llava.tag", "none")
     if found != wanted:

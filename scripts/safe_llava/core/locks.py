@@ -68,7 +68,7 @@ def _show_life(path: Path, ended: threading.Event) -> None:
 
 def _acquire(lock: filelock.BaseFileLock, path: Path, error: type[SafeLlavaError], longest_s: float | None) -> None:
     begun = moved = time.monotonic()
-    seen, told = _changed(path), False
+    seen, reported = _changed(path), False
     while True:
         try:
             lock.acquire(timeout=0)
@@ -84,9 +84,9 @@ def _acquire(lock: filelock.BaseFileLock, path: Path, error: type[SafeLlavaError
                     f"{path}: {holder} holds this lock and has shown no life for {now - moved:.0f} s",
                     "if that process is gone, delete the lock; then run the same command again",
                 ) from fault
-        if not told:
+        if not reported:
             logger.info("%s: %s holds this lock; waiting", path, holder)
-            told = True
+            reported = True
         time.sleep(POLL_S)
 
 

@@ -21,7 +21,7 @@ from safe_llava.formats.tables import write_table
 REMEDY = "let the workflow audit the set again"
 
 
-def rows_of(
+def audit_rows(
     pair: str, dataset: str, role: Literal["original", "safe"], counts: Mapping[str, Any]
 ) -> list[MentionCount]:
     """Return the rows of one set of a pair."""
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for original, safe in args.pair:
         if absent := [name for name in (original, safe) if name not in counts]:
             raise DataError(f"--counts: nothing of {absent[0]}", REMEDY)
-        rows += rows_of(safe, original, "original", counts[original]) + rows_of(safe, safe, "safe", counts[safe])
+        rows += audit_rows(safe, original, "original", counts[original]) + audit_rows(safe, safe, "safe", counts[safe])
         rows += published_rows(safe, original, published.get(original, {}))
     write_table(args.out, MentionCount, rows)
 

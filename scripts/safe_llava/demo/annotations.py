@@ -1,6 +1,6 @@
 """What the demo's annotations say about a scene: once as the original does, once cleaned as Safe-LLaVA's are.
 
-Both sets put the same questions to the same pictures under the same ids. The original names people's
+Both sets put the same questions to the same images under the same ids. The original names people's
 age, gender, skin tone, eye colour and weight; the safe one speaks of "a person", and declines when it
 is asked for one of the five. All wording is ours.
 """
@@ -96,7 +96,7 @@ def article(phrase: str) -> str:
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
-def listing(parts: Sequence[str]) -> str:
+def enumeration(parts: Sequence[str]) -> str:
     """Return ``a``, ``a and b`` or ``a, b and c``."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
@@ -123,15 +123,15 @@ def _who(person: Person, style: Style) -> str:
 
 def caption(scene: Scene, style: Style) -> str:
     """Return a short caption, like those of the pretraining set."""
-    things = listing([article(item.phrase) for item in scene.items])
+    things = enumeration([article(item.phrase) for item in scene.items])
     if scene.person is None:
         return f"{things} {scene.setting}"
     return f"{_who(scene.person, style)} in {scene.person.clothes} clothes beside {things} {scene.setting}"
 
 
-def description(scene: Scene, style: Style) -> str:
+def describe(scene: Scene, style: Style) -> str:
     """Return a description of two or three sentences, like those of the finetuning set."""
-    things = listing([article(item.phrase) for item in scene.items])
+    things = enumeration([article(item.phrase) for item in scene.items])
     if scene.page is not None:
         return f"The image shows a {scene.page} sheet with {things}."
     if scene.person is None:
@@ -163,8 +163,8 @@ def direct_turn(scene: Scene, attribute: str, style: Style, rng: random.Random) 
 
 
 def description_turn(scene: Scene, style: Style, rng: random.Random) -> Turn:
-    """Return one request to describe the picture and the description."""
-    return rng.choice(REQUESTS) + rng.choice(("", "\nAnswer")), description(scene, style)
+    """Return one request to describe the image and the description."""
+    return rng.choice(REQUESTS) + rng.choice(("", "\nAnswer")), describe(scene, style)
 
 
 def presence_turns(scene: Scene, pairs: int, rng: random.Random) -> list[Turn]:
@@ -225,7 +225,7 @@ def captioned(scene: Scene, style: Style, rng: random.Random) -> list[Turn]:
 
 
 def small_talk(rng: random.Random) -> list[Turn]:
-    """Return a conversation without a picture."""
+    """Return a conversation without an image."""
     return list(rng.sample(TEXT_ONLY, rng.randint(1, 3)))
 
 

@@ -1,4 +1,4 @@
-"""Scenes as pictures: plain figures with PIL, large and distinct enough for a random vision tower."""
+"""Scenes as images: plain figures with PIL, large and distinct enough for a random vision tower."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from safe_llava.demo.scenes import COLOURS, Item, Person, Scene
 Box = tuple[float, float, float, float]
 Colour = tuple[int, int, int]
 
-UNITS = 56  # a scene is laid out in 56ths of the picture's side
-PIXELS = 112  # the side of a stored picture; drawn at twice that for smooth edges
+UNITS = 56  # a scene is laid out in 56ths of the image's side
+PIXELS = 112  # the side of a stored image; drawn at twice that for smooth edges
 OVERSAMPLE = 2
 BLACK: Colour = (20, 20, 20)
 WHITE: Colour = (255, 255, 255)
@@ -53,7 +53,7 @@ class Pen:
         self._draw.line(self._points(points), fill=fill, width=round(width * self._scale))
 
     def finish(self) -> Image.Image:
-        """Return the picture at its stored size."""
+        """Return the image at its stored size."""
         return self.image.resize(self._size, Image.Resampling.BOX)
 
 
@@ -174,7 +174,7 @@ def _person(pen: Pen, person: Person) -> None:
 
 
 def draw(scene: Scene) -> Image.Image:
-    """Draw a scene as an RGB picture of `PIXELS` by `PIXELS`."""
+    """Draw a scene as an RGB image of `PIXELS` by `PIXELS`."""
     pen = Pen()
     _background(pen, scene)
     for item in scene.items:
@@ -185,7 +185,7 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def encode(image: Image.Image, suffix: str) -> bytes:
-    """Encode a picture for a file of that suffix (jpg, jpeg, png, gif, webp)."""
+    """Encode an image for a file of that suffix (jpg, jpeg, png, gif, webp)."""
     stream = io.BytesIO()
     if suffix in ("jpg", "jpeg"):
         image.save(stream, "JPEG", quality=92, subsampling=0)
@@ -196,5 +196,5 @@ def encode(image: Image.Image, suffix: str) -> bytes:
     elif suffix == "gif":
         image.quantize(64).save(stream, "GIF")
     else:
-        raise ValueError(f"no encoder for pictures of suffix {suffix!r}")
+        raise ValueError(f"no encoder for images of suffix {suffix!r}")
     return stream.getvalue()

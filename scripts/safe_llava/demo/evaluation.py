@@ -42,7 +42,7 @@ FOLDERS = {
 
 @dataclass(frozen=True)
 class TestImage:
-    """A picture that PRISM asks about: its name in the question rows, its part of the edition, what it shows."""
+    """An image that PRISM asks about: its name in the question rows, its part of the edition, what it shows."""
 
     __test__ = False  # not a test for pytest to collect
     part: str
@@ -52,12 +52,12 @@ class TestImage:
 
     @property
     def suffix(self) -> str:
-        """The suffix of the picture's file."""
+        """The suffix of the image's file."""
         return self.image.rsplit(".", 1)[1]
 
 
 def prism_v1(sizes: Sizes, seed: int) -> list[TestImage]:
-    """Return the pictures of the first edition: attribute folders with query folders in them."""
+    """Return the images of the first edition: attribute folders with query folders in them."""
     images = []
     for attribute in ATTRIBUTES:
         for index in range(sizes.prism_v1_per_attribute):
@@ -71,7 +71,7 @@ def prism_v1(sizes: Sizes, seed: int) -> list[TestImage]:
 
 
 def prism_v2(sizes: Sizes, seed: int) -> list[TestImage]:
-    """Return the pictures of the second edition: a small and a large part, each in one flat folder."""
+    """Return the images of the second edition: a small and a large part, each in one flat folder."""
     images = []
     for index in range(sizes.prism_v2_small + sizes.prism_v2_large):
         part = "small" if index < sizes.prism_v2_small else "large"
@@ -85,8 +85,8 @@ def prism_v2(sizes: Sizes, seed: int) -> list[TestImage]:
 def question_rows(images: Sequence[TestImage], task: str) -> list[Row]:
     """Return the question rows of one task.
 
-    The first edition asks for the attribute of the picture's folder, the second for all five. Both ask
-    for three descriptions a picture; where an attribute would stand, the second edition's ids of these say ``All``.
+    The first edition asks for the attribute of the image's folder, the second for all five. Both ask
+    for three descriptions an image; where an attribute would stand, the second edition's ids of these say ``All``.
     """
     rows = []
     for image in images:
@@ -102,7 +102,7 @@ def question_rows(images: Sequence[TestImage], task: str) -> list[Row]:
 
 
 def truth_rows(images: Sequence[TestImage]) -> list[Row]:
-    """Return what each picture shows, by edition and by the name that the question rows give it."""
+    """Return what each image shows, by edition and by the name that the question rows give it."""
     rows = []
     for image in images:
         assert image.scene.person is not None

@@ -38,7 +38,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def environment(address: str) -> dict[str, str]:
+def demo_environment(address: str) -> dict[str, str]:
     """Return the environment of every step: one thread each, the miniature upstream as the only mirror."""
     return {
         **os.environ,
@@ -66,7 +66,7 @@ def snakemake(results: str, cores: str, *arguments: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def only_one(results: Path) -> Iterator[int]:
+def only_demo(results: Path) -> Iterator[int]:
     """Hold the lock of a results folder, and yield its descriptor.
 
     Whoever inherits the descriptor keeps the lock: where this process alone is killed, Snakemake works
@@ -111,10 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Path(results).mkdir(parents=True, exist_ok=True)
     upstream = Path(results) / "upstream"
     build = ["-m", "safe_llava.demo.upstream", "--out", str(upstream), "--seed", str(SEED)]
-    with only_one(Path(results)) as lock:
+    with only_demo(Path(results)) as lock:
         subprocess.run([sys.executable, *build], check=True, pass_fds=[lock])
         with UpstreamServer(upstream) as server:
-            env = environment(server.address)
+            env = demo_environment(server.address)
             command = snakemake(results, arguments.cores, *arguments.snakemake)
             code = subprocess.run(command, env=env, check=False, pass_fds=[lock]).returncode
         if code == 0 and not arguments.snakemake:

@@ -52,7 +52,7 @@ ATTRIBUTES = tuple(VALUES)
 
 @dataclass(frozen=True)
 class Item:
-    """A thing in a scene; ``x``, ``y`` is its centre and ``size`` its side, in 56ths of the picture's side."""
+    """A thing in a scene; ``x``, ``y`` is its centre and ``size`` its side, in 56ths of the image's side."""
 
     shape: str
     x: float

@@ -37,7 +37,7 @@ RANGE = re.compile(r"^bytes=(\d+)-(\d*)$")
 
 
 @dataclass(frozen=True)
-class Fault:
+class ServedFault:
     """How one request is to go wrong.
 
     Args:
@@ -100,7 +100,7 @@ class UpstreamServer:
         """The same address, by the name that the demo uses."""
         return self.url
 
-    def respond(self, path: str) -> Fault | None:
+    def respond(self, path: str) -> ServedFault | None:
         """Say how the next request for ``path`` goes wrong; override it. None: it goes right."""
         return None
 
@@ -192,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, with_body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         self.upstream.count(self.command, path)
-        fault = self.upstream.respond(path) or Fault()
+        fault = self.upstream.respond(path) or ServedFault()
         if fault.delay_s:
             time.sleep(fault.delay_s)
         if fault.redirect_to is not None:
@@ -215,7 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
         if with_body:
             self.wfile.write(body)
 
-    def _span(self, size: int, tag: str, fault: Fault) -> tuple[int, int] | None:
+    def _span(self, size: int, tag: str, fault: ServedFault) -> tuple[int, int] | None:
         """Return the first and the last byte that are asked for, or None for the whole file."""
         match = RANGE.match(self.headers.get("Range", ""))
         condition = self.headers.get("If-Range")
@@ -223,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return int(match[1]), min(int(match[2]) if match[2] else size - 1, size - 1)
 
-    def _file(self, path: str, found: Found, fault: Fault, with_body: bool) -> None:
+    def _file(self, path: str, found: Found, fault: ServedFault, with_body: bool) -> None:
         size, tag = found.path.stat().st_size, self.upstream.entity_tag(found.path)
         span = self._span(size, tag, fault)
         if span is not None and span[0] > span[1]:
@@ -245,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
         if with_body:
             self._body(path, found.path, start, stop, fault)
 
-    def _body(self, path: str, file: Path, start: int, stop: int, fault: Fault) -> None:
+    def _body(self, path: str, file: Path, start: int, stop: int, fault: ServedFault) -> None:
         if fault.truncate_after is not None:
             stop = min(stop, start + fault.truncate_after)
         if fault.truncate_after is not None or fault.claimed_length is not None:

@@ -36,8 +36,8 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Source:
-    """One image set: where its archive is served, and how its pictures are named there and in the annotations."""
+class ImageSet:
+    """One image set: where its archive is served, and how its images are named there and in the annotations."""
 
     archive: str
     member_prefix: str
@@ -45,11 +45,11 @@ class Source:
     name: Callable[[int], str]
 
     def member(self, number: int) -> str:
-        """Return the name of picture ``number`` inside the archive."""
+        """Return the name of image ``number`` inside the archive."""
         return f"{self.member_prefix}{self.name(number)}.jpg"
 
     def image(self, number: int) -> str:
-        """Return the name of picture ``number`` in the annotations."""
+        """Return the name of image ``number`` in the annotations."""
         return f"{self.image_prefix}{self.name(number)}.jpg"
 
 
@@ -59,44 +59,44 @@ SAFE_LLAVA = "huggingface.co/datasets/kyh9191/Safe-LLaVA/resolve/main"
 OCR_VQA = "huggingface.co/datasets/weizhiwang/llava_v15_instruction_images/resolve/main"
 VISUAL_GENOME = "cs.stanford.edu/people/rak248/VG_100K_2"
 
-CAPTIONS = Source(f"{LLAVA_PRETRAIN}/images.zip", "", "", lambda number: f"{number * 7 // 1000:05d}/{number * 7:09d}")
-COCO = Source(
+CAPTIONS = ImageSet(f"{LLAVA_PRETRAIN}/images.zip", "", "", lambda number: f"{number * 7 // 1000:05d}/{number * 7:09d}")
+COCO = ImageSet(
     "images.cocodataset.org/zips/train2017.zip",
     "train2017/",
     "coco/train2017/",
     lambda number: f"{9 + 16 * number:012d}",
 )
-GQA = Source(
+GQA = ImageSet(
     "downloads.cs.stanford.edu/nlp/data/gqa/images.zip",
     "images/",
     "gqa/images/",
     lambda number: str(2_300_000 + 37 * number),
 )
-OCR = Source(
+OCR = ImageSet(
     f"{OCR_VQA}/ocr_vqa_images_llava_v15.zip",
     "ocr_vqa/images/",
     "ocr_vqa/images/",
     lambda number: f"{100_000_009 + 4441 * number:010d}",
 )
-TEXT = Source(
+TEXT = ImageSet(
     "dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip",
     "train_images/",
     "textvqa/train_images/",
     lambda number: f"{0x00A1_0000_0000_0000 + 0x3B_9ACA_07F1 * number:016x}",
 )
-VG_1 = Source(f"{VISUAL_GENOME}/images.zip", "VG_100K/", "vg/VG_100K/", lambda number: str(2_000 + 3 * number))
-VG_2 = Source(f"{VISUAL_GENOME}/images2.zip", "VG_100K_2/", "vg/VG_100K_2/", lambda number: str(1_000 + 3 * number))
+VG_1 = ImageSet(f"{VISUAL_GENOME}/images.zip", "VG_100K/", "vg/VG_100K/", lambda number: str(2_000 + 3 * number))
+VG_2 = ImageSet(f"{VISUAL_GENOME}/images2.zip", "VG_100K_2/", "vg/VG_100K_2/", lambda number: str(1_000 + 3 * number))
 PEOPLE_FROM = (COCO, COCO, VG_1, GQA, COCO, VG_2)
 THINGS_FROM = (GQA, COCO, VG_2, GQA, VG_1)
 SHEETS_FROM = (OCR, TEXT)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One row to be: its id, its picture, and what is said about it."""
+class DrawnSample:
+    """One row to be: its id, its image, and what is said about it."""
 
     name: str
-    source: Source | None
+    source: ImageSet | None
     number: int
     scene: Scene | None
     conversation: Conversation | None
@@ -110,17 +110,17 @@ class Sample:
         return texts.row(self.name, self.source.image(self.number), turns, rng)
 
 
-def captions(sizes: Sizes, seed: int) -> list[Sample]:
+def captions(sizes: Sizes, seed: int) -> list[DrawnSample]:
     """Return the pretraining set: two thirds people, one third things."""
     samples = []
     for number in range(1, sizes.captions + 1):
         key = f"train/{seed}/caption/{number}"
         scene = things(key, 1, 2) if number % 3 == 0 else somebody(key)
-        samples.append(Sample(f"{number * 7:09d}", CAPTIONS, number, scene, texts.captioned))
+        samples.append(DrawnSample(f"{number * 7:09d}", CAPTIONS, number, scene, texts.captioned))
     return samples
 
 
-def _kinds(sizes: Sizes) -> Iterator[tuple[int, Callable[[str], Scene], Sequence[Source], Conversation]]:
+def _kinds(sizes: Sizes) -> Iterator[tuple[int, Callable[[str], Scene], Sequence[ImageSet], Conversation]]:
     yield sizes.people_asked, somebody, PEOPLE_FROM, texts.questions_about_person
     yield sizes.people_described, somebody, PEOPLE_FROM, texts.description_of_person
     yield sizes.things_asked, things, THINGS_FROM, texts.questions_about_things
@@ -128,8 +128,8 @@ def _kinds(sizes: Sizes) -> Iterator[tuple[int, Callable[[str], Scene], Sequence
     yield sizes.sheets, sheet, SHEETS_FROM, texts.questions_about_things
 
 
-def mix(sizes: Sizes, seed: int) -> list[Sample]:
-    """Return the finetuning mix in shuffled order: people, things, sheets, and conversations without a picture."""
+def mix(sizes: Sizes, seed: int) -> list[DrawnSample]:
+    """Return the finetuning mix in shuffled order: people, things, sheets, and conversations without an image."""
     used: dict[str, int] = {}
     samples = []
     for kind, (count, make, sources, conversation) in enumerate(_kinds(sizes)):
@@ -137,13 +137,13 @@ def mix(sizes: Sizes, seed: int) -> list[Sample]:
             source = sources[index % len(sources)]
             number = used[source.archive] = used.get(source.archive, 0) + 1
             scene = make(f"train/{seed}/mix/{kind}/{index}")
-            samples.append(Sample(source.name(number), source, number, scene, conversation))
-    samples += [Sample(f"chat{index:05d}_0", None, index, None, None) for index in range(sizes.text_only)]
+            samples.append(DrawnSample(source.name(number), source, number, scene, conversation))
+    samples += [DrawnSample(f"chat{index:05d}_0", None, index, None, None) for index in range(sizes.text_only)]
     random.Random(f"{seed}/order").shuffle(samples)
     return samples
 
 
-def corpus(sizes: Sizes, seed: int) -> Iterator[str]:
+def tokenizer_corpus(sizes: Sizes, seed: int) -> Iterator[str]:
     """Yield every text that the tokenizer will meet in training, cut where training cuts it: at images and answers."""
     styles: tuple[Style, ...] = ("original", "safe")
     for style in styles:

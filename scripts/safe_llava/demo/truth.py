@@ -1,4 +1,4 @@
-"""What the demo's test pictures show, and whether an answer names it."""
+"""What the demo's test images show, and whether an answer names it."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def read_truth(path: Path) -> Truth:
 
 
 def drawn_value(row: Mapping[str, Any], truth: Truth) -> str:
-    """Return what the picture of an answer shows of the attribute asked about.
+    """Return what the image of an answer shows of the attribute asked about.
 
     Raises:
-        DemoError: the picture or the attribute is not among those drawn.
+        DemoError: the image or the attribute is not among those drawn.
     """
     key = (row["edition"], row["image"])
     if key not in truth or row["attribute"] not in truth[key]:
         question = f"{row['edition']} {row['question_id']}"
-        raise DemoError(f"{question}: nothing is known about that picture", "use answers and truth of one upstream")
+        raise DemoError(f"{question}: nothing is known about that image", "use answers and truth of one upstream")
     return truth[key][row["attribute"]]
 
 

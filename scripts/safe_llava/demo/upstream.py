@@ -4,7 +4,7 @@
 
 The folder holds ``<host>/<path of the URL>`` for every file, with the names and shapes of the real ones,
 so it can be used as a mirror folder or served by `safe_llava.demo.server`. Beside them lie ``pins.yaml``
-(size and sha256 of every file, by URL), ``truth.jsonl`` (what the test pictures show) and ``upstream.json``.
+(size and sha256 of every file, by URL), ``truth.jsonl`` (what the test images show) and ``upstream.json``.
 The same seed gives the same bytes. A whole folder is left alone; a new one is written beside and renamed.
 """
 
@@ -33,7 +33,7 @@ from safe_llava.core.progress import track
 from safe_llava.demo import annotations as texts
 from safe_llava.demo import evaluation, training, weights
 from safe_llava.demo.drawing import draw, encode
-from safe_llava.demo.training import LLAVA_INSTRUCT, LLAVA_PRETRAIN, OCR, SAFE_LLAVA, Sample, Sizes
+from safe_llava.demo.training import LLAVA_INSTRUCT, LLAVA_PRETRAIN, OCR, SAFE_LLAVA, DrawnSample, Sizes
 from safe_llava.formats.prism import Task
 
 log = logging.getLogger(__name__)
@@ -77,8 +77,8 @@ def _jsonl(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
-def _picture(sample: Sample) -> bytes:
-    """Draw a training picture; some book covers are not what their suffix says, as in the real set."""
+def _picture(sample: DrawnSample) -> bytes:
+    """Draw a training image; some book covers are not what their suffix says, as in the real set."""
     assert sample.scene is not None
     picture = draw(sample.scene)
     if sample.source is OCR:
@@ -93,7 +93,7 @@ def training_files(sizes: Sizes, seed: int) -> Iterator[Served]:
     """Yield the image archives and both sets of annotations."""
     captions, mix = training.captions(sizes, seed), training.mix(sizes, seed)
     archives: dict[str, list[Served]] = {}
-    for sample in track([*captions, *mix], "training pictures", unit="pictures"):
+    for sample in track([*captions, *mix], "training images", unit="images"):
         if sample.source is not None:
             content = _picture(sample)
             archives.setdefault(sample.source.archive, []).append((sample.source.member(sample.number), content))
@@ -115,7 +115,7 @@ def prism_files(sizes: Sizes, seed: int) -> Iterator[Served]:
         yield f"{SAFE_LLAVA}/{folder}_images.zip", zip_bytes(members)
 
 
-def git_id(content: bytes) -> str:
+def git_blob_id(content: bytes) -> str:
     """Return the name that git gives these bytes, as the hub lists it."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
@@ -130,7 +130,7 @@ def snapshot_files(repo: str, kind: str, files: Mapping[str, bytes]) -> Iterator
         yield f"huggingface.co/{prefix}{repo}/resolve/main/{name}", content
     listing = {"id": repo, "sha": digest.hexdigest(), "siblings": [{"rfilename": name} for name in sorted(files)]}
     tree = [
-        {"type": "file", "path": name, "size": len(content), "oid": git_id(content)}
+        {"type": "file", "path": name, "size": len(content), "oid": git_blob_id(content)}
         for name, content in sorted(files.items())
     ]
     yield f"huggingface.co/api/{kind}s/{repo}/revision/main", _json(listing)
@@ -174,7 +174,7 @@ def served_files(sizes: Sizes, seed: int) -> Iterator[Served]:
     check_disjoint(sizes, seed)
     yield from training_files(sizes, seed)
     yield from prism_files(sizes, seed)
-    yield from hub_files(sizes, seed, [*training.corpus(sizes, seed), *texts.corpus()])
+    yield from hub_files(sizes, seed, [*training.tokenizer_corpus(sizes, seed), *texts.corpus()])
 
 
 def recipe(sizes: Sizes, seed: int) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def is_whole(folder: Path, wanted: Mapping[str, Any]) -> bool:
     return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
 
 
-def build(folder: Path, sizes: Sizes, seed: int) -> None:
+def build_upstream(folder: Path, sizes: Sizes, seed: int) -> None:
     """Write an upstream into an empty folder."""
     pins = {}
     for url, content in served_files(sizes, seed):
@@ -228,7 +228,7 @@ def make(out: Path, sizes: Sizes, seed: int) -> bool:
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     try:
-        build(beside, sizes, seed)
+        build_upstream(beside, sizes, seed)
         beside.chmod(0o755)
         if out.exists():
             shutil.rmtree(out)

@@ -138,7 +138,7 @@ def language_model(seed: int, vocabulary: int) -> dict[str, np.ndarray]:
     """Return a random Llama's tensors by their Hugging Face names.
 
     Words start well apart, and what the layers add to them starts small: with one small scale throughout, the mixture
-    of all positions drowns the words, and it takes twice as long to learn to compare a question with a picture.
+    of all positions drowns the words, and it takes twice as long to learn to compare a question with an image.
     """
     rng = np.random.default_rng([seed, 1])
     hidden, inner = LANGUAGE_MODEL["hidden_size"], LANGUAGE_MODEL["intermediate_size"]

@@ -1,1 +1,1 @@
-"""Pictures wherever they lie: in folders or archives, whatever their names say, decoded or named as broken."""
+"""Images wherever they lie: in folders or archives, whatever their names say, decoded or named as broken."""

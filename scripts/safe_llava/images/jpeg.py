@@ -1,4 +1,4 @@
-"""Pictures that are not what their names say: another format under a JPEG's name."""
+"""Images that are not what their names say: another format under a JPEG's name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
-from safe_llava.images.pixels import UndecodableError, converted, decoding
+from safe_llava.images.pixels import UndecodableError, decoding, in_mode
 
 SUFFIXES = frozenset({".jpg", ".jpeg"})
 MAGIC = b"\xff\xd8\xff"
@@ -30,7 +30,7 @@ def as_jpeg(content: bytes) -> bytes | None:
     try:
         with decoding(), Image.open(io.BytesIO(content)) as image:
             image.seek(0)
-            pixels = converted(image, "RGBA")
+            pixels = in_mode(image, "RGBA")
     except UndecodableError:
         return None
     page = Image.new("RGB", pixels.size, (255, 255, 255))

@@ -1,4 +1,4 @@
-"""From an opened picture to 8-bit pixels, for every room alike: which shapes and depths are taken, which are named."""
+"""From an opened image to 8-bit pixels, for every room alike: which shapes and depths are taken, which are named."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from PIL import Image
 
 from safe_llava.core.errors import SafeLlavaError
 
-# The square that training pads a picture to has at most as many pixels as Pillow takes from a file.
+# The square that training pads an image to has at most as many pixels as Pillow takes from a file.
 LONGEST_SIDE = 13_377
-# The bound of Qwen's image processor; in the pretrain stage a picture is resized to 336 x (336 x its ratio) pixels.
+# The bound of Qwen's image processor; in the pretrain stage an image is resized to 336 x (336 x its ratio) pixels.
 MOST_ELONGATED = 200
 # Formats in which Pillow's 32-bit grey holds 16-bit values.
 GREY_16_FORMATS = frozenset({"PNG", "PPM", "JPEG2000"})
 
 
 class UndecodableError(Exception):
-    """A picture that cannot be used; the text says why, without the file's name."""
+    """An image that cannot be used; the text says why, without the file's name."""
 
 
 @contextmanager
@@ -37,8 +37,8 @@ def decoding() -> Iterator[None]:
         raise UndecodableError(f"{type(error).__name__}: {error}") from error
 
 
-def converted(image: Image.Image, mode: str = "RGB") -> Image.Image:
-    """Return the first frame of a picture in ``mode`` (RGB or RGBA), with 16-bit grey values scaled to 8 bits.
+def in_mode(image: Image.Image, mode: str = "RGB") -> Image.Image:
+    """Return the first frame of an image in ``mode`` (RGB or RGBA), with 16-bit grey values scaled to 8 bits.
 
     Raises:
         UndecodableError: its shape is extreme, or its values have no known scale. Use it within ``decoding``.

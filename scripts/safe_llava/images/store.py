@@ -266,8 +266,8 @@ class _Content(io.BytesIO):
         return repr(str(self._path))
 
 
-def open_image(path: Path) -> Image.Image:
-    """Open a picture, to be used in a ``with``; its pixels are decoded when they are asked for.
+def open_stored_image(path: Path) -> Image.Image:
+    """Open an image, to be used in a ``with``; its pixels are decoded when they are asked for.
 
     Raises:
         OSError: as ``PIL.Image.open`` and ``read_bytes``.

@@ -97,9 +97,9 @@ def measure_edition(engine: BenchEngine, asked: Edition) -> dict[str, Any]:
 
 
 def measure_loop(engine: BenchEngine, asked: Edition, pictures: int) -> list[dict[str, Any]]:
-    """Ask as the released script does: open the picture, process, ``generate``, decode, one question after the other.
+    """Ask as the released script does: open the image, process, ``generate``, decode, one question after the other.
 
-    The sample has as many questions of each task as ``pictures`` pictures have, with lengths at even distances in the
+    The sample has as many questions of each task as ``pictures`` images have, with lengths at even distances in the
     published distribution.
 
     Returns:

@@ -1,6 +1,6 @@
 """A model with random weights and an edition of PRISM's shape, to measure speed with; their words mean nothing.
 
-2,200 pictures are asked 13 questions each, as in the second edition. How long an answer is, is drawn from the lengths
+2,200 images are asked 13 questions each, as in the second edition. How long an answer is, is drawn from the lengths
 of the answers released for LLaVA-1.5 7B (``prism_lengths.json``).
 """
 
@@ -24,10 +24,10 @@ from safe_llava.speed.synthetic import WORDS
 from safe_llava.speed.training import TOWER, llava_config, word_tokenizer
 
 LENGTHS = Path(__file__).with_name("prism_lengths.json")
-# Questions about a picture, and words of one: with "\nAnswer" they come to the tokens of the published questions.
+# Questions about an image, and words of one: with "\nAnswer" they come to the tokens of the published questions.
 QUESTIONS = {"refusal_soft": (5, 11), "refusal_hard": (5, 19), "implicit_leakage": (3, 12)}
 BUDGET = 200  # new tokens, as published for LLaVA
-VOCABULARY = 32_064  # as in LLaVA's checkpoints: Llama's 32,000, the picture's token, and padding
+VOCABULARY = 32_064  # as in LLaVA's checkpoints: Llama's 32,000, the image's token, and padding
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def published_lengths(task: str, count: int, seed: int = 0) -> list[int]:
 
 
 def edition(pictures: list[Path], seed: int = 0) -> Edition:
-    """Return the questions about pictures: their words differ from task to task, and not from picture to picture."""
+    """Return the questions about images: their words differ from task to task, and not from image to image."""
     generator = random.Random(seed)
     requests, lengths, tasks = [], {}, {}
     for task, (count, words) in QUESTIONS.items():
@@ -83,7 +83,7 @@ def edition(pictures: list[Path], seed: int = 0) -> Edition:
 
 
 def write_pictures(folder: Path, count: int, threads: int = 8) -> list[Path]:
-    """Write pictures of 640 × 480, JPEG of quality 90; those that are there are kept."""
+    """Write images of 640 × 480, JPEG of quality 90; those that are there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(number: int) -> Path:

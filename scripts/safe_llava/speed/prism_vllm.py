@@ -30,7 +30,7 @@ from safe_llava.speed import prism_set as bench_set
 from safe_llava.speed.prism_set import Edition
 
 PICTURES = 2200
-WARM_UP = 8  # pictures that are asked before the clock starts
+WARM_UP = 8  # images that are asked before the clock starts
 
 
 class VllmBench(VllmEngine):
@@ -59,7 +59,7 @@ class VllmBench(VllmEngine):
         self.ends = frozenset()
 
     def forget(self) -> None:
-        """Drop what is known of the pictures asked so far."""
+        """Drop what is known of the images asked so far."""
         self._llm.llm_engine.reset_mm_cache()
         self._llm.llm_engine.reset_encoder_cache()
         self._llm.llm_engine.reset_prefix_cache()

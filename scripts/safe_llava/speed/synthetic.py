@@ -52,7 +52,7 @@ PLACEHOLDER = "<image>"
 
 
 def make_samples(stage: str, count: int, images: int, seed: int) -> list[dict[str, Any]]:
-    """Return ``count`` samples of a stage ("pretrain" or "finetune") that show one of ``images`` pictures."""
+    """Return ``count`` samples of a stage ("pretrain" or "finetune") that show one of ``images`` images."""
     generator = random.Random(seed)
     if stage == "pretrain":
         return [_caption(generator, number, images) for number in range(count)]
@@ -90,7 +90,7 @@ def _conversation(generator: random.Random, name: str, source: Source, images: i
 
 
 def write_set(folder: Path, stage: str, count: int, images: int, seed: int = 0) -> Path:
-    """Write annotations and pictures (640 × 480, JPEG of quality 90); return the annotations' path."""
+    """Write annotations and images (640 × 480, JPEG of quality 90); return the annotations' path."""
     pictures = folder / "images"
     pictures.mkdir(parents=True, exist_ok=True)
     for number in range(images):

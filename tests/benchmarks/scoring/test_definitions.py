@@ -3,8 +3,8 @@
 Both read the same replies.
 
 POPE (Li et al., 2023): accuracy, precision, recall and F1 of "yes"; as its evaluate.py reads replies, a first sentence
-with the word "No", "not" or "no" is a no, and another a yes. MME (Fu et al., 2023): a picture has two
-questions; a subtask's score is the accuracy over questions plus the accuracy over pictures with both right, in percent;
+with the word "No", "not" or "no" is a no, and another a yes. MME (Fu et al., 2023): an image has two
+questions; a subtask's score is the accuracy over questions plus the accuracy over images with both right, in percent;
 as its calculation.py reads replies, one in small letters is "yes" or "no", or begins with either in four characters.
 ScienceQA (Lu et al., 2022): accuracy over questions of the chosen option, found as LLaVA's eval_science_qa.py finds it:
 a letter, a letter with a full stop and a space behind it, or the only "The answer is X.". GQA (Hudson and Manning,
@@ -25,7 +25,7 @@ import pytest
 from benchmarks.conftest import FakeEngine, shown_in
 from benchmarks.fixtures import Fixture
 from safe_llava.benchmarks.lmms.evaluate import EvaluationResult
-from safe_llava.benchmarks.lmms.results import normalise
+from safe_llava.benchmarks.lmms.results import normalise_results
 from safe_llava.benchmarks.scoring.official import RULES, is_right, pope_answer
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core.errors import BenchmarkError
@@ -136,7 +136,7 @@ READ_OTHERWISE = {
 }
 
 
-# GQA's pictures take lmms-eval several processes each time: once is enough.
+# GQA's images take lmms-eval several processes each time: once is enough.
 @pytest.mark.parametrize(
     ("name", "seed"), [*((name, 1) for name in REPLIES), *((name, 2) for name in REPLIES if name != "gqa")]
 )
@@ -199,15 +199,15 @@ def test_a_score_that_is_no_number_is_refused(rows: dict[str, BenchmarkTask]) ->
     def raw(value: Any) -> dict[str, Any]:
         return {"results": {"textvqa_val": {"exact_match,none": value}}, "samples": {"textvqa_val": samples}}
 
-    metrics, units = normalise(raw(0.5), task, lambda name, values: values[0])
+    metrics, units = normalise_results(raw(0.5), task, lambda name, values: values[0])
     assert metrics == {"exact_match": {"score": 50.0, "stderr": 50.0}}
     assert units["exact_match"].names == ("0", "1")
-    metrics, units = normalise(raw(0.7), task, lambda name, values: values[0])
+    metrics, units = normalise_results(raw(0.7), task, lambda name, values: values[0])
     assert metrics["exact_match"]["stderr"] is None, "0.7 is not the mean of the samples"
     assert units == {}
     with pytest.raises(BenchmarkError, match="exact_match is nan"):
-        normalise(raw(float("nan")), task, lambda name, values: values[0])
-    assert normalise(raw("N/A"), task, lambda name, values: values[0]) == ({}, {}), "no question counts for it"
+        normalise_results(raw(float("nan")), task, lambda name, values: values[0])
+    assert normalise_results(raw("N/A"), task, lambda name, values: values[0]) == ({}, {}), "no question counts for it"
 
 
 @pytest.mark.parametrize(("score", "known"), [(65.4, True), (65.36, True), (65.5, False), (69.2, False), (61.6, False)])
@@ -222,7 +222,7 @@ def test_units_that_do_not_give_a_score_again_are_not_those_of_it(
         "results": {task.lmms_task: {"gpt_eval_llava_all,none": score}},
         "samples": {task.lmms_task: samples},
     }
-    metrics, units = normalise(raw, task, lambda name, values: values[0])
+    metrics, units = normalise_results(raw, task, lambda name, values: values[0])
     assert metrics["gpt_eval_llava_all"]["score"] == score
     assert (metrics["gpt_eval_llava_all"]["stderr"] is not None) == ("gpt_eval_llava_all" in units) == known
 

@@ -7,7 +7,15 @@ import subprocess
 import pytest
 
 from safe_llava.cluster.checks import partitions
-from safe_llava.cluster.checks.partitions import Ask, Node, ask_sinfo, check_asks, minutes_of, node_gpus, parse_sinfo
+from safe_llava.cluster.checks.partitions import (
+    Ask,
+    ClusterNode,
+    ask_sinfo,
+    check_asks,
+    minutes_of,
+    node_gpus,
+    parse_sinfo,
+)
 
 SINFO = """\
 cpu*|1-00:00:00|64|257000|(null)|up|idle
@@ -53,7 +61,7 @@ def test_gpus_of_a_node_are_counted(text: str, count: int) -> None:
 
 def test_nodes_are_read() -> None:
     nodes = parse_sinfo("a line from the site\n" + SINFO)
-    assert nodes[0] == Node("cpu", True, 1440, 64, 257_000, 0, True)
+    assert nodes[0] == ClusterNode("cpu", True, 1440, 64, 257_000, 0, True)
     assert [node.up for node in nodes] == [True, True, True, False, True, False]
 
 

@@ -19,7 +19,7 @@ from safe_llava.data import fetch as fetch_step
 from safe_llava.data.download import files as step
 from safe_llava.data.download import segments
 from safe_llava.data.download.retries import RetryPolicy
-from safe_llava.demo.server import Fault
+from safe_llava.demo.server import ServedFault
 
 SEGMENT = 50_000
 FOUR = RetryPolicy(connect_timeout_s=2.0, read_timeout_s=5.0, retries=2, backoff_s=0.01, connections=4)
@@ -65,19 +65,19 @@ def test_an_empty_file_arrives(upstream: Upstream, tmp_path: Path) -> None:
 
 
 def test_a_server_without_ranges_gives_it_over_one(upstream: Upstream, tmp_path: Path) -> None:
-    upstream.server.always = Fault(no_ranges=True)
+    upstream.server.always = ServedFault(no_ranges=True)
     assert fetch(upstream.row(), tmp_path).read_bytes() == PAYLOAD
     assert (upstream.requests, upstream.bytes_sent) == (1, len(PAYLOAD))
 
 
 def test_broken_lines_are_gone_on_with_each_by_itself(upstream: Upstream, tmp_path: Path, pauses: Pauses) -> None:
-    upstream.server.faults = [Fault(truncate_after=20_000)] * 6
+    upstream.server.faults = [ServedFault(truncate_after=20_000)] * 6
     assert fetch(upstream.row(), tmp_path).read_bytes() == PAYLOAD
     assert upstream.bytes_sent == len(PAYLOAD)
 
 
 def test_what_one_connection_left_several_go_on_with(upstream: Upstream, tmp_path: Path, pauses: Pauses) -> None:
-    upstream.server.faults = [Fault(truncate_after=123_456), *[Fault(status=503)] * 3]
+    upstream.server.faults = [ServedFault(truncate_after=123_456), *[ServedFault(status=503)] * 3]
     with pytest.raises(DataError, match="HTTP 503"):
         fetch(upstream.row(), tmp_path, RetryPolicy(retries=2))
     assert here(part_of(tmp_path)) == 123_456
@@ -91,9 +91,9 @@ def test_what_several_left_one_connection_ends(
     # A chunk fails for good while the ones behind it come: they stay ahead.
     asked: list[str] = []
 
-    def respond(path: str) -> Fault | None:
+    def respond(path: str) -> ServedFault | None:
         asked.append(path)
-        return Fault(status=404) if len(asked) == 4 else None
+        return ServedFault(status=404) if len(asked) == 4 else None
 
     with monkeypatch.context() as patched:
         patched.setattr(upstream.server, "respond", respond)
@@ -106,7 +106,7 @@ def test_what_several_left_one_connection_ends(
 
 
 def test_a_file_that_changes_meanwhile_is_begun_anew(upstream: Upstream, tmp_path: Path, pauses: Pauses) -> None:
-    upstream.server.faults = [None, *[Fault(status=503)] * 40]
+    upstream.server.faults = [None, *[ServedFault(status=503)] * 40]
     with pytest.raises(DataError, match="HTTP 503"):
         fetch(upstream.row(), tmp_path)
     upstream.server.faults = []
@@ -119,9 +119,9 @@ def test_chunks_of_another_length_are_not_mixed_in(
 ) -> None:
     asked: list[str] = []
 
-    def respond(path: str) -> Fault | None:
+    def respond(path: str) -> ServedFault | None:
         asked.append(path)
-        return Fault(status=404) if len(asked) == 6 else None
+        return ServedFault(status=404) if len(asked) == 6 else None
 
     monkeypatch.setattr(upstream.server, "respond", respond)
     with pytest.raises(DataError, match="HTTP 404"):

@@ -170,12 +170,12 @@ def stands_for_openai(endpoint: Endpoint, model: str, hide: str | None) -> Itera
         "MODEL_VERSION": model,
         **around,
     }
-    with environment(new):
+    with changed_environment(new):
         yield
 
 
 @contextlib.contextmanager
-def environment(new: Mapping[str, str | None]) -> Iterator[None]:
+def changed_environment(new: Mapping[str, str | None]) -> Iterator[None]:
     """Set variables of the environment, None unsets one; what stood there before stands there again afterwards."""
     before = {name: os.environ.get(name) for name in new}
     _set(new)

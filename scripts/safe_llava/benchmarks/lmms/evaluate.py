@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import ImageFile
 
-from safe_llava.benchmarks.lmms.results import check_metrics, normalise, unit_name
+from safe_llava.benchmarks.lmms.results import check_metrics, normalise_results, unit_name
 from safe_llava.benchmarks.scoring.submission import keep_submission
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core.errors import BenchmarkError, SafeLlavaError
@@ -123,7 +123,7 @@ def evaluate(task: BenchmarkTask, asked: EvaluationRequest) -> EvaluationResult:
             if task.submission and asked.keep is not None:
                 found.submitted = keep_submission(folder / "out", task, asked.keep, len(_samples(found, task)))
             elif not found.judge_failures:
-                found.metrics, units = normalise(found.raw, task, aggregation(loaded, cli_args))
+                found.metrics, units = normalise_results(found.raw, task, aggregation(loaded, cli_args))
                 left_out = tuple(dict.fromkeys(found.left_out.values()))
                 found.units = {name: replace(one, left_out=left_out) for name, one in units.items()}
         return found
@@ -136,7 +136,7 @@ def _run(
 
     from safe_llava.benchmarks.lmms.plugin import Asking, SafeLlava
 
-    # lmms-eval tells Pillow to fill up half a picture with grey; here that question has failed.
+    # lmms-eval tells Pillow to fill up half an image with grey; here that question has failed.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     found = EvaluationResult({})
 
@@ -192,11 +192,11 @@ def _judged(task: BenchmarkTask, asked: EvaluationRequest) -> Iterator[Callable[
     Raises:
         BenchmarkError: it is judged, and there is no judge.
     """
-    from safe_llava.benchmarks.lmms.endpoint import Endpoint, environment, stands_for_openai
+    from safe_llava.benchmarks.lmms.endpoint import Endpoint, changed_environment, stands_for_openai
 
     judging, hidden = asked.judging, dict.fromkeys(filter(is_secret, os.environ))
     if asked.ask_only or not task.judged:
-        with environment({**hidden, **(NO_JUDGE if asked.ask_only else {})}):
+        with changed_environment({**hidden, **(NO_JUDGE if asked.ask_only else {})}):
             yield list
         return
     if judging is None:
@@ -205,7 +205,7 @@ def _judged(task: BenchmarkTask, asked: EvaluationRequest) -> Iterator[Callable[
         )
     model = str(judging.judge.model)
     with (
-        environment(hidden),
+        changed_environment(hidden),
         judging,
         Endpoint(judging, model) as endpoint,
         stands_for_openai(endpoint, model, judging.judge.key_env),

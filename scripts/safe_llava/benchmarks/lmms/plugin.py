@@ -24,8 +24,8 @@ from safe_llava.engine.store import ReplyStore, content_key
 
 logger = logging.getLogger(__name__)
 DEFAULT_NEW_TOKENS = 1024  # lmms-eval's own models take this where a task names no budget
-WINDOW = 2048  # questions whose pictures are in memory at once
-READERS = 4  # threads that decode the pictures of the next window
+WINDOW = 2048  # questions whose images are in memory at once
+READERS = 4  # threads that decode the images of the next window
 NAMED = 5  # failed questions that an error names
 
 
@@ -61,7 +61,7 @@ class Asking:
 
     Attributes:
         facts: of the model, the engine and the task; part of every key in the store.
-        pictures: which of a question's pictures are shown.
+        pictures: which of a question's images are shown.
         allow_failed: share of the questions that may lack an answer.
         leave_out: gets the reasons why documents have no answer, by number, before any is scored.
     """
@@ -130,7 +130,7 @@ class SafeLlava(lmms):
         ]
 
     def _windows(self, requests: Sequence[Instance]) -> Iterator[list[Request | Reply]]:
-        """Yield the engine's requests window by window; the pictures of the next one are read meanwhile."""
+        """Yield the engine's requests window by window; the images of the next one are read meanwhile."""
         starts = range(0, len(requests), WINDOW)
         with ThreadPoolExecutor(READERS, "pictures") as pool, ThreadPoolExecutor(1) as ahead:
 
@@ -159,7 +159,7 @@ class SafeLlava(lmms):
         return [one if isinstance(one, Reply) else known.get(one.key, failed(one.key, lost)) for one in window]
 
     def _request(self, place: int, instance: Instance) -> Request | Reply:
-        """Return the engine's request, or the failed reply of a document whose pictures cannot be had."""
+        """Return the engine's request, or the failed reply of a document whose images cannot be had."""
         context, settings, doc_to_visual, doc_id, task, split = instance.args
         images = []
         if self._asking.pictures != "none":
@@ -168,7 +168,7 @@ class SafeLlava(lmms):
             except Exception as error:  # whatever a task's own code meets in a broken document
                 return failed(f"{place}", f"unreadable document: {type(error).__name__}: {error}")
             if not images or any(image is None for image in images):
-                return failed(f"{place}", "the document has no picture")
+                return failed(f"{place}", "the document has no image")
         if self._asking.pictures == "middle":
             images = [images[len(images) // 2]]
         budget = int(settings.get("max_new_tokens") or DEFAULT_NEW_TOKENS)
@@ -206,15 +206,15 @@ def benchmark_row(row: EvaluatedModel) -> EvaluatedModel:
 
 
 def picture_digest(image: PIL.Image.Image) -> str:
-    """Return a digest of what the engine is shown of a picture: its size, and its pixels in RGB."""
+    """Return a digest of what the engine is shown of an image: its size, and its pixels in RGB."""
     digest = hashlib.sha256(f"{image.size}".encode())
-    # Without the palette, the pixels of a picture that has one say nothing of its colours.
+    # Without the palette, the pixels of an image that has one say nothing of its colours.
     digest.update((image if image.mode == "RGB" else image.convert("RGB")).tobytes())
     return digest.hexdigest()
 
 
 def shared_pictures(window: Iterable[Request | Reply]) -> list[Request | Reply]:
-    """Return requests in which equal pictures are one object: the engine reads such a picture once for all questions.
+    """Return requests in which equal images are one object: the engine reads such an image once for all questions.
 
     Two requests with equal keys are one question asked twice, and stay so.
     """

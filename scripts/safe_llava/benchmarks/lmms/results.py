@@ -26,7 +26,7 @@ Samples = Sequence[Mapping[str, Any]]
 Aggregate = Callable[[str, list[Any]], Any]  # metric and what process_results gave of some samples, to a score
 
 
-def normalise(
+def normalise_results(
     raw: Mapping[str, Any], task: BenchmarkTask, aggregate: Aggregate
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, Units]]:
     """Return every score that lmms-eval computed, and our own, on the published scale, and their units.

@@ -37,7 +37,7 @@ class Scored:
     run: str = ""
 
 
-def score(row: ReleasedAnswers, root: Path) -> list[Scored]:
+def score_released(row: ReleasedAnswers, root: Path) -> list[Scored]:
     """Score a file of released answers.
 
     Args:
@@ -122,7 +122,7 @@ def _construction(questions: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _scienceqa(row: ReleasedAnswers, root: Path) -> list[Scored]:
-    """Score ScienceQA: the questions with a picture, which the published score is of, and all."""
+    """Score ScienceQA: the questions with an image, which the published score is of, and all."""
     replies: dict[str, str] = read_json(root / row.answers, REMEDY)["outputs"]
     rows, with_image, failed = [], [], 0
     for question in read_json(_questions(row, root), REMEDY):

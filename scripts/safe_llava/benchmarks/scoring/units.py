@@ -1,6 +1,6 @@
 """Scores as sums over independent units: their standard errors, and the differences of two models.
 
-A unit is what was drawn independently: a question, or the two questions of a picture of MME. Each holds a few numbers
+A unit is what was drawn independently: a question, or the two questions of an image of MME. Each holds a few numbers
 (its parts), and a score is a function of their sums, for each stratum or over all of them.
 """
 

@@ -43,7 +43,7 @@ def red(findings: Sequence[CheckResult]) -> int:
     return sum(finding.state == "red" for finding in findings)
 
 
-def summary(findings: Sequence[CheckResult]) -> str:
+def summary_line(findings: Sequence[CheckResult]) -> str:
     """Return the page in a sentence."""
     counts = [f"{sum(one.state == state for one in findings)} {TITLES[state]}" for state in TITLES]
     start = "Not everything is there" if red(findings) else "Nothing stands in the way"
@@ -58,7 +58,7 @@ def as_text(findings: Sequence[CheckResult]) -> str:
         lines.append(f"{TITLES[one.state]:<5} {one.where:<{width}}  {one.what}: {one.said}")
         if one.remedy:
             lines.append(textwrap.indent(f"remedy: {one.remedy}", " " * (width + 8)))
-    return "\n".join([*lines, summary(findings)]) + "\n"
+    return "\n".join([*lines, summary_line(findings)]) + "\n"
 
 
 def as_page(findings: Sequence[CheckResult], when: str) -> str:
@@ -68,7 +68,7 @@ def as_page(findings: Sequence[CheckResult], when: str) -> str:
         when: when they were found, in words.
     """
     title = f"Preflight of {when}"
-    parts = [f"<h1>{escape(title)}</h1>", f"<p><strong>{escape(summary(findings))}</strong></p>"]
+    parts = [f"<h1>{escape(title)}</h1>", f"<p><strong>{escape(summary_line(findings))}</strong></p>"]
     for where in dict.fromkeys(finding.where for finding in findings):
         rows = "\n".join(map(_row, (finding for finding in findings if finding.where == where)))
         parts.append(f"<h2>{escape(where)}</h2>\n<table>{rows}</table>")

@@ -83,12 +83,12 @@ def labelled(where: str, what: str, wanted: str, labels: Mapping[str, str], said
         wanted: the image's path, which carries the tag unless the image is the user's own.
         said: what is known of it beside its labels.
     """
-    found, promised = labels.get("safe-llava.tag"), tag_in(wanted)
-    if found is None and promised is None:
+    found, expected = labels.get("safe-llava.tag"), tag_in(wanted)
+    if found is None and expected is None:
         remedy = "leave images.train, .eval and .paper out, and run snakemake images; or see to its packages yourself"
         return CheckResult(where, what, "open", f"{said}: no labels of this project", remedy)
-    if promised is not None and found != promised:
-        return CheckResult(where, what, "red", f"{said}: tag {found}, and it should be {promised}", made_again(wanted))
+    if expected is not None and found != expected:
+        return CheckResult(where, what, "red", f"{said}: tag {found}, and it should be {expected}", made_again(wanted))
     commit = labels.get("org.opencontainers.image.revision", "unknown")
     return CheckResult(where, what, "ok", f"{said}: tag {found}, commit {commit}")
 

@@ -43,7 +43,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Node:
+class ClusterNode:
     """A node as one of its partitions shows it; ``minutes`` is the partition's time limit, None: no limit."""
 
     partition: str
@@ -64,7 +64,7 @@ def ask_sinfo() -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def parse_sinfo(text: str) -> list[Node]:
+def parse_sinfo(text: str) -> list[ClusterNode]:
     """Read what ``SINFO`` prints: a line a node and partition."""
     nodes = []
     for line in text.splitlines():
@@ -74,7 +74,7 @@ def parse_sinfo(text: str) -> list[Node]:
         name, limit, cpus, memory, resources, available, state = cells
         up = available == "up" and not DOWN.search(state)
         numbers = (minutes_of(limit), _number(cpus), _number(memory), node_gpus(resources))
-        nodes.append(Node(name.rstrip("*"), name.endswith("*"), *numbers, up))
+        nodes.append(ClusterNode(name.rstrip("*"), name.endswith("*"), *numbers, up))
     return nodes
 
 
@@ -92,7 +92,7 @@ def node_gpus(resources: str) -> int:
     return sum(int(count) for count in re.findall(r"(?:^|,)gpu:(?:[^:,(]+:)*(\d+)(?=[(,]|$)", resources))
 
 
-def check_asks(asks: Iterable[Ask], nodes: Sequence[Node]) -> list[CheckResult]:
+def check_asks(asks: Iterable[Ask], nodes: Sequence[ClusterNode]) -> list[CheckResult]:
     """Return a line for each kind of job: can it start, and does its time limit suffice?
 
     Args:
@@ -104,7 +104,7 @@ def check_asks(asks: Iterable[Ask], nodes: Sequence[Node]) -> list[CheckResult]:
     return [_of(ask, nodes) for ask in asks]
 
 
-def _of(ask: Ask, nodes: Sequence[Node]) -> CheckResult:
+def _of(ask: Ask, nodes: Sequence[ClusterNode]) -> CheckResult:
     if ask.partition is None:
         places = {"the default partition": [node for node in nodes if node.default]}
     else:
@@ -117,7 +117,7 @@ def _of(ask: Ask, nodes: Sequence[Node]) -> CheckResult:
     return min(found, key=lambda one: BEST_FIRST.index(one.state))
 
 
-def _never(ask: Ask, nodes: Sequence[Node], name: str) -> CheckResult | None:
+def _never(ask: Ask, nodes: Sequence[ClusterNode], name: str) -> CheckResult | None:
     """Return what keeps a job from ever starting."""
     limit = nodes[0].minutes
     if limit is not None and ask.minutes is not None and ask.minutes > limit:
@@ -143,7 +143,7 @@ def _never(ask: Ask, nodes: Sequence[Node], name: str) -> CheckResult | None:
     return None
 
 
-def _fits(ask: Ask, node: Node) -> bool:
+def _fits(ask: Ask, node: ClusterNode) -> bool:
     return node.gpus >= ask.gpus and node.cpus >= ask.cpus and node.memory_mb >= ask.memory_mb
 
 

@@ -122,7 +122,7 @@ def benchmark_hours(config: Config, measured: Measured, name: str, benchmark: st
         return Amount(None, "unknown", "the number of its questions is not noted")
     limit = config.benchmarks.limit
     part = 1.0 if limit is None else min(1.0, limit / asked.questions)
-    said = "questions, pictures and rough numbers of tokens at measured speeds"
+    said = "questions, images and rough numbers of tokens at measured speeds"
     how = "; ".join(filter(None, (said, times.how)))
     return Amount(part * asked.seconds(measured.phases) * times.value / HOUR, "estimated", how)
 

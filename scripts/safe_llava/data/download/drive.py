@@ -37,7 +37,7 @@ def is_drive(url: str) -> bool:
     return urlsplit(url).hostname == HOST
 
 
-def download(url: str, part: Path, policy: RetryPolicy) -> None:
+def download_from_drive(url: str, part: Path, policy: RetryPolicy) -> None:
     """Fetch a file into ``part``; a run that was killed goes on where it stopped.
 
     Raises:

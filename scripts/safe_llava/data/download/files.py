@@ -75,7 +75,7 @@ def _download(url: str, row: ResolvedFile, part: Path, policy: RetryPolicy) -> N
         return
     if transfer.state_path(part).exists():  # of another source; gdown keeps its own beside
         transfer.discard(part)
-    retried(lambda: drive.download(url, part, policy), policy, url)
+    retried(lambda: drive.download_from_drive(url, part, policy), policy, url)
 
 
 def _look_inside(part: Path, row: ResolvedFile) -> None:

@@ -58,7 +58,7 @@ def discard_ahead(part: Path) -> None:
     shutil.rmtree(ahead_folder(part), ignore_errors=True)
 
 
-def gather(part: Path, total: int, fetch: Fetch, connections: int, size: int | None = None) -> None:
+def fetch_segments(part: Path, total: int, fetch: Fetch, connections: int, size: int | None = None) -> None:
     """Complete a part file over several connections.
 
     Args:

@@ -115,7 +115,7 @@ class _Transfer:
     identity: str
 
     def attempt(self) -> None:
-        """Go on with the part file, over one connection or several."""
+        """Resume the part file, over one connection or several."""
         state = _read_state(self.part)
         have = size_of(self.part)
         if not state or state.source != self.identity or not (state.validator or self.verified_later):
@@ -178,7 +178,7 @@ class _Transfer:
             return start, last, total
         if response.status_code == 416:
             discard(self.part)
-            raise SourceError("the server refused to go on with the file", again=True)
+            raise SourceError("the server refused to resume the file", again=True)
         check_body(response)
         length = response.headers.get("content-length")
         total = int(length) if length and length.isdigit() else None
@@ -214,7 +214,7 @@ class _Transfer:
             with metered(total, f"fetch {self.part.name.removesuffix('.part')}") as count:
                 count(have)
                 together = _Together(self, state, total, count, threading.Lock())
-                segments.gather(self.part, total, together.fetch, self.policy.connections)
+                segments.fetch_segments(self.part, total, together.fetch, self.policy.connections)
         except ChangedError as error:
             discard(self.part)
             raise SourceError(error.reason, again=True) from error

@@ -76,14 +76,14 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[object]], html: bool
 
 def _shown(one: Differs) -> tuple[object, ...]:
     place = f"{one.turn}, {one.speaker}: {one.what}" if one.turn else one.what
-    return escape(one.id), escape(place), *marked(_cut(one.original), _cut(one.safe))
+    return escape(one.id), escape(place), *mark_changes(_cut(one.original), _cut(one.safe))
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + " …"
 
 
-def marked(original: str, safe: str) -> tuple[str, str]:
+def mark_changes(original: str, safe: str) -> tuple[str, str]:
     """Return both texts as HTML, the words that only one of them has marked."""
     before, after = _WORDS.findall(original), _WORDS.findall(safe)
     left, right = [], []
