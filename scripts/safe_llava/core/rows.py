@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -44,8 +44,8 @@ def check_row(
         SafeLlavaError: of type ``error``, naming the first key that is wrong.
     """
     try:
-        validate = _adapter(kind).validate_json if is_json else _adapter(kind).validate_python
-        checked: Checked = validate(value)
+        adapter = _adapter(cast(Any, kind))
+        checked: Checked = adapter.validate_json(value) if is_json else adapter.validate_python(value)
     except ValidationError as fault:
         first = fault.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "row"
