@@ -20,7 +20,7 @@ pytestmark = pytest.mark.cluster
 IMPORTS = {
     "train": "torch, deepspeed, transformers, peft, tensorboard",
     "eval": "torch, transformers, lmms_eval, datasets",
-    "paper": "httpx, huggingface_hub, matplotlib, pyarrow, openai",
+    "paper": "httpx2, huggingface_hub, matplotlib, pyarrow, openai",
 }
 
 

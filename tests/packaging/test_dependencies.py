@@ -10,6 +10,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -28,10 +29,10 @@ def declared(root: Path) -> list[Requirement]:
     return [Requirement(line) for line in lines if not line.startswith("safe-llava")]
 
 
-def imported(root: Path) -> dict[str, str]:
+def imported(root: Path, folder: str = "scripts") -> dict[str, str]:
     """Each top-level module that is imported, with one file that does."""
     found = {}
-    for path in (root / "scripts").rglob("*.py"):
+    for path in (root / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -68,6 +69,34 @@ def test_the_pinned_versions_satisfy_what_is_declared(root: Path) -> None:
 
 def _lock(root: Path) -> str:
     return (root / "envs/local.lock").read_text()
+
+
+# Used without being imported: by libraries when they are there, or as commands.
+NOT_IMPORTED = {
+    "accelerate": "transformers places weights on a GPU with it",
+    "tensorboard": "torch writes curves with it",
+    "snakemake": "runs the rules",
+    "cuda-python": "holds a package of vLLM at a version with one copy of its files",
+    "cuda-toolkit": "flash-attn is compiled with it",
+    "einops": "flash-attn needs it, and is installed without what it needs",
+    "wheel": "flash-attn is built with it",
+    "vllm": "imported in the eval image alone",
+    "pytest-xdist": "make test",
+    "ruff": "make lint",
+    "mypy": "make lint",
+    "snakefmt": "make lint",
+    "types-pyyaml": "make lint",
+}
+
+
+@pytest.mark.parametrize("name", ["local", "paper", "train", "eval"])
+def test_whatever_is_pinned_is_used(name: str, root: Path) -> None:
+    used = {module for folder in ("scripts", "tests") for module in imported(root, folder)}
+    of_module = packages_distributions()
+    packages = {canonicalize_name(one) for module in used for one in of_module.get(module, [module])}
+    lines = (root / f"envs/{name}.in").read_text().splitlines()
+    pinned = {canonicalize_name(Requirement(line).name) for line in lines if line and not line.startswith("#")}
+    assert pinned - packages - NOT_IMPORTED.keys() == set()
 
 
 def test_the_core_needs_two_packages(root: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from safe_llava import __version__
 from safe_llava.core.files import file_digest, read_json
 
-PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "lmms-eval", "vllm", "snakemake", "pandas")
+PACKAGES = ("torch", "transformers", "deepspeed", "accelerate", "lmms-eval", "vllm", "snakemake")
 # Apptainer names the container image in every process that runs in one, and puts its labels there.
 CONTAINER_VARIABLE = "APPTAINER_CONTAINER"
 LABELS_INSIDE = Path("/.singularity.d/labels.json")
