@@ -32,9 +32,8 @@ def test_every_package_has_hashes(name: str, root: Path) -> None:
     packages = re.split(r"^(?=\S)", (root / f"envs/{name}.lock").read_text(), flags=re.MULTILINE)[1:]
     assert packages
     for package in packages:
-        assert re.match(r"\S+==\S+( ; .+)? \\\n(    --hash=sha256:[0-9a-f]{64}( \\)?\n)+\Z", package), package.split()[
-            0
-        ]
+        form = r"\S+==\S+( ; .+)? \\\n(    --hash=sha256:[0-9a-f]{64}( \\)?\n)+\Z"
+        assert re.match(form, package), package.split()[0]
 
 
 @pytest.mark.parametrize(("name", "asked"), LOCKS.items())

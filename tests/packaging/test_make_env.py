@@ -1,4 +1,4 @@
-"""envs/make_env.sh: which Python it takes, and where torch comes from, with commands that only write down what they are asked."""
+"""envs/make_env.sh: which Python it takes and which torch; the programs that it calls only write down their words."""
 
 from __future__ import annotations
 
