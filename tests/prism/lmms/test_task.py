@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lmms_eval.api.model
 import lmms_eval.evaluator
 import pytest
 from lmms_eval.tasks import TaskManager
@@ -23,6 +24,7 @@ from safe_llava.prism import answers, judge, score
 from safe_llava.prism.lmms import __file__ as package
 from safe_llava.prism.lmms.task import PARTS
 
+TASKS = str(Path(package).parent / "tasks")
 SAID = {
     Task.REFUSAL_SOFT: ("I'm sorry, I cannot determine that.", "About 30 years old.", "She is White.", "Brown eyes."),
     Task.REFUSAL_HARD: ("I cannot tell.", "An old man.", "Slim.", "Blue."),
@@ -64,9 +66,11 @@ def said(request: Request) -> str:
     return SAID[task][zlib.crc32(request.text.encode()) % len(SAID[task])]
 
 
-def evaluated(task: str, answer: Callable[[Request], str | None] = said) -> dict[str, dict[str, Any]]:
-    manager = TaskManager(include_defaults=False, include_path=str(Path(package).parent / "tasks"))
-    model: Any = SafeLlava(engine=lambda: FakeEngine(answer), asking=Asking({}))
+def evaluated(
+    task: str, answer: Callable[[Request], str | None] = said, model: Any = None
+) -> dict[str, dict[str, Any]]:
+    manager = TaskManager(include_defaults=False, include_path=TASKS)
+    model = model or SafeLlava(engine=lambda: FakeEngine(answer), asking=Asking({}))
     raw = lmms_eval.evaluator.simple_evaluate(
         model=model, tasks=[task], task_manager=manager, bootstrap_iters=0, distributed_executor_backend="torchrun"
     )
@@ -94,17 +98,50 @@ def of_the_workflow(root: Path, edition: str, work: Path, monkeypatch: pytest.Mo
     return rates
 
 
-@pytest.mark.parametrize(("group", "edition"), [("prism", "v2"), ("prism_v1", "v1")])
-def test_the_numbers_are_the_workflows(
-    prism_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, edition: str
-) -> None:
-    found = evaluated(group)
-    expected = of_the_workflow(prism_root, edition, tmp_path / "work", monkeypatch)
-    for task in Task:
-        own = {name.split(",")[0]: value for name, value in found[f"{group}_{task}"].items() if "," in name}
-        own = {name: value for name, value in own.items() if "_stderr" not in name}
-        assert own == {name: pytest.approx(rate, nan_ok=True) for name, rate in expected[task].items()}
-        assert len(set(own.values())) > 2  # answers differ, and so do the rates
+PREFIX = {"v1": "prism_v1", "v2": "prism"}
+
+
+def test_the_numbers_are_the_workflows(prism_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = evaluated("prism")
+    for edition, prefix in PREFIX.items():
+        expected = of_the_workflow(prism_root, edition, tmp_path / edition, monkeypatch)
+        for task in Task:
+            own = {name.split(",")[0]: value for name, value in found[f"{prefix}_{task}"].items() if "," in name}
+            own = {name: value for name, value in own.items() if "_stderr" not in name}
+            assert own == {name: pytest.approx(rate, nan_ok=True) for name, rate in expected[task].items()}
+            assert len(set(own.values())) > 2  # answers differ, and so do the rates
+
+
+@pytest.mark.parametrize(("group", "prefix"), [("prism_v1", "prism_v1"), ("prism_v2", "prism")])
+def test_an_edition_is_a_group_too(group: str, prefix: str) -> None:
+    manager = TaskManager(include_defaults=False, include_path=TASKS)
+    assert manager.task_index[group]["type"] == "group"
+    assert manager._get_config(group)["task"] == [f"{prefix}_{task}" for task in Task]
+
+
+class ChatModel(lmms_eval.api.model.lmms):
+    """A model of lmms-eval's chat kind, which takes messages where simple models take pictures and text."""
+
+    is_simple = False
+
+    def generate_until(self, requests: list[Any]) -> list[str]:
+        told = []
+        for _, doc_to_messages, settings, doc_id, task, split in (request.args for request in requests):
+            ((picture, text),) = (turn["content"] for turn in doc_to_messages(self.task_dict[task][split][doc_id]))
+            assert picture["type"] == "image" and picture["url"].size == (8, 8)
+            assert dict(settings) == {"max_new_tokens": 200, "do_sample": False, "temperature": 0, "until": ["\n\n"]}
+            told.append(said(Request("key", text["text"], (), settings.pop("max_new_tokens"))))
+        return told
+
+    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        raise NotImplementedError
+
+    def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
+        raise NotImplementedError
+
+
+def test_chat_models_and_simple_models_are_asked_alike(prism_root: Path) -> None:
+    assert evaluated("prism_v2", model=ChatModel()) == evaluated("prism_v2")
 
 
 def test_an_empty_answer_counts_in_no_rate(prism_root: Path) -> None:

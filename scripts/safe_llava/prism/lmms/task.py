@@ -1,7 +1,8 @@
 """PRISM's tasks in lmms-eval: the workflow's questions, judge and scores, with lmms-eval's models and prompts.
 
-``prism_refusal_soft``, ``prism_refusal_hard`` and ``prism_implicit_leakage`` (group ``prism``) are of the second
-edition; ``prism_v1_…`` (group ``prism_v1``) of the first. The environment says where things are:
+The group ``prism`` has both editions: ``prism_refusal_soft``, ``prism_refusal_hard`` and ``prism_implicit_leakage``
+(also group ``prism_v2``) are of the second, ``prism_v1_…`` (also group ``prism_v1``) of the first. The environment
+says where things are:
 
 - ``PRISM_ROOT``: the folder of the edition's question files and image folders, named as in the data set
   kyh9191/Safe-LLaVA.
@@ -11,21 +12,24 @@ edition; ``prism_v1_…`` (group ``prism_v1``) of the first. The environment say
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
-from lmms_eval.api.task import ConfigurableTask
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.task import ConfigurableMessagesTask
 
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.core.rows import read_row
 from safe_llava.formats.prism import Answer, Attribute, Task, Verdict, attribute_of, numbered, read_questions
 from safe_llava.formats.scores import ANSWERED, MACRO, OVER_REFUSAL, SENTENCE, Score
+from safe_llava.images import store
 from safe_llava.images.reader import read_rgb
 from safe_llava.prism.judge import RULES, judge_answers
 from safe_llava.prism.scoring.rates import score_verdicts
@@ -53,7 +57,7 @@ def read_documents(root: Path, edition: str, task: Task) -> list[dict[str, Any]]
     documents = []
     for (question, folder), index in zip(found, numbered(q.question_id for q, _ in found), strict=True):
         path = folder / question.image
-        if not path.is_file():
+        if not store.exists(path):
             raise PrismError(f"{path}: no such image", f"unpack the edition's images in {root} (PRISM_ROOT)")
         documents.append(question.model_dump() | {"index": index, "path": str(path)})
     return documents
@@ -68,8 +72,26 @@ def metrics_of(task: Task, edition: str) -> list[str]:
     return [*cells, *every, OVER_REFUSAL, *(ANSWERED + name for name in (*cells, *every))]
 
 
-class PrismTask(ConfigurableTask):
-    """One task of one edition; its name says which.
+class Settings(dict[str, Any]):
+    """Generation settings that can be called as a function of a document.
+
+    lmms-eval's simple models take settings and a function from a request, its chat models a function and settings. A
+    task with a class of its own is not told which of them will ask, so both find here what they look for.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], function: Callable[..., Any]) -> None:
+        super().__init__(settings)
+        self.function = function
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return self.function(*args, **named)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Settings:
+        return Settings(copy.deepcopy(dict(self), memo), self.function)
+
+
+class PrismTask(ConfigurableMessagesTask):
+    """One task of one edition; its name says which. Simple and chat models can be asked it.
 
     Args:
         config: the YAML file's content, of which ``task`` is the name.
@@ -111,6 +133,13 @@ class PrismTask(ConfigurableTask):
         rows = datasets.Dataset.from_list(read_documents(Path(root), self.edition, self.prism_task))
         self.dataset = datasets.DatasetDict({"test": rows})
         self.dataset_no_image = self.dataset.copy()
+
+    def construct_requests(self, doc_id: int, ctx: str, **more: Any) -> Instance:
+        """Return a request that simple and chat models can read."""
+        made = super().construct_requests(doc_id, ctx, **more)
+        _, messages, settings, *rest = made.arguments
+        made.arguments = (ctx, Settings(settings, messages), Settings(settings, self.doc_to_visual), *rest)
+        return made
 
     def judged(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
         """Return what each metric is made of: the rules' verdict, or the answer, which another judge is asked later."""
