@@ -5,7 +5,7 @@ Snakemake reads the types of the fields as types: no postponed annotations here.
 
 # ruff: noqa: UP045
 from dataclasses import dataclass, field, fields
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 from snakemake_executor_plugin_slurm import ExecutorSettings as PublishedSettings
 from snakemake_interface_common.exceptions import WorkflowError
@@ -20,6 +20,9 @@ def _refused(default: Any, why: str) -> Any:
 @dataclass
 class ExecutorSettings(PublishedSettings):
     """What may be set on the command line or in a profile, as ``slurm-steady-…``."""
+
+    # Those of this process: a dry run hides them from the Snakefile, which says what a run will miss.
+    given: ClassVar[Any] = None
 
     account: Optional[str] = field(
         default=None, metadata={"help": "The account that is charged; none if it is not given."}
@@ -57,3 +60,4 @@ class ExecutorSettings(PublishedSettings):
                 )
         super().__post_init__()
         self.no_requeue = not self.requeue
+        ExecutorSettings.given = self

@@ -14,19 +14,24 @@ from snakemake_executor_plugin_slurm_steady.asking import wants_gpu
 UNKNOWN = "unknown"  # what the profile says until somebody fills it in
 
 
+def unfilled(settings: Any) -> list[str]:
+    """Return the settings that still say ``unknown`` where a value is needed."""
+    chosen = settings.partition_config or os.getenv("SNAKEMAKE_SLURM_PARTITIONS")
+    needed = ["account"] * (not settings.no_account) + ["partition", "gpu_partition"] * (not chosen)
+    return [f"slurm-steady-{name.replace('_', '-')}" for name in needed if getattr(settings, name) == UNKNOWN]
+
+
 def check_site(settings: Any) -> None:
     """Check that the profile was filled in.
 
     Raises:
         WorkflowError: it still says ``unknown`` where it is needed.
     """
-    chosen = settings.partition_config or os.getenv("SNAKEMAKE_SLURM_PARTITIONS")
-    for name in ["account"] * (not settings.no_account) + ["partition", "gpu_partition"] * (not chosen):
-        if getattr(settings, name) == UNKNOWN:
-            raise WorkflowError(
-                f"slurm-steady-{name.replace('_', '-')} is still `{UNKNOWN}`\n  remedy: write your site's into "
-                "workflow/profiles/slurm/config.yaml; `sacctmgr show associations user=$USER` and `sinfo` list them"
-            )
+    if names := unfilled(settings):
+        raise WorkflowError(
+            f"{names[0]} is still `{UNKNOWN}`\n  remedy: write your site's into "
+            "workflow/profiles/slurm/config.yaml; `sacctmgr show associations user=$USER` and `sinfo` list them"
+        )
 
 
 def account_argument(job: Any, settings: Any) -> str:

@@ -108,7 +108,10 @@ def test_a_dry_run_says_at_its_end_which_keys_a_run_needs(snakemake: Run) -> Non
 
 
 def test_the_cluster_profile_is_found_and_asks_for_the_site(snakemake: Run, tmp_path: Path) -> None:
-    assert snakemake("-n", "--profile", "slurm", *FRESH).returncode == 0
+    done = snakemake("-n", "--profile", "slurm", *FRESH)
+    assert done.returncode == 0
+    (said,) = (line for line in done.stderr.splitlines() if line.startswith("a run needs slurm-steady-account"))
+    assert "slurm-steady-gpu-partition, still unknown in workflow/profiles/slurm/config.yaml" in said
     # Nothing is submitted before the site has been named.
     row = tmp_path / "results/train/llava-v1.5-7b/finetune/config.json"
     done = snakemake("--profile", "slurm", str(row), "--config", f"results={tmp_path}/results")

@@ -106,6 +106,11 @@ def warn_of_start():
     """Say at a dry-run's end what a run needs and is not here: Snakemake calls `onstart` for no dry-run."""
     if not workflow.dryrun or workflow.dag is None:
         return
+    from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings
+    from snakemake_executor_plugin_slurm_steady.site import unfilled
+
+    if ExecutorSettings.given and (names := unfilled(ExecutorSettings.given)):
+        print(f"a run needs {', '.join(names)}, still unknown in workflow/profiles/slurm/config.yaml", file=sys.stderr)
     if NO_APPTAINER:
         print("a run needs the command apptainer, which is not here", file=sys.stderr)
     if missing := keys_not_set(workflow.dag.needrun_jobs(exclude_finished=False)):
