@@ -80,6 +80,24 @@ def test_it_is_read_in_other_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not read[:5].any()
 
 
+def test_each_thread_writes_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system lets one thread at a time write to a file."""
+    monkeypatch.setattr("safe_llava.train.loop.storage.threads", lambda: 3)
+    monkeypatch.setattr("safe_llava.train.loop.storage.SMALLEST_FILE", 100)
+    monkeypatch.setattr("safe_llava.train.loop.storage.HASH_AT_ONCE", 48)
+    values, folder = torch.arange(120.0), folder_of(tmp_path)
+    folder.save(2, [Piece(f"a{at}", 0, 20, values[at : at + 20]) for at in range(0, 120, 20)], {})
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "step-00000002").glob("*.bin")}
+    assert sizes == dict.fromkeys(("rank-00000.bin", "rank-00000-1.bin", "rank-00000-2.bin"), 4 * 40)
+    again, read = folder_of_released(folder, tmp_path), torch.zeros(120)
+    again.load([Piece(f"a{at}", 0, 20, read[at : at + 20]) for at in range(0, 120, 20)])
+    assert torch.equal(read, values)
+    again.release()
+    last = tmp_path / "step-00000002" / "rank-00000-2.bin"
+    last.write_bytes(last.read_bytes()[:-1] + b"x")
+    assert found_step(tmp_path) is None
+
+
 def folder_of_released(folder: CheckpointFolder, path: Path) -> CheckpointFolder:
     folder.release()
     again = folder_of(path)

@@ -1,8 +1,8 @@
 """Checkpoints of a running stage: written beside and renamed, verified before they are trusted.
 
-``step-00000200/`` holds one ``rank-00000.bin`` a process (see ``storage``) and ``manifest.json`` with the step, what
-the run is, how it was computed, and where each piece of the state lies with its CRC-32. ``finished/`` holds the
-results of a run that came to its end, under a manifest of its own.
+``step-00000200/`` holds the files of each process, ``rank-00000.bin``, ``rank-00000-1.bin`` … (see ``storage``), and
+``manifest.json`` with the step, what the run is, how it was computed, and where each piece of the state lies with its
+CRC-32. ``finished/`` holds the results of a run that came to its end, under a manifest of its own.
 """
 
 from __future__ import annotations

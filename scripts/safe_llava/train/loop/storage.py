@@ -1,12 +1,13 @@
 """How the pieces of a training state reach files and come back, under ``torch.distributed.checkpoint``.
 
 The library plans who writes and reads what, over any numbers of processes, and writes beside the training; here is its
-storage: one file of plain fp32 values a process, written and read by several threads, with a CRC-32 for every piece.
-The library's own storage has no checksums and keeps its index as a pickle.
+storage: plain fp32 values in one file for each thread of a process (a file system lets one thread at a time write to a
+file), with a CRC-32 for every piece. The library's own storage has no checksums and keeps its index as a pickle.
 """
 
 from __future__ import annotations
 
+import heapq
 import os
 import threading
 import zlib
@@ -45,7 +46,9 @@ from safe_llava.train.loop.deepspeed import cpu_threads
 from safe_llava.train.loop.state import Piece, split
 
 ELEMENT = 4  # bytes
-READ_AT_ONCE = 1 << 26  # bytes that a thread reads, hashes or copies to a GPU at a time
+READ_AT_ONCE = 1 << 26  # bytes that a thread reads for a GPU at a time
+HASH_AT_ONCE = 1 << 24  # bytes that a thread writes or reads, and hashes while a cache has them
+SMALLEST_FILE = 1 << 26  # bytes below which another file is worth no thread
 MOST_THREADS = 16
 State = dict[str, list[Piece]]
 
@@ -109,17 +112,19 @@ class Index:
 def verify(folder: Path, index: Index, rank: int, world_size: int) -> bool:
     """Say whether every ``world_size``-th piece, from ``rank`` on, is as it was written."""
     mine = [piece for stored in index.pieces.values() for piece in stored][rank::world_size]
+    own = threading.local()
 
     def sound(piece: Stored) -> bool:
-        crc, buffer = 0, bytearray(min(READ_AT_ONCE, ELEMENT * piece.length))
+        if not hasattr(own, "buffer"):  # one a thread: memory that is taken anew for each piece costs more than reading
+            own.buffer = memoryview(bytearray(HASH_AT_ONCE))
+        crc, left = 0, ELEMENT * piece.length
         with (folder / piece.file).open("rb", buffering=0) as stream:
             stream.seek(piece.offset)
-            left = ELEMENT * piece.length
             while left:
-                count = stream.readinto(memoryview(buffer)[: min(left, len(buffer))])
+                count = stream.readinto(own.buffer[: min(left, HASH_AT_ONCE)])
                 if not count:
                     return False
-                crc = zlib.crc32(memoryview(buffer)[:count], crc)
+                crc = zlib.crc32(own.buffer[:count], crc)
                 left -= count
         return crc == piece.crc32
 
@@ -138,6 +143,33 @@ def write_at(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
         count = os.pwrite(descriptor, data, offset)
         data, offset = data[count:], offset + count
+
+
+def _write_hashed(descriptor: int, data: memoryview, offset: int) -> int:
+    """Write ``data`` to a file from ``offset`` on; return its CRC-32."""
+    crc = 0
+    for at in range(0, len(data), HASH_AT_ONCE):
+        part = data[at : at + HASH_AT_ONCE]
+        crc = zlib.crc32(part, crc)
+        write_at(descriptor, part, offset + at)
+    return crc
+
+
+def _size(item: WriteItem) -> int:
+    """Return the bytes of a piece; the item's own size is that of the whole state."""
+    assert item.tensor_data is not None
+    return ELEMENT * item.tensor_data.chunk.sizes[0]
+
+
+def share_out(items: Sequence[WriteItem], files: int) -> list[list[WriteItem]]:
+    """Distribute pieces over files of about equal size: the largest first, each to the smallest file so far."""
+    shares: list[list[WriteItem]] = [[] for _ in range(files)]
+    sizes = [(0, number) for number in range(files)]
+    for item in sorted(items, key=_size, reverse=True):
+        size, number = sizes[0]
+        shares[number].append(item)
+        heapq.heapreplace(sizes, (size + _size(item), number))
+    return shares
 
 
 def _done(value: Any) -> Future[Any]:
@@ -199,7 +231,7 @@ class ShardLoadPlanner(DefaultLoadPlanner):
 
 
 class ShardWriter(StorageWriter):
-    """Writes the pieces of a process into a file of its own.
+    """Writes the pieces of a process into files of its own, one a thread.
 
     Args:
         folder: made anew by the first process.
@@ -207,7 +239,7 @@ class ShardWriter(StorageWriter):
     """
 
     def __init__(self, folder: Path, rank: int, commit: Callable[[Index], None]) -> None:
-        self._folder, self._file, self._commit = folder, f"rank-{rank:05d}.bin", commit
+        self._folder, self._name, self._commit = folder, f"rank-{rank:05d}", commit
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Do nothing: a writer serves one checkpoint."""
@@ -226,27 +258,28 @@ class ShardWriter(StorageWriter):
         return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Write the pieces one behind the other, several at a time, and put them on disk."""
-        descriptor = os.open(self._folder / self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
+        """Write the pieces, each thread its own file, and put them on disk."""
+        files = max(1, min(threads(), sum(map(_size, plan.items)) // SMALLEST_FILE))
+        names = [f"{self._name}-{number}.bin" if number else f"{self._name}.bin" for number in range(files)]
 
-            def write(item: WriteItem, offset: int) -> WriteResult:
-                held: Any = planner.resolve_data(item)
-                values = _bytes(held.to("cpu"))
-                write_at(descriptor, values, offset)
-                return WriteResult(item.index, len(values), (self._file, offset, zlib.crc32(values)))
+        def write(name: str, items: Sequence[WriteItem]) -> list[WriteResult]:
+            results, end = [], 0
+            descriptor = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                for item in items:
+                    held: Any = planner.resolve_data(item)
+                    values = _bytes(held.to("cpu"))
+                    crc = _write_hashed(descriptor, values, end)
+                    results.append(WriteResult(item.index, len(values), (name, end, crc)))
+                    end += len(values)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            return results
 
-            offsets, end = [], 0
-            for item in plan.items:
-                offsets.append(end)
-                assert item.tensor_data is not None  # whose own size is that of the whole state
-                end += ELEMENT * item.tensor_data.chunk.sizes[0]
-            with ThreadPoolExecutor(threads()) as pool:
-                results = list(pool.map(write, plan.items, offsets))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        return _done(results)
+        with ThreadPoolExecutor(files) as pool:
+            written = pool.map(write, names, share_out(plan.items, files))
+            return _done([result for results in written for result in results])
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Hand on what was written."""
