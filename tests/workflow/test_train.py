@@ -37,6 +37,7 @@ def test_a_changed_row_trains_again_what_it_changes(trained: Finished, row: str,
 def test_nothing_is_trained_again_where_nothing_or_the_place_of_checkpoints_is_changed(trained: Finished) -> None:
     assert trained.jobs() == {}
     assert trained.jobs(train="{checkpoint_root: scratch}") == {}
+    assert trained.jobs(train="{checkpoint_gb_per_s: 0.1}") == {}  # which sets the notice, a resource
 
 
 @pytest.mark.parametrize("nodes", [1, 2])

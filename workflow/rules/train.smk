@@ -2,7 +2,11 @@
 # Checkpoints of a running stage lie outside every rule's outputs, so that a failed job never loses them.
 import shlex
 
+from safe_llava.cluster.estimates.footprint import memory_mb, notice_seconds
+from safe_llava.cluster.estimates.measured import read_measured
+
 SINGLE = [name for name in TRAINED if cfg.train.models[name].nodes == 1]
+MEASURED = read_measured()
 SPREAD = [name for name in TRAINED if cfg.train.models[name].nodes > 1]
 
 
@@ -48,9 +52,9 @@ def cpus(name):
     return processes(name) * (8 if gpus(name) else 1)
 
 
-def memory(name):
-    """Memory of each machine in MB: AdamW's state of a 7B model where it does not fit on the GPUs, and the loaders."""
-    return 128000 + 16000 * gpus(name) if gpus(name) else 4000
+def notice(name, stage):
+    """Seconds before the time limit at which training is told to save itself; it resumes in the next job."""
+    return notice_seconds(cfg, MEASURED, name, stage, CHECKPOINTS / name / stage)
 
 
 def launcher(name):
@@ -90,9 +94,8 @@ def training(stage, runtime):
         launcher=of("trained", launcher),
         spread=of("trained", spread),
         saving=of("trained", saving, stage=stage),
-        # Seconds before the time limit at which training is told to save itself; it goes on in the next job.
-        notice=600,
-        mem_mb=of("trained", memory),
+        notice=of("trained", notice, stage=stage),
+        mem_mb=of("trained", memory_mb, config=cfg, measured=MEASURED),
         runtime=runtime,
     )
 

@@ -19,11 +19,11 @@ from safe_llava.cluster.estimates.estimate import (
     Basis,
     answering_hours,
     benchmark_hours,
-    model_size,
     questions_of,
     training_hours,
     worst,
 )
+from safe_llava.cluster.estimates.footprint import Footprint, footprint
 from safe_llava.cluster.estimates.measured import Measured, read_measured
 from safe_llava.config.prism import Judge
 from safe_llava.config.schema import Config
@@ -41,8 +41,6 @@ from safe_llava.judges.cost import BATCH_SHARE, BYTES_PER_TOKEN, cost_of, estima
 from safe_llava.prism.prompts.load import Prompts, load_prompts
 
 GB = 1e9
-STATE_BYTES = 12  # of a trained element in a checkpoint: its weight and AdamW's two moments in fp32
-SAVED_BYTES = 2  # of an element of a finished model, in bf16
 UNKNOWN = "unknown"
 SUM = "sum"
 
@@ -59,20 +57,6 @@ class CostItem:
     judge_dollars: float | None
     basis: Basis
     how: str
-
-
-@dataclass(frozen=True)
-class TrainingDisk:
-    """Decimal gigabytes of a model that stays, and of each of its checkpoints while it is finetuned."""
-
-    model: float
-    checkpoint: float
-    count: int
-
-    @property
-    def checkpoints(self) -> float:
-        """All checkpoints that are there at a time."""
-        return self.count * self.checkpoint
 
 
 COLUMNS: dict[str, Callable[[CostItem], float | None]] = {
@@ -120,26 +104,16 @@ def _training(config: Config, measured: Measured) -> Iterator[CostItem]:
     for name in config.train.select.models:
         for stage in ("pretrain", "finetune"):
             yield _item(config, "train", f"{name}, {stage}", training_hours(config, measured, name, stage))
-        yield _item(config, "train", f"{name}, its files", disk=_files(training_disk(config, measured, name)))
+        yield _item(config, "train", f"{name}, its files", disk=_files(footprint(config, measured, name)))
 
 
-def training_disk(config: Config, measured: Measured, name: str) -> TrainingDisk | None:
-    """Return the disk that a model takes while it is finetuned; None where the sizes of its parts are not noted."""
-    row = config.train.models[name]
-    size = model_size(measured, row, "finetune")
-    if size is None:
-        return None
-    # The new checkpoint is written before the oldest one goes.
-    count = row.checkpoints.keep + 1
-    return TrainingDisk(SAVED_BYTES * size.parameters / GB, STATE_BYTES * size.trained / GB, count)
-
-
-def _files(disk: TrainingDisk | None) -> Amount:
-    if disk is None:
+def _files(found: Footprint | None) -> Amount:
+    if found is None:
         return Amount(None, "unknown", "the sizes of its parts are not noted")
-    checkpoints = f"{disk.count} checkpoints of {disk.checkpoint:.0f} GB while it is finetuned"
-    how = f"{disk.model:.0f} GB that stay, and {checkpoints}"
-    return Amount(disk.model + disk.checkpoints, "estimated", how)
+    checkpoints = f"{found.count} checkpoints of {found.checkpoint / GB:.0f} GB while it is finetuned"
+    memory = f"{found.staging / GB:.0f} GB of each machine's memory, from which they are written beside the steps"
+    how = f"{found.model / GB:.0f} GB that stay, and {checkpoints} (and {memory})"
+    return Amount((found.model + found.checkpoints) / GB, "estimated", how)
 
 
 def _prism(config: Config, measured: Measured) -> Iterator[CostItem]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from safe_llava.cluster.checks import partitions
 from safe_llava.cluster.checks.findings import CheckResult, State
 from safe_llava.cluster.checks.node import Expected, Kind, labelled, made_again
-from safe_llava.cluster.costs import TrainingDisk, training_disk
 from safe_llava.cluster.estimates.estimate import StageName, answering_hours, benchmark_hours, training_hours
+from safe_llava.cluster.estimates.footprint import GB, Footprint, footprint
 from safe_llava.cluster.estimates.measured import Measured, read_measured
 from safe_llava.config.base import Row
 from safe_llava.config.data import DataConfig
@@ -32,7 +32,6 @@ from safe_llava.data.download.room import Room, room
 from safe_llava.data.planning.volume import PlanLine, decimal_size, known, lacking, lines_of, room_verdict
 
 WHERE = "login node"
-GB = 1e9
 TRAINING_RULES: dict[str, StageName] = {"train_pretrain": "pretrain", "train_finetune": "finetune"}
 
 
@@ -128,11 +127,12 @@ class Share:
     keys: str
 
 
-def shares(config: Config, disks: Sequence[TrainingDisk | None]) -> list[Share]:
+def shares(config: Config, found: Sequence[Footprint | None]) -> list[Share]:
     """Return what training takes by disk: models go to the results, checkpoints to a folder of their own."""
     results = Path(config.results)
     checkpoints = results / config.train.checkpoint_root
-    models, states = sum(disk.model for disk in disks if disk), sum(disk.checkpoints for disk in disks if disk)
+    models = sum(one.model for one in found if one) / GB
+    states = sum(one.checkpoints for one in found if one) / GB
     if _device(results) == _device(checkpoints):
         keys = "`results` or `train.checkpoint_root`"
         return [Share("models and their checkpoints", models + states, results, keys)]
@@ -168,10 +168,10 @@ def check_room(config: Config, figures: Measured) -> Iterator[CheckResult]:
     root = Path(config.data.root)
     yield check_data_room(config.data, lines, room(root))
     if models := config.train.select.models:
-        disks = [training_disk(config, figures, name) for name in models]
-        for share in shares(config, disks):
+        each = [footprint(config, figures, name) for name in models]
+        for share in shares(config, each):
             beside = known(lines, "to_write")[0] if _device(root) == _device(share.folder) else 0
-            yield check_training_room(share, disks.count(None), room(share.folder), beside)
+            yield check_training_room(share, each.count(None), room(share.folder), beside)
 
 
 def _device(folder: Path) -> int:

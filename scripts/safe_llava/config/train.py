@@ -124,3 +124,10 @@ class TrainConfig(Row):
         description="Folder for checkpoints of running work, under `results` unless absolute; no rule owns it, so a "
         "failed job never loses it.",
     )
+    checkpoint_gb_per_s: float | None = Field(
+        None,
+        gt=0,
+        description="Decimal gigabytes a second at which a job writes to that folder: how long before its time limit a "
+        "training is told to save itself follows from it, until a first checkpoint has shown it. null: what was "
+        "measured on a RAM disk (`config/measured.yaml`), with a larger margin.",
+    )

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -67,7 +68,8 @@ class Plain:
     def _write(self, file: Path, number: int) -> None:
         with file.open("wb", buffering=0) as stream:
             for piece in self._pieces[number :: len(self._files)]:
-                left = memoryview(piece.values.numpy()).cast("B")
+                values: Any = piece.values.numpy()
+                left = memoryview(values).cast("B")
                 while left:
                     left = left[stream.write(left[:AT_ONCE]) :]
             os.fsync(stream.fileno())
@@ -128,7 +130,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     elements = int(arguments.gb * GB) // 4
     pieces = make_state(elements // processes.world_size, processes.rank)
-    conditions = {"kind": "conditions", "date": time.strftime("%Y-%m-%d", time.gmtime()), "torch": torch.__version__}
+    conditions: dict[str, Any] = {
+        "kind": "conditions",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "torch": torch.__version__,
+    }
     conditions |= {"processes": processes.world_size, "threads": threads(), "cpus": cpu_threads(), "gb": arguments.gb}
     found = [measure(arguments.folder, pieces, processes) for _ in range(arguments.repeats)]
     if not processes.first:

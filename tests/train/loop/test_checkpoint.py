@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from safe_llava.cluster.estimates.footprint import last_write_seconds
 from safe_llava.core.errors import TrainError
 from safe_llava.train.loop.checkpoint import MANIFEST, CheckpointFolder, differences
 from safe_llava.train.loop.deepspeed import Processes
@@ -66,6 +67,13 @@ def test_the_newest_comes_back(tmp_path: Path, staged: bool) -> None:
     assert found is not None and again.load(pieces) is found
     assert (found.step, found.facts) == (10, {"would_mismatch": 10})
     assert [piece.values.tolist() for piece in pieces] == [[10.0] * 4] * 2
+
+
+def test_it_says_how_long_it_took_to_write(tmp_path: Path) -> None:
+    saved(tmp_path, 2)
+    assert last_write_seconds(tmp_path / "none") is None
+    seconds = last_write_seconds(tmp_path)
+    assert seconds is not None and 0 <= seconds < 60
 
 
 def test_it_is_read_in_other_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

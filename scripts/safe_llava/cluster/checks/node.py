@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from safe_llava.cluster.checks.findings import CheckResult
 from safe_llava.cluster.estimates.estimate import model_size
+from safe_llava.cluster.estimates.footprint import footprint
 from safe_llava.cluster.estimates.measured import Measured
 from safe_llava.config.base import Row
 from safe_llava.config.schema import Config
@@ -162,7 +163,12 @@ def _memory(where: str, facts: Mapping[str, Any], config: Config, known: Measure
                 yield CheckResult(where, what, "open", said, "nothing: training plans for itself when it starts")
                 continue
             try:
-                yield CheckResult(where, what, "ok", choose(size, row, getattr(row, stage), machine).reason)
+                choice = choose(size, row, getattr(row, stage), machine)
+                found = footprint(config, known, name, stage)
+                said = choice.reason
+                if found is not None and not choice.offload:
+                    said += f"; checkpoints are written from {decimal_size(found.staging)} of each machine's memory"
+                yield CheckResult(where, what, "ok", said)
             except TrainError as error:
                 yield CheckResult(where, what, "red", error.message, error.remedy)
 

@@ -21,6 +21,19 @@ class Speed(Row):
     source: str
 
 
+class Writing(Row):
+    """How long the processes of one machine took to write a checkpoint."""
+
+    bytes: int
+    seconds: float
+    source: str
+
+    @property
+    def gb_per_s(self) -> float:
+        """Decimal gigabytes a second."""
+        return self.bytes / 1e9 / self.seconds
+
+
 class Answering(Row):
     """How long a back end took for an edition of PRISM; ``start_s`` is not in ``seconds``."""
 
@@ -95,6 +108,7 @@ class Measured(Row):
     """All of it."""
 
     train: dict[Name, Speed]
+    checkpoint: Writing
     answering: dict[Name, Answering]
     phases: Phases
     device: str

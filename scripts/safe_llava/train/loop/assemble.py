@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +90,8 @@ def plan_for(
     if processes.device.type == "cuda":
         memory = float(torch.cuda.get_device_properties(processes.device).total_memory)
     size = planner.measure(llava, trained_elements(llava, row, stage))
-    return planner.choose(size, row, stage, planner.Machine(memory, processes.world_size, row.nodes), before)
+    machine = planner.Machine(memory, processes.world_size, row.nodes, len(os.sched_getaffinity(0)))
+    return planner.choose(size, row, stage, machine, before)
 
 
 def assemble(

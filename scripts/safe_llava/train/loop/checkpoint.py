@@ -226,8 +226,9 @@ class CheckpointFolder:
         manifest = {"step": step, "identity": self._identity, "computed": self.computed, "facts": facts}
 
         def commit(index: Index) -> None:
-            self._finish(partial, {**manifest, "state": index.to_json()})
             size, took = ELEMENT * index.elements / 1e9, time.monotonic() - start
+            # The next job is told to save itself early enough for it (cluster.estimates.footprint).
+            self._finish(partial, {**manifest, "seconds": round(took, 3), "state": index.to_json()})
             LOG.info("step %d: checkpoint of %.1f GB written in %.1f s", step, size, took)
 
         options: dict[str, Any] = {

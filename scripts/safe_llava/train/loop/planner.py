@@ -14,6 +14,12 @@ from safe_llava.config.train import Stage, TrainedModel
 from safe_llava.core.errors import TrainError
 
 GIB = 2**30
+STATE_BYTES = 12  # of a trained element: its weight and AdamW's two moments in fp32
+# AdamW on the CPU, of a trained element and CPU: 12.7 samples/s of 32 a step were seen where the GPU gave 28.7, with
+# 3.52 G trained elements and 16 CPUs (docs/benchmarks.md).
+OFFLOADED_SECONDS = 16 * (32 / 12.7 - 32 / 28.7) / 3.52e9
+CPUS_A_GPU = 8  # what the rules ask for
+OFFLOADED_BYTES = 16  # the same, and its gradient, in the CPU's memory
 # Bytes of activations of a token, a layer and a unit of width. Seen on an H200 with the 7B model, layers compiled:
 # 56 GiB for 16,384 reckoned tokens are 28; the projector's stage needs no more.
 ACTIVATIONS = 28
@@ -35,11 +41,18 @@ class Machine:
         memory: of one GPU in bytes; 0 means CPUs.
         processes: GPUs in all.
         nodes: machines they are spread over.
+        cpus: of this job on each machine; None: as the rules ask for.
     """
 
     memory: float
     processes: int
     nodes: int = 1
+    cpus: int | None = None
+
+    @property
+    def per_node(self) -> int:
+        """Processes on one machine, at most."""
+        return math.ceil(self.processes / self.nodes)
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,7 @@ def static_bytes(size: Size, processes: int, zero_stage: int, offload: bool) -> 
     """Return what lies on every GPU whatever the micro-batch: bf16 weights and gradients, fp32 states."""
     weights = 2 * size.parameters / (processes if zero_stage == 3 else 1)
     gradients = 2 * size.trained / (processes if zero_stage > 1 else 1)
-    states = 0 if offload else 12 * size.trained / processes
+    states = 0 if offload else STATE_BYTES * size.trained / processes
     return weights + gradients + states + BUCKETS + (LIVE_PARAMETERS if zero_stage == 3 else 0)
 
 
@@ -146,9 +159,10 @@ def choose(size: Size, row: TrainedModel, stage: Stage, machine: Machine, before
         if tokens < (before or max(FEWEST_TOKENS, row.max_length)):
             continue
         tokens = before or min(tokens, MOST_TOKENS)
-        per_node = math.ceil(machine.processes / machine.nodes)
-        cpu = 16 * size.trained * per_node / machine.processes if offload else 0.0
-        reason = _reason(stage, machine, zero_stage, checkpointing, offload, tokens, static, cpu)
+        held = size.trained * machine.per_node / machine.processes if offload else 0.0
+        cpu = OFFLOADED_BYTES * held
+        reason = _reason(stage, machine, zero_stage, checkpointing, tokens, static)
+        reason += _offloading(machine, held) if offload else ""
         return Choice(zero_stage, checkpointing, offload, tokens, static, cpu, reason)
     gpus = f"{machine.processes} GPUs of {machine.memory / GIB:.0f} GiB"
     if before:
@@ -187,10 +201,8 @@ def _reason(
     machine: Machine,
     zero_stage: int,
     checkpointing: bool,
-    offload: bool,
     tokens: int,
     static: float,
-    cpu: float,
 ) -> str:
     share = math.ceil(stage.global_batch / machine.processes)
     where = f" on {machine.nodes} machines" if machine.nodes > 1 else ""
@@ -204,6 +216,14 @@ def _reason(
     if zero_stage == 3:
         parts.append("less partitioning does not fit")
     parts.append("activations are computed again, as they do not fit" if checkpointing else "nothing is computed again")
-    if offload:
-        parts.append(f"AdamW's state lies in the CPU's memory: {cpu / GIB:.0f} GiB a machine")
     return "; ".join(parts)
+
+
+def _offloading(machine: Machine, held: float) -> str:
+    """Say what it costs that the CPUs of one machine update ``held`` elements in each step."""
+    cpus = machine.cpus or CPUS_A_GPU * machine.per_node
+    seconds = OFFLOADED_SECONDS * held / cpus
+    return (
+        f"; AdamW's state lies in the CPU's memory: {OFFLOADED_BYTES * held / GIB:.0f} GiB a machine, "
+        f"and its update adds about {seconds:.1f} s to each step on {cpus} CPUs"
+    )

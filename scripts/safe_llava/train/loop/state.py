@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-BYTES = 12  # of a trained element
 LARGEST = 1 << 26  # elements of a piece: 256 MiB
 
 
