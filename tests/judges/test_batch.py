@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -19,11 +18,10 @@ from judges.batch_server import BatchServer, serving
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Task, read_verdicts
-from safe_llava.judges.batch import run_batches
 from safe_llava.judges.calls import Call, Outcome, make_call
 from safe_llava.judges.client_openai import OpenAIClient
 from safe_llava.judges.replies import Finding, PrismReading
-from safe_llava.judges.run import open_client
+from safe_llava.judges.run import ask_all
 from safe_llava.judges.store import VerdictStore
 
 KEY = "sk-the-key-of-the-test"
@@ -57,7 +55,7 @@ def run(judge: Judge, calls: list[Call], folder: Path) -> dict[str, Outcome[Find
     store = VerdictStore(folder, "j", PrismReading())
     try:
         wanted = [call for call in calls if store.get(call.key) is None]
-        asked = asyncio.run(run_batches(judge, wanted, store, open_client(judge, KEY)))
+        asked = ask_all(judge, wanted, store, KEY)
         if asked.ended is not None:
             raise asked.ended
         return asked.outcomes

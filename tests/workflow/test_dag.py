@@ -73,6 +73,30 @@ def test_a_milestone_makes_its_stage_and_no_later_one(snakemake: Run, stage: str
     assert stages.isdisjoint(later[stage])
 
 
+@pytest.mark.parametrize(
+    ("gone", "again"),
+    [
+        ("results.json", {"benchmarks_run", "benchmarks_table"}),
+        ("answers.json", {"benchmarks_answers", "benchmarks_judged", "benchmarks_table"}),
+    ],
+)
+def test_no_benchmarks_score_outlives_what_it_was_made_of(
+    snakemake: Run, tmp_path: Path, gone: str, again: set[str]
+) -> None:
+    task = "pope" if gone == "results.json" else "mmvet"
+    chosen = ("--config", f"results={tmp_path}", f"benchmarks={{select: {{models: [llava-v1.5-7b], tasks: [{task}]}}}}")
+    folder = tmp_path / "benchmarks" / "llava-v1.5-7b" / task
+    names = ["answers.json"] * (gone == "answers.json") + ["results.json", "samples.jsonl", "units.csv"]
+    for path in [*(folder / name for name in names), tmp_path / "tables/benchmarks.csv"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"failed": 0, "retry": ""}\n', encoding="utf-8")
+    finished = snakemake("-n", "benchmarks", *chosen)
+    assert (finished.returncode, job_counts(finished.stdout)) == (0, {}), finished.stderr
+    (folder / gone).unlink()
+    counts = job_counts(snakemake("-n", "benchmarks", *chosen).stdout)
+    assert again <= counts.keys()
+
+
 def test_one_file_asks_for_what_it_needs(snakemake: Run, paper: Config) -> None:
     table = f"{paper.results}/tables/prism.csv"
     counts = job_counts(snakemake("-n", table, "--forceall").stdout)

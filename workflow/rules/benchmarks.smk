@@ -19,10 +19,25 @@ UNSCORED = dict(
     group_modulo=None,
     group_size=None,
 )
+BENCHMARK_RESULTS = expand(
+    f"{R}/benchmarks/{{model}}/{{benchmark}}/results.json",
+    model=cfg.benchmarks.select.models,
+    benchmark=cfg.benchmarks.select.tasks,
+)
 BENCHMARK_UNITS = [
     (f"{name}/{benchmark}", f"{R}/benchmarks/{name}/{benchmark}/units.csv")
     for name in dict.fromkeys(name for pair in BENCHMARK_PAIRS for name in (pair.safe, pair.original))
     for benchmark in SCORED
+]
+# The targets ask for these by name: no table outlives what it was made of, and no score the answers.
+BENCHMARK_SOURCES = [
+    *BENCHMARK_RESULTS,
+    *(path for _, path in BENCHMARK_UNITS),
+    *expand(
+        f"{R}/benchmarks/{{model}}/{{benchmark}}/answers.json",
+        model=cfg.benchmarks.select.models,
+        benchmark=[name for name in cfg.benchmarks.select.tasks if name in JUDGED],
+    ),
 ]
 
 
@@ -144,11 +159,7 @@ use rule benchmarks_run as benchmarks_judged with:
 
 rule benchmarks_table:
     input:
-        results=expand(
-            f"{R}/benchmarks/{{model}}/{{benchmark}}/results.json",
-            model=cfg.benchmarks.select.models,
-            benchmark=cfg.benchmarks.select.tasks,
-        ),
+        results=BENCHMARK_RESULTS,
     output:
         table=report(
             f"{R}/tables/benchmarks.csv",

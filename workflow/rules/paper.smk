@@ -155,6 +155,7 @@ rule paper_summary:
 rule paper_costs:
     input:
         RESULTS_OF_PAPER,
+        BENCHMARK_SOURCES,
     output:
         costs=report(
             f"{R}/costs/costs.csv",
@@ -191,6 +192,7 @@ use rule paper_table as paper_costs_table with:
 rule paper:
     input:
         RESULTS_OF_PAPER,
+        BENCHMARK_SOURCES,
         expand(
             f"{R}/costs/costs.{{suffix}}",
             suffix=["csv", "md", "tex"] if COSTS else [],

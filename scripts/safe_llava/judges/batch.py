@@ -1,9 +1,9 @@
 """Judging through a batch API: half the price, within a day, and no batch is submitted twice.
 
-Before calls are submitted, a note of them is written into the store's folder; the batch's id is added as soon as it is
-known. A killed run leaves the batch working; the next one finds the note, asks for that batch, and hands in only what
-no batch holds. A submission that was cut off is looked for by its label. Results go into the same store as those of
-single calls. What a batch leaves without a verdict goes into the next one, a bounded number of times.
+The scheduler's calls wait here for their batch. Before calls are submitted, a note of them is written into the store's
+folder; the batch's id is added as soon as it is known. A killed run leaves the batch working; the next one finds the
+note, asks for that batch, and hands in only what no batch holds. A submission that was cut off is looked for by its
+label. What a batch leaves without a reply is asked again by the scheduler, and goes into the next one.
 """
 
 from __future__ import annotations
@@ -11,89 +11,125 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, Generic, TypeVar
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception
 
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.judges.batch_notes import GONE, Note
-from safe_llava.judges.calls import Asked, Call, Outcome, Stopped
+from safe_llava.judges.calls import Call, Outcome, RawReply
 from safe_llava.judges.clients import Client, Line
-from safe_llava.judges.cost import cost_of, estimated_usage, highest_usage
+from safe_llava.judges.cost import cost_of, highest_usage
 from safe_llava.judges.faults import CallError, Fault
 from safe_llava.judges.rate import backoff
-from safe_llava.judges.replies import Found, unreadable
-from safe_llava.judges.signals import told_to_stop
+from safe_llava.judges.replies import Found
 from safe_llava.judges.store import VerdictStore
 
 log = logging.getLogger(__name__)
 Answered = TypeVar("Answered")
 NOT_FOUND = 404
+GATHER_S = 0.05  # calls are submitted when for so long no more have come
 
 
-class BatchRun(Generic[Found]):
-    """One run of a judge through its batch API.
+@dataclass(frozen=True)
+class Waiting(Generic[Found]):
+    """A call that waits for its batch, how its reply is kept, and where its outcome goes."""
+
+    call: Call
+    keep: Callable[[RawReply], Outcome[Found]]
+    answered: asyncio.Future[Outcome[Found]]
+
+
+class BatchQueue(Generic[Found]):
+    """Asks a judge through its batch API.
 
     Args:
         judge: the judge's row.
-        calls: what is to be asked, each key once.
-        store: where replies go; notes of the batches lie in its folder.
+        store: notes of the batches lie in its folder.
         client: the judge's endpoint.
+        end: called with why nothing more can be asked.
     """
 
-    def __init__(self, judge: Judge, calls: Sequence[Call], store: VerdictStore[Found], client: Client) -> None:
-        self._judge, self._store, self._client = judge, store, client
+    def __init__(
+        self, judge: Judge, store: VerdictStore[Found], client: Client, end: Callable[[PrismError], None]
+    ) -> None:
+        self._judge, self._store, self._client, self._end = judge, store, client, end
         self._notes = store.batches
-        self._pending = {call.key: call for call in calls}
-        self._tries: Counter[str] = Counter()  # batches that a call was in
-        self._unread: Counter[str] = Counter()  # replies to a call that could not be read
-        self._reasons: dict[str, str] = {}
+        self._waiting: dict[str, Waiting[Found]] = {}
+        self._held: set[str] = set()  # keys of calls in batches that are waited for
+        self._following: set[asyncio.Task[bool]] = set()
         self._most = judge.batch_requests or client.max_requests
-        self.outcomes: dict[str, Outcome[Found]] = {}
-        self.replied = False
+        self._running: asyncio.Task[None] | None = None
 
-    async def run(self) -> None:
-        """Put an outcome for every call into ``outcomes``, after as many batches as it takes.
+    async def ask(self, call: Call, keep: Callable[[RawReply], Outcome[Found]]) -> Outcome[Found]:
+        """Ask in a batch; the reply is in the store before the batch's note is closed.
 
         Raises:
-            PrismError: the API rejects everything, a batch cannot be taken, or ``max_cost`` would be passed.
+            CallError: there is no verdict.
         """
-        while True:
-            self._take_known()
-            if not self._pending:
-                return
-            taken = await self._round()
-            if not taken:
-                self._make_smaller()
-                await asyncio.sleep(self._judge.batch_poll_s)
-            self._give_up()
+        waiting = Waiting(call, keep, asyncio.get_running_loop().create_future())
+        self._waiting[call.key] = waiting
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        return await waiting.answered
 
-    def failed(self, reason: str) -> None:
-        """Make failures of what has no outcome yet."""
-        self._take_known()
-        self.outcomes |= {key: Outcome(key, reason=reason) for key in self._pending}
+    async def close(self) -> None:
+        """Wait for no batch any more; those under way are picked up by the next run."""
+        tasks = [*self._following, *([self._running] if self._running else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _round(self) -> bool:
-        """Pick up and submit batches, wait for all; return False where none was taken for lack of room."""
-        running = [note for note in self._notes.open() if not self._pending.keys().isdisjoint(note.keys)]
+    async def _run(self) -> None:
+        try:
+            while await self._gathered():
+                await self._submit()
+                taken = False
+                while self._following and not taken:
+                    done, self._following = await asyncio.wait(self._following, return_when=asyncio.FIRST_COMPLETED)
+                    taken = True in [task.result() for task in done]
+                if not taken:
+                    self._make_smaller()
+                    await asyncio.sleep(self._judge.batch_poll_s)
+        except PrismError as error:
+            self._end(error)
+
+    async def _gathered(self) -> int:
+        """Return how many calls wait, once no more of them come."""
+        count = -1
+        while count != len(self._waiting):
+            count = len(self._waiting)
+            await asyncio.sleep(GATHER_S)
+        return count
+
+    async def _submit(self) -> None:
+        """Pick up the batches that hold our calls, and submit the rest as far as the bound lets it.
+
+        Raises:
+            PrismError: the API rejects everything, or not one call more may be paid.
+        """
+        open_to = self._waiting.keys() - self._held
+        running = [note for note in self._notes.open() if not open_to.isdisjoint(note.keys)]
         notes = [note for note in [await self._found_again(one) for one in running] if note is not None]
         if notes:
             log.info("%d batches of an earlier run are picked up", len(notes))
-        held = {key for note in notes for key in note.keys}
-        for part in self._parts([call for key, call in self._pending.items() if key not in held]):
-            note = self._noted(part)
-            if note is None:  # the bound lets no more of them go now
+        for note in notes:
+            self._follow(note)
+        for part in self._parts([one.call for key, one in self._waiting.items() if key not in self._held]):
+            made = self._noted(part)
+            if made is None:  # the bound lets no more of them go now
                 break
-            notes.append(await self._submitted(note, part[: len(note.keys)]))
-        if not notes:
+            self._follow(await self._submitted(made, part[: len(made.keys)]))
+        if not self._following:
             raise self._too_dear()
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._follow(note)) for note in notes]
-        return any(task.result() for task in tasks)
+
+    def _follow(self, note: Note) -> None:
+        self._held.update(note.keys)
+        self._following.add(asyncio.create_task(self._taken_in(note)))
 
     async def _found_again(self, note: Note) -> Note | None:
         """Return a note with its batch's id, or None where the batch was never submitted."""
@@ -110,10 +146,12 @@ class BatchRun(Generic[Found]):
         with self._store.locked():
             self._store.refresh()
             limit, most, count = self._judge.max_cost, 0.0, 0
-            spent = self._store.spent_at_most + self._store.in_batches()
+            longest, spent = self._store.total.longest, self._store.spent_at_most + self._store.in_batches()
+            if limit is not None and part[0].max_tokens is None and not longest:
+                # Nothing has shown yet what a reply takes: one call goes first, over all processes.
+                part = [] if any(note.judge == self._store.judge for note in self._notes.open()) else part[:1]
             for call in part:
-                usage = highest_usage(self._judge, call, self._store.total.longest)
-                cost = cost_of(self._judge, call.model, usage, batch=True) or 0.0
+                cost = cost_of(self._judge, call.model, highest_usage(self._judge, call, longest), batch=True) or 0.0
                 if limit is not None and spent + most + cost > limit:
                     break
                 most, count = most + cost, count + 1
@@ -134,7 +172,7 @@ class BatchRun(Generic[Found]):
         log.info("batch %s: %d calls submitted", batch, len(part))
         return _with_id(note, batch)
 
-    async def _follow(self, note: Note) -> bool:
+    async def _taken_in(self, note: Note) -> bool:
         """Wait for a batch and take in its results; return False where it was not taken for lack of room.
 
         Raises:
@@ -155,13 +193,15 @@ class BatchRun(Generic[Found]):
             if error.status != NOT_FOUND:
                 raise self._rejected(error) from None
             log.warning("batch %s is not there any more; its calls are submitted again", batch)
-            self._count(note.keys, "the batch is not there any more")
             note.write(state=GONE, keys=[])
+            gone = CallError(Fault.TRANSIENT, "the batch is not there any more")
+            self._answer(note, {key: gone for key in note.keys if key in self._waiting})
             return True
         if state.state == "ended":
-            self._take_in(note, lines, state.detail)
+            self._keep(note, lines, state.detail)
             return True
         note.write(state=state.state, detail=state.detail, keys=[])
+        self._held.difference_update(note.keys)
         if state.state == "full":
             return False
         raise PrismError(
@@ -169,75 +209,51 @@ class BatchRun(Generic[Found]):
             "see the judge's model, and whether the account may use it in batches; the verdicts so far are kept",
         )
 
-    def _take_in(self, note: Note, lines: Iterable[Line], detail: str) -> None:
-        """Store what a batch says of our calls: the first line that holds a reply, for each."""
+    def _keep(self, note: Note, lines: Sequence[Line], detail: str) -> None:
+        """Keep what a batch says of our calls: the first line that holds a reply, for each."""
         replies: dict[str, Line] = {}
-        unknown = 0
         for line in lines:
-            unknown += line.key not in note.keys
             if line.key not in replies or replies[line.key].reply is None:
                 replies[line.key] = line
-        if unknown:
-            log.warning("batch %s: %d lines of calls that are not in it are passed over", note.batch, unknown)
+        if unknown := len(replies.keys() - set(note.keys)):
+            log.warning("batch %s: lines of %d calls that are not in it are passed over", note.batch, unknown)
         self._store.refresh()
-        self._count(note.keys, f"the batch ended without a reply ({detail})")
-        mine = [key for key in note.keys if key in self._pending and key in replies]
-        for key in mine:
-            if self._store.get(key) is None:
-                self._take(self._pending[key], replies[key], str(note.batch))
+        nothing = f"the batch ended without a reply ({detail})"
+        answers: dict[str, Outcome[Found] | CallError] = {}
+        for key in (key for key in note.keys if key in self._waiting):
+            line = replies.get(key) or Line(key, reason=nothing)
+            try:
+                if line.reply is None:
+                    raise CallError(Fault.TRANSIENT, line.reason or nothing)
+                answers[key] = self._waiting[key].keep(replace(line.reply, batch=note.batch))
+            except CallError as error:
+                answers[key] = error
         self._store.sync()
         # Another run may wait for the rest of the batch's calls: the note stays open until all of them were taken in.
-        left = [key for key in note.keys if key in replies and key not in mine and self._store.get(key) is None]
+        others = [key for key in note.keys if key in replies and key not in answers]
+        left = tuple(key for key in others if self._store.get(key) is None)
         judged = sum(1 for key in note.keys if self._store.get(key) is not None)
         if left:
-            replace(note, keys=tuple(left), most=note.most * len(left) / len(note.keys)).write()
+            replace(note, keys=left, most=note.most * len(left) / len(note.keys)).write()
         else:
             note.write(state="done", keys=[], calls=len(note.keys), judged=judged)
         log.info("batch %s: %s, %d of %d calls have a verdict", note.batch, detail, judged, len(note.keys))
+        self._answer(note, answers)
 
-    def _take(self, call: Call, line: Line, batch: str) -> None:
-        if line.reply is None:
-            self._reasons[call.key] = line.reason or "no reply"
-            return
-        self.replied = True
-        usage = line.reply.usage or estimated_usage(self._judge, call)
-        cost = cost_of(self._judge, call.model, usage, batch=True)
-        found = self._store.reading.read(call, line.reply)
-        told: dict[str, Any] = {"usage": usage, "cost": cost, "attempts": self._tries[call.key], "batch": batch}
-        if found is not None:
-            self._store.add(call, line.reply, found, **told)
-        else:
-            self._unread[call.key] += 1
-            self._reasons[call.key] = unreadable(line.reply)
-            self._store.fail(call, self._reasons[call.key], reply=line.reply, **told)
-
-    def _count(self, keys: Iterable[str], reason: str) -> None:
-        for key in keys:
-            if key in self._pending:
-                self._tries[key] += 1
-                self._reasons[key] = reason
-
-    def _take_known(self) -> None:
-        self._store.refresh()
-        for key in list(self._pending):
-            known = self._store.get(key)
-            if known is not None:
-                del self._pending[key]
-                self.outcomes[key] = Outcome(key, known.found, known.model)
-
-    def _give_up(self) -> None:
-        """Make failures of the calls that were in enough batches, or gave enough unreadable replies."""
-        for key, call in list(self._pending.items()):
-            spent = self._tries[key] >= self._judge.batch_tries or self._unread[key] > self._judge.asks_again
-            if spent and self._store.get(key) is None:
-                if not self._unread[key]:
-                    self._store.fail(call, self._reasons[key], attempts=self._tries[key])
-                del self._pending[key]
-                self.outcomes[key] = Outcome(key, reason=self._reasons[key])
+    def _answer(self, note: Note, answers: Mapping[str, Outcome[Found] | CallError]) -> None:
+        self._held.difference_update(note.keys)
+        for key, answer in answers.items():
+            waiting = self._waiting.pop(key)
+            if waiting.answered.done():  # nobody waits for it any more
+                continue
+            if isinstance(answer, CallError):
+                waiting.answered.set_exception(answer)
+            else:
+                waiting.answered.set_result(answer)
 
     def _make_smaller(self) -> None:
         """Halve the batches where the account has no room for even one of them."""
-        size = min(self._most, len(self._pending))
+        size = min(self._most, len(self._waiting))
         if size <= 1:
             raise PrismError(
                 "the account has no room for a batch of even one call (its limit of tokens that wait in batches)",
@@ -330,40 +346,3 @@ def _with_id(note: Note, batch: str) -> Note:
 
 def _is_transient(error: BaseException) -> bool:
     return isinstance(error, CallError) and error.fault in (Fault.TRANSIENT, Fault.RATE_LIMITED)
-
-
-async def run_batches(judge: Judge, calls: Sequence[Call], store: VerdictStore[Found], client: Client) -> Asked[Found]:
-    """Ask a judge through its batch API.
-
-    Raises:
-        Stopped: the process was told to end; batches under way go on and are picked up by the next run.
-        PrismError: a note of a batch cannot be read, or the store takes nothing.
-    """
-    run, stopped = BatchRun(judge, calls, store, client), list[str]()
-    task = asyncio.current_task()
-    assert task is not None
-
-    def stop(name: str) -> None:
-        stopped.append(name)
-        task.cancel()
-
-    ended: PrismError | None = None
-    try:
-        with told_to_stop(stop):
-            try:
-                await run.run()
-            except* PrismError as group:
-                ended = _first(group)
-                run.failed(ended.message)
-    except asyncio.CancelledError:
-        if stopped:
-            raise Stopped(stopped[0]) from None
-        raise
-    finally:
-        await client.close()
-    return Asked(run.outcomes, ended, run.replied)
-
-
-def _first(group: BaseExceptionGroup[PrismError]) -> PrismError:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -54,12 +54,16 @@ class Usage:
 
 @dataclass(frozen=True)
 class RawReply:
-    """What came back for a call: ``model`` as the server names it, ``usage`` None where it says nothing of it."""
+    """What came back for a call.
+
+    ``model`` is as the server names it, ``usage`` None where it says nothing of it, ``batch`` that which held it.
+    """
 
     text: str
     usage: Usage | None = None
     finish_reason: str | None = None
     model: str | None = None
+    batch: str | None = None
 
 
 @dataclass(frozen=True)

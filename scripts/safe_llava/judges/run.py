@@ -23,6 +23,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.core.progress import Progress
+from safe_llava.judges.batch import BatchQueue
 from safe_llava.judges.calls import Asked, Call, Outcome, RawReply, Stopped, Usage, is_another_model
 from safe_llava.judges.clients import Client, ask_within
 from safe_llava.judges.cost import cost_of, estimated_usage, highest_usage, price_for
@@ -51,7 +52,6 @@ class Work:
     estimate: Usage
     attempts: int = 0
     faults: Counter[Fault] = field(default_factory=Counter)
-    last: RawReply | None = None  # the last reply that could not be read
 
 
 class Scheduler(Generic[Found]):
@@ -69,6 +69,7 @@ class Scheduler(Generic[Found]):
         self.proven = len(store) > 0  # that the endpoint answers this judge's calls
         most = min(judge.max_concurrency, open_files() - SPARE_FILES)
         self._places = ConcurrencyLimiter(most, judge.timeout_s, FIRST_PLACES if self.proven else FIRST_CALLS)
+        self._batches = BatchQueue(judge, store, client, self.end) if judge.batch else None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._flying: set[asyncio.Task[Any]] = set()
         self._landed = asyncio.Event()
@@ -102,7 +103,7 @@ class Scheduler(Generic[Found]):
     async def ask_all(self, calls: Sequence[Call]) -> dict[str, Outcome[Found]]:
         """Return an outcome for every call; ``ended`` says why some were not asked."""
         # Two processes with the same calls begin at different ones, and find each other's verdicts.
-        left = iter(random.sample(calls, len(calls)))
+        left = iter(calls if self.judge.batch else random.sample(calls, len(calls)))
         outcomes: dict[str, Outcome[Found]] = {}
         self.progress = Progress(len(calls), "judge", "calls")
 
@@ -112,7 +113,7 @@ class Scheduler(Generic[Found]):
                     return
                 outcomes[call.key] = await self._outcome(call)
 
-        most = max(FEWEST_WORKERS, 2 * self.judge.max_concurrency)
+        most = len(calls) if self.judge.batch else max(FEWEST_WORKERS, 2 * self.judge.max_concurrency)
         workers = [self._spawn(worker()) for _ in range(min(len(calls), most))]
         with told_to_stop(self._stop):
             keeping = asyncio.create_task(self._keep_house())
@@ -137,6 +138,8 @@ class Scheduler(Generic[Found]):
         """Wait for the calls under way, and let go of the endpoint."""
         try:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._batches is not None:
+                await self._batches.close()
         finally:
             await self._client.close()
             await asyncio.to_thread(self.store.sync)
@@ -159,14 +162,14 @@ class Scheduler(Generic[Found]):
         work = Work(call, estimated_usage(self.judge, call))
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, CallError) and self._may_try_again(work, error)),
-            wait=lambda state: _pause(work, state),
+            wait=lambda state: 0.0 if self.judge.batch else _pause(work, state),
             reraise=True,
         )
         try:
-            outcome: Outcome[Found] = await retrying(self._once, work)
+            outcome: Outcome[Found] = await retrying(self._in_batch if self.judge.batch else self._once, work)
         except CallError as error:
             reason = error.reason
-            if work.attempts > 1 and error.fault is not Fault.UNREADABLE:
+            if work.attempts > 1 and error.fault is not Fault.UNREADABLE and not self.judge.batch:
                 reason = f"the call failed {work.attempts} times; {reason}"
             if error.fault is not Fault.FATAL and error.fault is not Fault.UNREADABLE:
                 self.store.fail(call, reason, attempts=work.attempts)
@@ -187,10 +190,21 @@ class Scheduler(Generic[Found]):
         work.faults[error.fault] += 1
         most = {
             Fault.RATE_LIMITED: MAX_RATE_LIMITED,
-            Fault.TRANSIENT: self.judge.retries + 1,
+            Fault.TRANSIENT: self.judge.batch_tries if self.judge.batch else self.judge.retries + 1,
             Fault.UNREADABLE: self.judge.asks_again + 1,
         }
+        if self.judge.batch and work.attempts >= self.judge.batch_tries:
+            return False
         return self.ended is None and work.faults[error.fault] < most.get(error.fault, 0)
+
+    async def _in_batch(self, work: Work) -> Outcome[Found]:
+        """Ask once in a batch, with the errors of ``_once``."""
+        known = self.store.get(work.call.key)
+        if known is not None:
+            return Outcome(work.call.key, known.found, known.model)
+        assert self._batches is not None
+        work.attempts += 1
+        return await self._batches.ask(work.call, lambda reply: self._keep(work, reply))
 
     async def _once(self, work: Work) -> Outcome[Found]:
         """Ask once, when places, rate and bound let it.
@@ -257,12 +271,16 @@ class Scheduler(Generic[Found]):
     async def _sent(self, work: Work, number: int, note: int | None) -> Outcome[Found]:
         work.attempts += 1
         self.sent += work.attempts == 1
-        began = time.monotonic()
-        settled = False
+        began, settled = time.monotonic(), False
         try:
             reply = await ask_within(self._client, work.call, self._places.timeout(work.faults[Fault.TRANSIENT]))
-            found = self._keep(work, reply)
+            self._rate.learned.passed(number)
+            self._heard = time.monotonic()
+            self._places.replied(self._heard - began, full=len(self._flying) >= self._places.places)
+            self._places.widen()
+            outcome = self._keep(work, reply)
             settled = True
+            return outcome
         except CallError as error:
             # One whose reply was not seen may have been paid: its note stays open, and counts.
             settled = not error.unseen
@@ -270,30 +288,30 @@ class Scheduler(Generic[Found]):
         finally:
             if note is not None and settled:
                 self.store.settle(note)
-        self._rate.learned.passed(number)
-        self._heard = time.monotonic()
-        self._places.replied(self._heard - began, full=len(self._flying) >= self._places.places)
-        self.proven = True
-        self._places.widen()
-        if found is None:
-            raise CallError(Fault.UNREADABLE, unreadable(reply))
-        return Outcome(work.call.key, found, reply.model)
 
-    def _keep(self, work: Work, reply: RawReply) -> Found | None:
-        """Put a reply into the store with its cost, whatever it says; return what it says."""
+    def _keep(self, work: Work, reply: RawReply) -> Outcome[Found]:
+        """Put a reply into the store with its cost, whatever it says; return what it says.
+
+        Raises:
+            CallError: it cannot be read.
+        """
+        call, self.proven = work.call, True
+        if reply.batch is not None and (known := self.store.get(call.key)) is not None:
+            return Outcome(call.key, known.found, known.model)  # another run has taken the same batch in
         usage = reply.usage or work.estimate
         self._rate.settle(work.estimate.tokens, usage.tokens)
-        cost = cost_of(self.judge, work.call.model, usage)
-        if is_another_model(work.call.model, reply.model) and reply.model not in self.other_models:
+        cost = cost_of(self.judge, call.model, usage, batch=reply.batch is not None)
+        if is_another_model(call.model, reply.model) and reply.model not in self.other_models:
             self.other_models.add(str(reply.model))
-            log.warning("%s was asked, and %s is the name in its replies", work.call.model, reply.model)
-        found = self.store.reading.read(work.call, reply)
+            log.warning("%s was asked, and %s is the name in its replies", call.model, reply.model)
+        found = self.store.reading.read(call, reply)
         told: dict[str, Any] = {"usage": usage, "cost": cost, "attempts": work.attempts}
-        if found is not None:
-            self.store.add(work.call, reply, found, **told)
-        else:
-            self.store.fail(work.call, unreadable(reply), reply=reply, **told)
-        return found
+        told |= {} if reply.batch is None else {"batch": reply.batch}
+        if found is None:
+            self.store.fail(call, unreadable(reply), reply=reply, **told)
+            raise CallError(Fault.UNREADABLE, unreadable(reply))
+        self.store.add(call, reply, found, **told)
+        return Outcome(call.key, found, reply.model)
 
     def _learn(self, number: int, error: CallError) -> None:
         """Take what an error says about the rest of the calls."""
@@ -407,10 +425,6 @@ def ask_all(judge: Judge, calls: Sequence[Call], store: VerdictStore[Found], sec
 
     async def asked() -> Asked[Found]:
         client = open_client(judge, secret)
-        if judge.batch:
-            from safe_llava.judges.batch import run_batches  # only judges in this mode need it
-
-            return await run_batches(judge, calls, store, client)
         scheduler = Scheduler(judge, store, client)
         outcomes = await scheduler.ask_all(calls)
         ended = scheduler.ended

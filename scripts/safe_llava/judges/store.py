@@ -28,7 +28,7 @@ from safe_llava.core.errors import PrismError
 from safe_llava.judges.batch_notes import Notes
 from safe_llava.judges.calls import Call, RawReply, Usage
 from safe_llava.judges.replies import Found, Reading
-from safe_llava.judges.store_index import INDEX, StoreIndex, new_lines
+from safe_llava.judges.store_index import INDEX, StoreIndex, new_lines, took
 
 log = logging.getLogger(__name__)
 VERDICTS, FAILURES, ASKED = ".jsonl", ".failures.jsonl", ".asked"
@@ -54,12 +54,13 @@ class Spent:
     cost: float = 0.0
     longest: int = 0  # tokens of the longest reply
 
-    def add(self, usage: Usage | None, cost: float | None) -> None:
-        """Count one more call."""
+    def add(self, row: dict[str, Any]) -> None:
+        """Count the call of one more line."""
+        tokens, cost = took(row)
         self.calls += 1
-        self.usage = self.usage + (usage or Usage(0, 0))
-        self.longest = max(self.longest, usage.completion_tokens if usage else 0)
-        self.cost += cost or 0.0
+        self.usage += Usage(*tokens)
+        self.longest = max(self.longest, tokens[1])
+        self.cost += cost
 
 
 class VerdictStore(Generic[Found]):
@@ -284,7 +285,7 @@ class VerdictStore(Generic[Found]):
                 return
             self._take(row["key"], stored)
         if mine:
-            self.total.add(*took(row))
+            self.total.add(row)
 
     def _stored(self, row: dict[str, Any], order: tuple[str, str]) -> Stored[Found] | None:
         found, model = self.reading.stored(row), row.get("model")
@@ -297,7 +298,7 @@ class VerdictStore(Generic[Found]):
 
     def _count(self, row: dict[str, Any]) -> None:
         for spent in (self.own, self.total):
-            spent.add(*took(row))
+            spent.add(row)
 
     def _row(self, call: Call, reply: RawReply | None, usage: Usage | None, cost: float | None) -> dict[str, Any]:
         return {
@@ -346,10 +347,3 @@ class VerdictStore(Generic[Found]):
             self._torn.add(ending)
             raise PrismError(f"{path}: a verdict was written in part: the disk is full", "make room, and run again")
         self._torn.discard(ending)
-
-
-def took(row: dict[str, Any]) -> tuple[Usage | None, float | None]:
-    """Return the tokens and the cost of a line."""
-    usage, cost = row.get("usage"), row.get("cost")
-    prompt, completion = usage or (0, 0)
-    return Usage(int(prompt), int(completion)) if usage else None, None if cost is None else float(cost)

@@ -11,11 +11,14 @@ import json
 import logging
 import os
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
+
+from pydantic_core import from_json
 
 from safe_llava.core.files import atomic_path
 
@@ -154,20 +157,27 @@ def _short(key: str) -> bytes:
 
 
 def _index_file(table: sqlite3.Connection, path: Path) -> None:
-    table.execute("INSERT OR IGNORE INTO files (name, read) VALUES (?, 0)", (path.name,))
-    number, read = table.execute("SELECT number, read FROM files WHERE name = ?", (path.name,)).fetchone()
+    name = path.name
+    notes, failures = name.endswith(".asked"), name.endswith(".failures.jsonl")
+    table.execute("INSERT OR IGNORE INTO files (name, read) VALUES (?, 0)", (name,))
+    number, read = table.execute("SELECT number, read FROM files WHERE name = ?", (name,)).fetchone()
     end, verdicts = read, list[tuple[bytes, str, int, int]]()
-    spent: dict[str, list[Any]] = {}
-    for start, after, row in new_lines(path, read):
-        end = after
+    spent: dict[str, list[Any]] = defaultdict(lambda: [0, 0, 0, 0, 0.0])
+    for start, end, row in new_lines(path, read):  # noqa: B007 — the last end is kept
         if row is None:
             continue
-        if path.name.endswith(".asked"):
-            _index_note(table, path.name.removesuffix(".asked"), row)
+        if notes:
+            _index_note(table, name.removesuffix(".asked"), row)
             continue
-        if not path.name.endswith(".failures.jsonl"):
+        if not failures:
             verdicts.append((_short(row["key"]), row["time"], number, start))
-        _add(spent, row)
+        usage, cost = took(row)
+        counts = spent[str(row.get("judge"))]
+        counts[0] += 1
+        counts[1] += usage[0]
+        counts[2] += usage[1]
+        counts[3] = max(counts[3], usage[1])
+        counts[4] += cost
         if len(verdicts) >= MANY:
             table.executemany(INSERT, verdicts)
             verdicts = []
@@ -185,26 +195,22 @@ def _index_note(table: sqlite3.Connection, name: str, row: dict[str, Any]) -> No
         table.execute("DELETE FROM notes WHERE name = ? AND call = ?", (name, row["call"]))
 
 
-def _add(spent: dict[str, list[Any]], row: dict[str, Any]) -> None:
-    counts = spent.setdefault(str(row.get("judge")), [0, 0, 0, 0, 0.0])
+def took(row: dict[str, Any]) -> tuple[tuple[int, int], float]:
+    """Return the tokens of a line's prompt and reply, and its cost in US dollars."""
     prompt, completion = row.get("usage") or (0, 0)
-    counts[0] += 1
-    counts[1] += int(prompt)
-    counts[2] += int(completion)
-    counts[3] = max(counts[3], int(completion))
-    counts[4] += float(row.get("cost") or 0.0)
+    return (int(prompt), int(completion)), float(row.get("cost") or 0.0)
 
 
 def new_lines(path: Path, read: int) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
     """Yield where each whole line begins and ends and its row, None for a broken one, from a place in the file on."""
-    broken, start = 0, read
+    broken, start, notes = 0, read, path.name.endswith(".asked")
     with path.open("rb") as stream:
         stream.seek(read)
         for line in stream:
             if not line.endswith(b"\n"):
                 break  # it is being written, or was torn by a kill
             end = start + len(line)
-            row = _row_of(line, path.name)
+            row = _row_of(line, notes)
             broken += row is None and bool(line.strip())
             yield start, end, row
             start = end
@@ -212,15 +218,17 @@ def new_lines(path: Path, read: int) -> Iterator[tuple[int, int, dict[str, Any] 
         log.warning("%s: %d broken lines are passed over; what they held is asked again", path, broken)
 
 
-def _row_of(line: bytes, name: str) -> dict[str, Any] | None:
+def _row_of(line: bytes, note: bool) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-        if name.endswith(".asked"):
+        try:
+            row = from_json(line)  # three times as fast
+        except ValueError:
+            row = json.loads(line)  # half a surrogate pair
+        if note:
             good = isinstance(row["call"], int) and isinstance(row["judge"], str) and float(row.get("most", 0.0)) >= 0.0
         else:
             good = isinstance(row["key"], str) and isinstance(row["time"], str)
-            prompt, completion = row.get("usage") or (0, 0)
-            int(prompt), int(completion), float(row.get("cost") or 0.0)
+            took(row)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, AttributeError):
         return None
     return row if good else None
