@@ -93,7 +93,7 @@ def test_what_is_gone_is_listed_and_not_asked_for_again(server: Server, dataset:
     first = run(server, dataset)
     gone = ocr_vqa.read_gone(folder(dataset))
     assert gone.keys() == GONE.keys()
-    assert all(reason in gone[number][1] for number, reason in GONE.items())
+    assert all(reason in gone[number].reason for number, reason in GONE.items())
     requests = sum(server.requests.values())
     assert run(server, dataset) == first
     assert sum(server.requests.values()) == requests

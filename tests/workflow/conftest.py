@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from workflow.dag import Job, jobs
+from workflow.dag import Dag, Job, dag
 
 ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -83,12 +83,24 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def paper_jobs() -> dict[str, Job]:
-    """Every job of the paper's configuration."""
-    return jobs()
+def paper_dag() -> Dag:
+    """The DAG of the paper's configuration."""
+    return dag()
 
 
 @pytest.fixture(scope="session")
-def demo_jobs() -> dict[str, Job]:
+def demo_dag() -> Dag:
+    """The DAG of the demo."""
+    return dag(files=("config/demo.yaml",))
+
+
+@pytest.fixture(scope="session")
+def paper_jobs(paper_dag: Dag) -> dict[str, Job]:
+    """Every job of the paper's configuration."""
+    return paper_dag.jobs
+
+
+@pytest.fixture(scope="session")
+def demo_jobs(demo_dag: Dag) -> dict[str, Job]:
     """Every job of the demo."""
-    return jobs(files=("config/demo.yaml",))
+    return demo_dag.jobs

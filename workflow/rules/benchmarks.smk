@@ -208,6 +208,10 @@ if cfg.benchmarks.released:
     RELEASED = cfg.benchmarks.released
     RELEASED_FILES = f"{R}/data/released/{RELEASED.dataset}.json"
 
+    localrules:
+        benchmarks_released_files,
+        benchmarks_released_table,
+
     rule benchmarks_released_files:
         output:
             receipt=RELEASED_FILES,

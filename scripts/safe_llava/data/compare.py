@@ -20,42 +20,19 @@ from dataclasses import astuple, dataclass, field, fields
 from difflib import SequenceMatcher
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
 from safe_llava.core.files import atomic_path, file_digest, write_json, write_text
 from safe_llava.core.progress import track
 from safe_llava.data.pages.compare import compare_page
-from safe_llava.data.samples.pairing import moved, pairs
+from safe_llava.data.samples.pairing import TurnDifference, What, moved, pairs
 from safe_llava.formats.annotations import Facts, Sample, Turn, read_all
 
 logger = logging.getLogger(__name__)
 SHOWN = 30  # differences on the page
 SEED = 20251120
-What = Literal["changed", "added", "dropped", "image", "sample added", "sample dropped"]
-
-
-@dataclass(frozen=True)
-class TurnDifference:
-    """One way in which a sample differs.
-
-    Args:
-        id: the sample's.
-        sample: its number in the safe set (in the original one where the safe one has it not), from 1.
-        turn: the turn's number in the original (where it was added: in the safe one), from 1; empty for a sample.
-        speaker: whose turn it is.
-        what: what became of it.
-        original, safe: what is said there, or the image; empty on the side that has none.
-    """
-
-    id: str
-    sample: int
-    turn: int | None
-    speaker: str
-    what: What
-    original: str
-    safe: str
 
 
 @dataclass

@@ -8,22 +8,22 @@ check passes, the summary only if it does. Both ways to store images give the sa
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from safe_llava.core import cli
 from safe_llava.core.errors import DataError
-from safe_llava.core.files import atomic_path, file_digest, read_json, write_json, write_text
+from safe_llava.core.files import file_digest, read_json, write_json, write_text
 from safe_llava.core.progress import track
 from safe_llava.data.pages.layout import layout_page
-from safe_llava.data.samples.named import ATTRIBUTES, Named, read_prism, read_train, sample_ids
+from safe_llava.data.samples.named import ATTRIBUTES, ImageProblem, Named, Problem, read_prism, read_train, sample_ids
+from safe_llava.formats.tables import write_table
 from safe_llava.images import store as imagefiles
 from safe_llava.images.reader import fault_of
 
@@ -33,23 +33,8 @@ POOL_PART = 10_000
 SAMPLE_SEED = 20251120
 NAMED_IN_ERROR = 5
 LOGGED = 100  # a failed job's report is deleted by the workflow; its log stays
-COLUMNS = ("image", "expected_at", "problem", "samples", "annotations", "detail", "sample_ids")
 MISSING_FOLDER = "its folder is missing"
 Decode = Literal["all", "sample", "none"]
-Kind = Literal["missing", "empty", "undecodable"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One image that is wrong, how many samples it costs, and which."""
-
-    image: str
-    expected_at: Path
-    problem: Kind
-    samples: int
-    annotations: str
-    detail: str = ""
-    sample_ids: tuple[str, ...] = ()
 
 
 def find_absent(named: Named, sizes: bool) -> list[Problem]:
@@ -88,7 +73,7 @@ def find_absent_folders(named: Named) -> list[Problem]:
     ]
 
 
-def _problem(named: Named, image: str, problem: Kind, detail: str = "") -> Problem:
+def _problem(named: Named, image: str, problem: ImageProblem, detail: str = "") -> Problem:
     return Problem(image, named.images / image, problem, named.counts[image], named.file.name, detail)
 
 
@@ -180,17 +165,6 @@ def count_archives(receipts: Sequence[Path], table: Mapping[str, Any]) -> dict[s
     return counted
 
 
-def write_problems(path: Path, problems: Iterable[Problem], root: Path) -> None:
-    """Write a line an image that is wrong; paths below ``root`` are given relative to it."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for one in problems:
-            place = one.expected_at.relative_to(root) if one.expected_at.is_relative_to(root) else one.expected_at
-            ids = " ".join(one.sample_ids)
-            writer.writerow((one.image, place, one.problem, one.samples, one.annotations, one.detail, ids))
-
-
 def require_layout(
     summary: Mapping[str, Any], problems: Sequence[Problem], report: Path, missing: int, undecodable: int
 ) -> None:
@@ -225,6 +199,10 @@ def _pair(files: Sequence[Path], images: Sequence[Path], root: Path) -> list[tup
     return [(file, root / folder) for file, folder in zip(files, folders, strict=True)]
 
 
+def _below(path: Path, root: Path) -> Path:
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Check that every image that annotations name is there and decodes.")
     parser.add_argument("--annotations", type=Path, nargs="+", required=True, help="files that name images")
@@ -254,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     named = [reader(file, images) for file, images in _pair(args.annotations, args.images, args.root)]
     check_counts(named, args.root, table)
     problems = [problem for one in named for problem in find_problems(one, args.decode, args.threads)]
-    write_problems(args.out, problems, args.root)
+    write_table(args.out, Problem, (replace(one, expected_at=_below(one.expected_at, args.root)) for one in problems))
     summary = summarise_layout(named, problems, args.decode, count_archives(args.receipts, table))
     silent = {one.file.name: one.silent for one in named}
     text = layout_page(summary, problems, args.root, table, silent)

@@ -10,13 +10,12 @@ again.
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import logging
 import re
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +35,7 @@ from safe_llava.data.download.retries import RetryPolicy, retried
 from safe_llava.data.download.room import explain_disk
 from safe_llava.data.download.sources import Mirror, SourceError
 from safe_llava.data.download.web import check_body, client_for, explain_broken, headers_for
+from safe_llava.formats.tables import read_table, write_table
 from safe_llava.images.jpeg import as_jpeg, needs_jpeg
 from safe_llava.images.pixels import UndecodableError
 from safe_llava.images.reader import read_rgb
@@ -61,6 +61,15 @@ class Cover:
     content: bytes = b""
     gone: str = ""
     later: str = ""
+
+
+@dataclass(frozen=True)
+class GoneCover:
+    """A row of the list of covers that are gone for good."""
+
+    number: str
+    url: str
+    reason: str
 
 
 @dataclass
@@ -110,7 +119,7 @@ def fetch_covers(dataset: Path, target: Path, where: Where) -> dict[str, object]
         gone = read_gone(target)
         wanted = [(n, url) for n, url in covers.items() if n not in gone and not cover_path(target, n).exists()]
         later = _fetch_all(wanted, target, where, gone) if wanted else []
-        write_gone(target, {number: gone[number] for number in covers if number in gone})
+        write_table(gone_path(target), GoneCover, (gone[number] for number in covers if number in gone))
     if later:
         names = "; ".join(f"{cover.number}: {cover.later}" for cover in later[:NAMED])
         raise DataError(
@@ -135,7 +144,7 @@ def cover_path(target: Path, number: str) -> Path:
 
 
 def _fetch_all(
-    wanted: Sequence[tuple[str, str]], target: Path, where: Where, gone: dict[str, tuple[str, str]]
+    wanted: Sequence[tuple[str, str]], target: Path, where: Where, gone: dict[str, GoneCover]
 ) -> list[Cover]:
     """Fetch and write covers; note what is gone in ``gone`` and return what may come later."""
     later: list[Cover] = []
@@ -147,7 +156,7 @@ def _fetch_all(
                 with explain_disk(target), atomic_path(cover_path(target, cover.number)) as path:
                     path.write_bytes(cover.content)
             elif cover.gone:
-                gone[cover.number] = (cover.url, cover.gone)
+                gone[cover.number] = GoneCover(cover.number, cover.url, cover.gone)
                 fresh += 1
             else:
                 later.append(cover)
@@ -251,24 +260,11 @@ def gone_path(target: Path) -> Path:
     return target.with_name(target.name + GONE_SUFFIX)
 
 
-def read_gone(target: Path) -> dict[str, tuple[str, str]]:
-    """Return address and reason of each cover that is gone, by its number."""
-    path = gone_path(target)
-    if not path.is_file():
-        return {}
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return {row["number"]: (row["url"], row["reason"]) for row in csv.DictReader(stream)}
-    except (KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a list of covers that are gone", "delete it: they are asked for again") from error
-
-
-def write_gone(target: Path, gone: Mapping[str, tuple[str, str]]) -> None:
-    """Write the list of what is gone."""
-    with atomic_path(gone_path(target)) as path, path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(("number", "url", "reason"))
-        writer.writerows((number, *row) for number, row in gone.items())
+def read_gone(target: Path) -> dict[str, GoneCover]:
+    """Return the covers that are gone, by their numbers."""
+    path, remedy = gone_path(target), "delete it: they are asked for again"
+    rows = read_table(path, GoneCover, DataError, remedy, may_be_empty=True) if path.is_file() else []
+    return {row.number: row for row in rows}
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:

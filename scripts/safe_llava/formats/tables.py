@@ -37,7 +37,9 @@ Number = Annotated[FiniteFloat | None, BeforeValidator(_none_if_empty)]
 
 
 def write_table(path: Path | str, kind: type[TableRow], rows: Iterable[TableRow]) -> int:
-    """Write a table, whole or not at all, and return how many rows it has; None becomes an empty cell.
+    """Write a table, whole or not at all, and return how many rows it has.
+
+    None becomes an empty cell, a tuple its words.
 
     Args:
         path: the CSV file.
@@ -57,6 +59,8 @@ def write_table(path: Path | str, kind: type[TableRow], rows: Iterable[TableRow]
 def _written(value: Any, digits: int | None) -> Any:
     if value is None:
         return ""
+    if isinstance(value, tuple):
+        return " ".join(value)
     return value if digits is None else f"{value:.{digits}f}"
 
 

@@ -6,33 +6,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from html import escape
-from typing import Any, Protocol
+from typing import Any
 
-from safe_llava.data.pages.layout import STYLE
+from safe_llava.data.pages.html import html_page, html_table
+from safe_llava.data.samples.pairing import TurnDifference
 
 LONGEST = 1200  # characters of a text that are shown
 MARKS = "del { background: #fbdcd4 } ins { background: #d8efe2; text-decoration: none } td { white-space: pre-wrap }"
 _WORDS = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")
 
 
-class Differs(Protocol):
-    """What the page says of a difference."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def turn(self) -> int | None: ...
-    @property
-    def speaker(self) -> str: ...
-    @property
-    def what(self) -> str: ...
-    @property
-    def original(self) -> str: ...
-    @property
-    def safe(self) -> str: ...
-
-
-def compare_page(summary: Mapping[str, Any], drawn: Sequence[Differs]) -> str:
+def compare_page(summary: Mapping[str, Any], drawn: Sequence[TurnDifference]) -> str:
     """Return the page as HTML: what differs, what is unusual on either side, and a draw of differences.
 
     Args:
@@ -41,17 +25,15 @@ def compare_page(summary: Mapping[str, Any], drawn: Sequence[Differs]) -> str:
     """
     title = f"{', '.join(summary['safe']['files'])} beside {', '.join(summary['original']['files'])}"
     parts = [
-        f"<h1>{escape(title)}</h1>",
         "<h2>What differs</h2>",
-        _table(("", "count"), summary["comparison"].items()),
+        html_table(("", "count"), summary["comparison"].items()),
         "<h2>What they hold</h2>",
-        _table(("", "original", "safe"), _facts(summary)),
+        html_table(("", "original", "safe"), _facts(summary)),
         f"<h2>{len(drawn)} differences, drawn at random</h2>" if drawn else "<p>Nothing differs.</p>",
     ]
     if drawn:
-        parts.append(_table(("sample", "turn", "original", "safe"), map(_shown, drawn), html=True))
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}{MARKS}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join([*parts, "</body></html>\n"])
+        parts.append(html_table(("sample", "turn", "original", "safe"), map(_shown, drawn)))
+    return html_page(title, parts, MARKS)
 
 
 def _facts(summary: Mapping[str, Any]) -> Iterable[tuple[object, ...]]:
@@ -59,22 +41,10 @@ def _facts(summary: Mapping[str, Any]) -> Iterable[tuple[object, ...]]:
     for name in dict.fromkeys(name for side in sides for name in side["counts"]):
         yield name, *(side["counts"].get(name, 0) for side in sides)
     for key in sorted({key for side in sides for key in side["unknown_keys"]}):
-        yield f"samples with a key {key}", *(side["unknown_keys"].get(key, 0) for side in sides)
+        yield escape(f"samples with a key {key}"), *(side["unknown_keys"].get(key, 0) for side in sides)
 
 
-def _table(headings: Sequence[str], rows: Iterable[Sequence[object]], html: bool = False) -> str:
-    lines = ["<tr>" + "".join(f"<th>{heading}</th>" for heading in headings) + "</tr>"]
-    for row in rows:
-        cells = []
-        for cell in row:
-            number = isinstance(cell, int)
-            text = f"{cell:,}" if number else str(cell) if html else escape(str(cell))
-            cells.append(f'<td class="number">{text}</td>' if number else f"<td>{text}</td>")
-        lines.append("<tr>" + "".join(cells) + "</tr>")
-    return "<table>" + "\n".join(lines) + "</table>"
-
-
-def _shown(one: Differs) -> tuple[object, ...]:
+def _shown(one: TurnDifference) -> tuple[object, ...]:
     place = f"{one.turn}, {one.speaker}: {one.what}" if one.turn else one.what
     return escape(one.id), escape(place), *mark_changes(_cut(one.original), _cut(one.safe))
 

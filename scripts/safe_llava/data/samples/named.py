@@ -14,6 +14,7 @@ from safe_llava.formats.prism import Attribute, read_questions
 
 ATTRIBUTES = tuple(str(attribute) for attribute in Attribute)
 Kind = Literal["train", "prism"]
+ImageProblem = Literal["missing", "empty", "undecodable"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,19 @@ class Named:
     parts: Mapping[str, int]
     kind: Kind = "train"
     silent: int = 0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One image that is wrong, how many samples it costs, and which."""
+
+    image: str
+    expected_at: Path
+    problem: ImageProblem
+    samples: int
+    annotations: str
+    detail: str = ""
+    sample_ids: tuple[str, ...] = ()
 
 
 def read_train(file: Path, images: Path) -> Named:

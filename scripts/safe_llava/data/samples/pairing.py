@@ -11,13 +11,37 @@ import zlib
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Literal
 
 from safe_llava.formats.annotations import HUMAN, Sample, Turn
 
 Pair = tuple[Sample | None, Sample | None]
+What = Literal["changed", "added", "dropped", "image", "sample added", "sample dropped"]
+
+
+@dataclass(frozen=True)
+class TurnDifference:
+    """One way in which a sample differs.
+
+    Args:
+        id: the sample's.
+        sample: its number in the safe set (in the original one where the safe one has it not), from 1.
+        turn: the turn's number in the original (where it was added: in the safe one), from 1; empty for a sample.
+        speaker: whose turn it is.
+        what: what became of it.
+        original, safe: what is said there, or the image; empty on the side that has none.
+    """
+
+    id: str
+    sample: int
+    turn: int | None
+    speaker: str
+    what: What
+    original: str
+    safe: str
 
 
 def pairs(original: Iterable[Sample], safe: Iterable[Sample]) -> Iterator[Pair]:
