@@ -28,9 +28,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_plugin_slurm import Executor as PublishedExecutor
-from snakemake_executor_plugin_slurm import common_settings as common_settings
-from snakemake_executor_plugin_slurm.utils import get_job_wildcards
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
@@ -57,6 +54,8 @@ from snakemake_executor_plugin_slurm_steady.fates import (
 )
 from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, digest_of, key_of, log_tail, stamps
 from snakemake_executor_plugin_slurm_steady.pace import PollInterval
+from snakemake_executor_plugin_slurm_steady.published import PublishedExecutor, get_job_wildcards
+from snakemake_executor_plugin_slurm_steady.published import common_settings as common_settings
 from snakemake_executor_plugin_slurm_steady.script import batch_script
 from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings as ExecutorSettings
 from snakemake_executor_plugin_slurm_steady.site import account_argument, check_site, partition_argument

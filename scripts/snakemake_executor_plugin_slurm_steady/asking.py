@@ -5,13 +5,11 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from snakemake_executor_plugin_slurm.submit_string import get_submit_command
-from snakemake_executor_plugin_slurm.utils import set_gres_string
-from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 from snakemake_executor_plugin_slurm_jobstep import get_cpu_setting, get_gpu_setting, get_node_setting
 from snakemake_interface_common.exceptions import WorkflowError
 
 from safe_llava.core.cli import NOTICE
+from snakemake_executor_plugin_slurm_steady.published import get_submit_command, set_gres_string, validate_slurm_extra
 from snakemake_executor_plugin_slurm_steady.script import PASS_ON
 
 MEMORY = ("mem_mb", "mem_mb_per_cpu")

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_plugin_slurm.efficiency_report import parse_sacct_data
-
 from snakemake_executor_plugin_slurm_steady import slurm
+from snakemake_executor_plugin_slurm_steady.published import parse_sacct_data
 
 COLUMNS = "JobID,JobName,Comment,Elapsed,TotalCPU,NNodes,NCPUS,MaxRSS,ReqMem"
 AT_ONCE = 500  # job numbers in one request

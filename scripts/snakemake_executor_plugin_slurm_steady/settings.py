@@ -7,8 +7,9 @@ Snakemake reads the types of the fields as types: no postponed annotations here.
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Optional
 
-from snakemake_executor_plugin_slurm import ExecutorSettings as PublishedSettings
 from snakemake_interface_common.exceptions import WorkflowError
+
+from snakemake_executor_plugin_slurm_steady.published import PublishedSettings
 
 NO_ARRAYS = "what happens to one job is undone by submitting that one again, so each job is an sbatch of its own"
 

@@ -6,10 +6,10 @@ import os
 import shlex
 from typing import Any
 
-from snakemake_executor_plugin_slurm.partitions import get_best_partition
 from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_plugin_slurm_steady.asking import wants_gpu
+from snakemake_executor_plugin_slurm_steady.published import get_best_partition
 
 UNKNOWN = "unknown"  # what the profile says until somebody fills it in
 

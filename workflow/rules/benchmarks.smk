@@ -72,6 +72,7 @@ def questions(name):
     return receipts(cfg.benchmarks.tasks[name].dataset)
 
 
+@noted
 def retry_benchmark(wildcards, file="results.json"):
     """The stamp of the next run, which asks again what failed: by wildcards alone, as prism.smk says."""
     return retry_stamp(f"{R}/benchmarks/{wildcards.model}/{wildcards.benchmark}/{file}")
@@ -103,9 +104,9 @@ rule benchmarks_run:
         failed=([] if not cfg.benchmarks.allow_failed else [f"--allow-failed={cfg.benchmarks.allow_failed}"]),
         judging=[],
         root=D,
-        partial=lambda wildcards: CHECKPOINTS / "benchmarks" / wildcards.model / f"{wildcards.benchmark}.jsonl",
+        partial=noted(lambda wildcards: CHECKPOINTS / "benchmarks" / wildcards.model / f"{wildcards.benchmark}.jsonl"),
         retry=retry_benchmark,
-        written=lambda wildcards, output: [f"--{name.replace('_', '-')}={path}" for name, path in output.items()],
+        written=noted(lambda wildcards, output: [f"--{name.replace('_', '-')}={path}" for name, path in output.items()]),
     shell:
         "python -m safe_llava.benchmarks.run {params.asked:q} --name {wildcards.model:q} "
         "--benchmark {wildcards.benchmark:q} --row <(printf %s {params.row:q}) --task <(printf %s {params.task:q}) "

@@ -4,6 +4,9 @@
 # Snakemake compares the parameters of a job as a set of values, without their names and their number: two that change
 # places would run nothing again. So whatever changes a result is one value that names what it holds: a row as JSON, or
 # the list of a step's arguments.
+import functools
+import gc
+import inspect
 import json
 import os
 import re
@@ -11,7 +14,13 @@ import shutil
 import sys
 from pathlib import Path
 
+from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
+from snakemake.resources import Resource
+
+# The modules, rules and jobs live as long as the process: the garbage collector need not look through them so often.
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)
 
 # This file's own clone: another workflow may use it as a module.
 REPOSITORY = Path(str(workflow.current_basedir)).resolve().parents[1]
@@ -66,9 +75,14 @@ ON_THE_HOST = lambda wildcards: None
 HOST_PYTHON = str(Path(sys.executable).parent / "python")
 
 
+@functools.cache
 def container_image(name):
     """The container image of an environment: train, eval or paper."""
     return image_path(name, cfg.images, REPOSITORY)
+
+
+# Snakemake itself calls this for every resource of every job.
+overwrite_function_params(Resource.evaluate, inspect.signature(Resource("", 0).evaluate).parameters)
 
 
 def either(names):
@@ -76,9 +90,15 @@ def either(names):
     return "|".join(re.escape(name) for name in names) or "(?!)"
 
 
+def noted(function):
+    """A function whose parameters are noted: Snakemake looks for them several times a job, longer than the call takes."""
+    overwrite_function_params(function, inspect.signature(function).parameters)
+    return function
+
+
 def of(wildcard, function, **fixed):
     """An input, parameter or resource function: what a function makes of the value of one wildcard."""
-    return lambda wildcards: function(wildcards[wildcard], **fixed)
+    return noted(lambda wildcards: function(wildcards[wildcard], **fixed))
 
 
 wildcard_constraints:

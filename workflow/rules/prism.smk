@@ -65,6 +65,7 @@ def retry_answers(wildcards):
     return retry_stamp(f"{R}/prism/answers/{wildcards.edition}/{wildcards.model}/record.json")
 
 
+@noted
 def retry_verdicts(wildcards):
     """The stamp of the next run of a judge on the answers of one task."""
     asked = f"{wildcards.origin}/{wildcards.edition}/{wildcards.evaluated}"

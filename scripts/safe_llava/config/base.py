@@ -44,4 +44,5 @@ Unknown = Literal["unknown"]
 class Row(BaseModel):
     """A frozen piece of configuration that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Built when first used: the whole tree is built once, and not each of its parts beside it.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)

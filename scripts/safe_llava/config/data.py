@@ -252,9 +252,11 @@ class DataConfig(Row):
                     _claim(folders, folder, name)
             if resolved.snapshot:
                 _claim(folders, resolved.snapshot.path, name)
-        for inner, outer in itertools.permutations(folders, 2):
-            if PurePosixPath(outer) in PurePosixPath(inner).parents:
-                raise ValueError(f"sets.{folders[inner]}: {inner} lies in {outer}, which belongs to {folders[outer]}")
+        owned = {PurePosixPath(folder): name for folder, name in folders.items()}
+        for inner, name in folders.items():
+            for outer in PurePosixPath(inner).parents:
+                if outer in owned:
+                    raise ValueError(f"sets.{name}: {inner} lies in {outer}, which belongs to {owned[outer]}")
         return self
 
 

@@ -21,6 +21,8 @@ from safe_llava.core.errors import ConfigError
 BASE_PREFIX = "base-"
 # What is fetched of a model's repository: no pickled weights.
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+# libyaml's parser reads the project's files ten times faster; PyYAML may be built without it.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,15 +152,16 @@ def add_hub_models(merged: dict[str, Any]) -> None:
     sets = data.get("sets") if isinstance(data, dict) else None
     if not isinstance(models, dict) or not isinstance(sets, dict):
         return  # the schema says what is wrong
+    known = {_snapshot_path(one): name for name, one in reversed(sets.items())}
     for name, row in models.items():
         if not isinstance(row, dict) or not re.fullmatch(REPOSITORY, str(row.get("hub"))) or "weights" in row:
             continue  # the schema says what is wrong
         repo, revision = row.pop("hub"), row.pop("revision", None)
         folder = f"hub/models/{repo}" + (f"@{revision}" if revision else "")
         snapshot = {"repo": repo, "repo_type": "model", "allow": list(HUB_FILES), "path": folder}
-        known = next((key for key, one in sets.items() if _snapshot_path(one) == folder), None)
-        row["weights"] = known or f"model-{name}"
-        if known is None:
+        row["weights"] = known.get(folder, f"model-{name}")
+        if folder not in known:
+            known[folder] = row["weights"]
             sets[row["weights"]] = {
                 "title": str(row.get("description", name)),
                 "kind": "weights",
@@ -169,7 +172,8 @@ def add_hub_models(merged: dict[str, Any]) -> None:
 
 def _snapshot_path(row: Any) -> str | None:
     snapshot = row.get("snapshot") if isinstance(row, Mapping) else None
-    return snapshot.get("path") if isinstance(snapshot, Mapping) else None
+    path = snapshot.get("path") if isinstance(snapshot, Mapping) else None
+    return path if isinstance(path, str) else None
 
 
 def over_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,7 +200,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, or is not a mapping.
     """
     try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        value = yaml.load(Path(path).read_text(encoding="utf-8"), LOADER)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file", "give the path of a configuration file") from error
     except yaml.YAMLError as error:
