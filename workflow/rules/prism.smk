@@ -153,7 +153,7 @@ rule prism_released:
 rule prism_judge:
     input:
         answers=f"{R}/prism/{{origin}}/{{edition}}/{{evaluated}}/{{task}}.jsonl",
-        prompts=lambda wildcards: judge_prompts(wildcards.judge, wildcards.edition),
+        prompts=noted(lambda wildcards: judge_prompts(wildcards.judge, wildcards.edition)),
     output:
         verdicts=f"{R}/prism/verdicts/{{origin}}/{{edition}}/{{evaluated}}/{{judge}}/{{task}}.jsonl",
         record=f"{R}/prism/verdicts/{{origin}}/{{edition}}/{{evaluated}}/{{judge}}/{{task}}.record.json",

@@ -23,18 +23,12 @@ from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.room import explain_disk
 from safe_llava.data.download.sources import SourceError
 
-HOST = "drive.google.com"
 FILE_PATH = re.compile(r"^/file/d/(?P<id>[\w-]+)(/.*)?$")
 FOLDER_PATH = re.compile(r"^/drive/folders/(?P<id>[\w-]+)/(?P<name>[^/]+)$")
 USE_ANOTHER = (
     "open the address in a browser to see what it asks for; where its quota is used up, wait a day (Drive lifts it by "
     "itself), or put the file into a mirror"
 )
-
-
-def is_drive(url: str) -> bool:
-    """Tell whether an address is one of Drive."""
-    return urlsplit(url).hostname == HOST
 
 
 def download_from_drive(url: str, part: Path, policy: RetryPolicy) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from safe_llava.config.data import ResolvedFile
 from safe_llava.core.errors import DataError
 from safe_llava.core.locks import only_one
-from safe_llava.data.download import drive, receipts, sources, transfer
+from safe_llava.data.download import receipts, sources, transfer
 from safe_llava.data.download.receipts import Receipt
 from safe_llava.data.download.retries import RetryPolicy, retried
 from safe_llava.data.download.room import READ_ONLY, explain_disk
@@ -69,10 +69,12 @@ def _obtain(source: Path | str, row: ResolvedFile, part: Path, policy: RetryPoli
 
 
 def _download(url: str, row: ResolvedFile, part: Path, policy: RetryPolicy) -> None:
-    if not drive.is_drive(url):
+    if not sources.is_drive(url):
         known = (row.sha256, row.md5) != ("unknown", "unknown")
         transfer.download(url, part, policy, verified_later=known)
         return
+    from safe_llava.data.download import drive  # it takes long to import, and is needed for few files
+
     if transfer.state_path(part).exists():  # of another source; gdown keeps its own beside
         transfer.discard(part)
     retried(lambda: drive.download_from_drive(url, part, policy), policy, url)

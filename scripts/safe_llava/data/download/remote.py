@@ -20,7 +20,7 @@ from safe_llava.config.data import (
     hub_repository,
     pin_key,
 )
-from safe_llava.data.download import drive, hub, sources
+from safe_llava.data.download import hub, sources
 from safe_llava.data.download.repository import Listed, list_repository
 from safe_llava.data.download.retries import RetryPolicy, retried
 from safe_llava.data.download.sources import Mirror, SourceError
@@ -130,7 +130,7 @@ def _length(file: ResolvedFile, asked: Sequence[Mirror | None], policy: RetryPol
     roots = [source for source in asked if source is not None]
     last = SourceError("nobody to ask")
     for source in sources.candidates(file.url, [], roots, None in asked):
-        if isinstance(source, Path) or drive.is_drive(source):
+        if isinstance(source, Path) or sources.is_drive(source):
             continue
         try:
             return retried(partial(_head, source, policy), policy, source)

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from safe_llava.core.errors import DataError
 
+DRIVE = "drive.google.com"
 MIRRORS_VARIABLE = "SAFE_LLAVA_MIRRORS"
 USE_A_MIRROR = (
     f"name a folder or address laid out as `<host>/<path>` in `mirrors:` of the configuration or in {MIRRORS_VARIABLE}"
@@ -34,6 +35,11 @@ class SourceError(Exception):
         super().__init__(reason)
         self.reason, self.remedy = reason, remedy
         self.again, self.unreachable, self.retry_after = again, unreachable, retry_after
+
+
+def is_drive(url: str) -> bool:
+    """Tell whether an address is one of Google Drive."""
+    return urlsplit(url).hostname == DRIVE
 
 
 @dataclass(frozen=True)
