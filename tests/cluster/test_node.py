@@ -221,7 +221,7 @@ def test_what_is_compiled_for_gpus_is_loaded_in_a_process_of_its_own(
 
 
 def test_what_is_compiled_for_gpus_is_loaded_where_one_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node, "packages", lambda: {"vllm": "0.32.0"})
+    monkeypatch.setattr(node, "package_versions", lambda names: {"vllm": "0.32.0"})
     monkeypatch.setattr(node, "loaded", dict.fromkeys)
     for devices, found in ([H200], {"vllm": None}), ([], {}):
         monkeypatch.setattr(node, "gpus", lambda devices=devices: {"devices": devices})

@@ -17,12 +17,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from safe_llava.core import cli
 from safe_llava.core.files import write_json
+from safe_llava.core.provenance import package_versions
 from safe_llava.data.download.room import of_file_system
 
 LABELS = Path("/.singularity.d/labels.json")
@@ -48,17 +48,6 @@ def image() -> dict[str, Any] | None:
     except (OSError, ValueError):
         labels = {}
     return {"path": path, "labels": labels}
-
-
-def packages() -> dict[str, str]:
-    """Return the versions of the packages that the stages need, of those that are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def gpus() -> dict[str, Any]:
@@ -138,7 +127,7 @@ def folder(path: Path) -> dict[str, Any]:
 def facts(folders: Sequence[Path], with_gpus: bool, with_sum: bool) -> dict[str, Any]:
     """Return everything that is found here, ready for ``write_json``."""
     scratch = Path(tempfile.gettempdir())
-    installed, seen = packages(), gpus() if with_gpus else None
+    installed, seen = package_versions(PACKAGES), gpus() if with_gpus else None
     return {
         "host": platform.node(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),

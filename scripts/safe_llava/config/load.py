@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -216,72 +216,12 @@ def check_references(config: Config) -> None:
     Raises:
         ConfigError: naming the key, and the nearest names that exist or why the row cannot be run.
     """
-    sets, trained = config.data.sets, {n: m for n, m in config.train.models.items() if not n.startswith(BASE_PREFIX)}
-    for name, model in config.train.models.items():
-        for key in ("language_model", "vision_tower"):
-            _require(getattr(model, key), sets, f"train.models.{name}.{key}")
-        for stage in ("pretrain", "finetune"):
-            _require(getattr(model, stage).annotations, sets, f"train.models.{name}.{stage}.annotations")
-    for name in config.train.select.models:
-        _require(name, trained, "train.select.models")
-    for name, evaluated in config.models.items():
-        if evaluated.train is not None:
-            _require(evaluated.train, trained, f"models.{name}.train")
-        if evaluated.weights is not None:
-            _require(evaluated.weights, sets, f"models.{name}.weights")
-        if evaluated.vision_tower is not None:
-            _require(evaluated.vision_tower, sets, f"models.{name}.vision_tower")
-        for edition in evaluated.new_tokens_by_edition:
-            _require(edition, config.prism.editions, f"models.{name}.new_tokens_by_edition")
-    for name, dataset in sets.items():
-        for need in dataset.needs:
-            _require(need, sets, f"data.sets.{name}.needs")
-    for name in config.data.audit.sets:
-        _require(name, {key: row for key, row in sets.items() if row.kind == "annotations"}, "data.audit.pairs")
-    _check_evaluation(config)
-    _check_supported(config)
-
-
-def _check_evaluation(config: Config) -> None:
-    sets, prism, benchmarks = config.data.sets, config.prism, config.benchmarks
-    for name, edition in prism.editions.items():
-        _require(edition.dataset, sets, f"prism.editions.{name}.dataset")
-    _require(prism.released_dataset, sets, "prism.released_dataset")
-    prism_rows: tuple[tuple[str, Mapping[str, Any]], ...] = (
-        ("models", config.models),
-        ("editions", prism.editions),
-        ("judges", prism.judges),
-    )
-    for key, rows in prism_rows:
-        for name in getattr(prism.select, key):
-            _require(name, rows, f"prism.select.{key}")
-    for name, task in benchmarks.tasks.items():
-        _require(task.dataset, sets, f"benchmarks.tasks.{name}.dataset")
-    if config.benchmarks.released is not None:
-        _require(config.benchmarks.released.dataset, sets, "benchmarks.released.dataset")
-    compared = [name for pair in config.paper.compare for name in (pair.safe, pair.original)]
-    for where, names in (
-        ("benchmarks.select.models", benchmarks.select.models),
-        ("benchmarks.compare", benchmarks.compare or []),
-        ("paper.compare", compared),
-        ("demo", [config.demo.safe, config.demo.original] if config.demo else []),
-    ):
+    for where, names, rows in _references(config):
         for name in names:
-            _require(name, config.models, where)
-    for name in benchmarks.select.tasks:
-        _require(name, benchmarks.tasks, "benchmarks.select.tasks")
-    if config.demo:
-        _require(config.demo.benchmark, benchmarks.tasks, "demo.benchmark")
-
-
-def _check_supported(config: Config) -> None:
-    """Refuse what a step would refuse, before anything is fetched for it."""
+            if name is not None and name not in rows:
+                raise ConfigError(f"{where}: no row `{name}`", _known(name, rows))
+    # Refused here, before anything is fetched: the step would refuse it.
     benchmarks, judges = config.benchmarks, config.prism.judges
-    if benchmarks.judge is not None:
-        _require(benchmarks.judge, judges, "benchmarks.judge")
-    for name, task in benchmarks.tasks.items():
-        if task.judge is not None:
-            _require(task.judge, judges, f"benchmarks.tasks.{name}.judge")
     for name in benchmarks.select.tasks:
         judge = benchmarks.judge_of(name)
         if benchmarks.tasks[name].judged and (judge is None or judges[judge].kind == "rules" or judges[judge].batch):
@@ -292,9 +232,44 @@ def _check_supported(config: Config) -> None:
             )
 
 
-def _require(name: str, rows: Mapping[str, Any], where: str) -> None:
-    if name not in rows:
-        raise ConfigError(f"{where}: no row `{name}`", _known(name, rows))
+def _references(config: Config) -> Iterator[tuple[str, Iterable[str | None], Collection[str]]]:
+    """Yield every key that names rows, the names (None: left out), and the rows that there are."""
+    sets, models, prism, benchmarks = config.data.sets, config.models, config.prism, config.benchmarks
+    trained = [name for name in config.train.models if not name.startswith(BASE_PREFIX)]
+    for name, row in config.train.models.items():
+        yield f"train.models.{name}.language_model", [row.language_model], sets
+        yield f"train.models.{name}.vision_tower", [row.vision_tower], sets
+        yield f"train.models.{name}.pretrain.annotations", [row.pretrain.annotations], sets
+        yield f"train.models.{name}.finetune.annotations", [row.finetune.annotations], sets
+    yield "train.select.models", config.train.select.models, trained
+    for name, model in models.items():
+        yield f"models.{name}.train", [model.train], trained
+        yield f"models.{name}.weights", [model.weights], sets
+        yield f"models.{name}.vision_tower", [model.vision_tower], sets
+        yield f"models.{name}.new_tokens_by_edition", model.new_tokens_by_edition, prism.editions
+    for name, dataset in sets.items():
+        yield f"data.sets.{name}.needs", dataset.needs, sets
+    annotated = [name for name, dataset in sets.items() if dataset.kind == "annotations"]
+    yield "data.audit.pairs", config.data.audit.sets, annotated
+    for name, edition in prism.editions.items():
+        yield f"prism.editions.{name}.dataset", [edition.dataset], sets
+    yield "prism.released_dataset", [prism.released_dataset], sets
+    yield "prism.select.models", prism.select.models, models
+    yield "prism.select.editions", prism.select.editions, prism.editions
+    yield "prism.select.judges", prism.select.judges, prism.judges
+    for name, task in benchmarks.tasks.items():
+        yield f"benchmarks.tasks.{name}.dataset", [task.dataset], sets
+        yield f"benchmarks.tasks.{name}.judge", [task.judge], prism.judges
+    if benchmarks.released:
+        yield "benchmarks.released.dataset", [benchmarks.released.dataset], sets
+    yield "benchmarks.select.models", benchmarks.select.models, models
+    yield "benchmarks.select.tasks", benchmarks.select.tasks, benchmarks.tasks
+    yield "benchmarks.compare", benchmarks.compare or [], models
+    yield "benchmarks.judge", [benchmarks.judge], prism.judges
+    yield "paper.compare", [name for pair in config.paper.compare for name in (pair.safe, pair.original)], models
+    if config.demo:
+        yield "demo", [config.demo.safe, config.demo.original], models
+        yield "demo.benchmark", [config.demo.benchmark], benchmarks.tasks
 
 
 def _known(name: str, rows: Iterable[str]) -> str:

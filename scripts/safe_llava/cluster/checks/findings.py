@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
+from safe_llava.data.pages.html import html_page
+
 State = Literal["ok", "open", "red"]
 TITLES: dict[State, str] = {"ok": "ok", "open": "open", "red": "RED"}
-STYLE = """
-body { font: 15px/1.5 sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin: 1em 0 } h2 { margin-top: 1.5em }
-th, td { text-align: left; padding: 0.3em 1em 0.3em 0; border-bottom: 1px solid #ddd; vertical-align: top }
-.state { font-weight: bold; white-space: nowrap } .remedy { display: block; white-space: pre-line }
+STYLE = """.state { font-weight: bold; white-space: nowrap } .remedy { display: block; white-space: pre-line }
 .ok { color: #17703a } .open { color: #8a5a00 } .red { color: #b3121d }
 """
 
@@ -67,14 +65,11 @@ def as_page(findings: Sequence[CheckResult], when: str) -> str:
     Args:
         when: when they were found, in words.
     """
-    title = f"Preflight of {when}"
-    parts = [f"<h1>{escape(title)}</h1>", f"<p><strong>{escape(summary_line(findings))}</strong></p>"]
+    parts = [f"<p><strong>{escape(summary_line(findings))}</strong></p>"]
     for where in dict.fromkeys(finding.where for finding in findings):
         rows = "\n".join(map(_row, (finding for finding in findings if finding.where == where)))
         parts.append(f"<h2>{escape(where)}</h2>\n<table>{rows}</table>")
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-    body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
+    return html_page(f"Preflight of {when}", parts, STYLE)
 
 
 def _row(one: CheckResult) -> str:
