@@ -137,7 +137,7 @@ rule preflight_login:
         "--plan <(printf %s {params.plan:q}) --out {output.findings:q} > {log:q} 2>&1"
 
 
-# One short job for each image, on the partition of the jobs that use it.
+# One short job for each container image, on the partition of the jobs that use it.
 rule preflight_node:
     input:
         login=rules.preflight_login.output.findings,

@@ -1,7 +1,7 @@
 """What can be said on the login node, before any job: `python -m safe_llava.cluster.login --config … --plan …`.
 
-The images are there, the data has room, layouts were checked, keys are set, and the partitions let the jobs start and
-end. Writes its findings for ``preflight``.
+Container images are there, the data has room, layouts were checked, keys are set, and the partitions let the jobs
+start and end. Writes its findings for ``preflight``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class RuleResources(Row):
 
 
 class ImageNote(Row):
-    """What stands beside an image (``core.images``)."""
+    """What stands beside a container image (``containers.build``)."""
 
     sha256: str
     bytes: int
@@ -74,7 +74,7 @@ class LoginFindings(Row):
 
 
 def check_images(images: Mapping[Kind, str]) -> Iterator[CheckResult]:
-    """Say whether each image is there, and what its labels or the note beside it tell."""
+    """Say whether each container image is there, and what its labels or the note beside it tell."""
     if not images:
         yield CheckResult(
             WHERE, "images", "ok", "none are used (no --sdm apptainer): steps run with what is installed here"

@@ -1,7 +1,7 @@
 """Say what a job finds where it runs: `python -m safe_llava.cluster.node --out FACTS.json`.
 
-The image it runs in, the GPUs that torch sees there and their memory, whether what was compiled for them can be loaded,
-a sum over two of them, the room in the folders that will be written. Facts only, and no failure: what cannot be had is
+The container image it runs in, the GPUs that torch sees there and their memory, whether what was compiled for them
+can be loaded, a sum over two of them, the room in the folders that will be written. Facts only, and no failure: what cannot be had is
 a fact too, with its reason; `preflight` judges.
 Needs nothing but Python; torch where GPUs or sums are asked for.
 """
@@ -39,7 +39,7 @@ SAID_CHARACTERS = 600
 
 
 def image() -> dict[str, Any] | None:
-    """Return the image that this runs in and its labels; None outside of one."""
+    """Return the container image that this runs in and its labels; None outside of one."""
     path = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER")
     if path is None:
         return None

@@ -1,4 +1,4 @@
-"""Folders of the machine that images see beside the working directory and /tmp."""
+"""Folders of the machine that container images see beside the working directory and /tmp."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OURS = "SAFE_LLAVA_BIND"
 
 
 def show(paths: Iterable[Path | str]) -> None:
-    """Let every image that is started from here on see what lies at these paths, and this machine's scratch.
+    """Let every container image that is started from here on see what lies at these paths, and this machine's scratch.
 
     What an earlier call has shown is forgotten, on whichever machine that was; what the user shows stays as it is.
     """

@@ -1,8 +1,8 @@
-"""Build the images, pin their base, list what was made in which: `python -m safe_llava.containers.build COMMAND`.
+"""Container images, built, pinned and listed: `python -m safe_llava.containers.build COMMAND`.
 
-build    build or pull one image, as `snakemake images` does
+build    build or pull one container image, as `snakemake images` does
 pin      ask the registry for the digest of the base's tag, and write it into containers/base.yaml
-list     results that were made in another image than today's, or in none
+list     results that were made in another container image than today's, or in none
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from safe_llava.core.provenance import code_commit, own_labels
 from safe_llava.core.rows import read_row
 
 ROOT = Path(__file__).resolve().parents[3]
-# The machine's own way to the package index: handed to %post in a bound folder, for the image keeps nothing of it.
+# The machine's own way to the package index: handed to %post in a bound folder: nothing of it stays.
 SETTINGS = (
     *(f"PIP_{name}" for name in ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "CERT", "TRUSTED_HOST", "CONFIG_FILE")),
     *(f"UV_{name}" for name in ("DEFAULT_INDEX", "INDEX", "FIND_LINKS", "CACHE_DIR", "INSECURE_HOST", "SYSTEM_CERTS")),
@@ -55,7 +55,7 @@ PASSED_OVER = {"data", "logs", "usage", "checkpoints", "tensorboard", "model", "
 
 
 def source(images: Images, root: Path) -> tuple[str, str]:
-    """Return Apptainer's `bootstrap` and `from` of the images' base.
+    """Return Apptainer's `bootstrap` and `from` of the container images' base.
 
     Raises:
         ConfigError: the base is not pinned, or is not there.
@@ -96,14 +96,14 @@ def machine_settings(environment: Mapping[str, str], folder: Path) -> list[str]:
 
 
 def build(name: str, images: Images, out: Path, root: Path = ROOT) -> None:
-    """Build an image, or pull it where a registry is configured; then write what it is beside it.
+    """Build a container image, or pull it where a registry is configured; then write what it is beside it.
 
     Apptainer finds by itself how: as root, with a range of subordinate user ids, or in a user namespace alone. Its
     environment variables hold here as everywhere (APPTAINER_TMPDIR, APPTAINER_MKSQUASHFS_ARGS, …).
 
     Raises:
         ConfigError: the base is not pinned or not there, or Apptainer is not installed.
-        DataError: Apptainer failed, or the registry gives another image than its tag says.
+        DataError: Apptainer failed, or the registry gives another container image than its tag says.
     """
     with tempfile.TemporaryDirectory() as folder, atomic_path(out) as temporary:
         if images.registry is not None:
@@ -125,12 +125,12 @@ def build(name: str, images: Images, out: Path, root: Path = ROOT) -> None:
 
 
 def _pull(repository: str, wanted: str, out: Path, root: Path) -> None:
-    """Pull an image, and look inside whether it is the one that the registry's tag names."""
+    """Pull a container image, and look inside whether it is the one that the registry's tag names."""
     apptainer(["pull", "--force", str(out.resolve()), f"{repository}:{wanted}"], root)
     found = labels(out).get("safe-llava.tag", "none")
     if found != wanted:
         raise DataError(
-            f"{repository}:{wanted}: the image that was pulled says that its tag is {found}",
+            f"{repository}:{wanted}: the container image that was pulled says that its tag is {found}",
             "push the right one (docs/images.md, A registry), or build here with images.registry: null",
         )
 
@@ -138,7 +138,7 @@ def _pull(repository: str, wanted: str, out: Path, root: Path) -> None:
 def _options(name: str, images: Images, folder: Path, root: Path) -> list[str]:
     """Return the binds and build arguments of a build."""
     bootstrap, origin = source(images, root)
-    # What was downloaded for one image is not downloaded again for the next.
+    # What was downloaded for one container image is not downloaded again for the next.
     cache = Path(os.environ.get("UV_CACHE_DIR") or Path.home() / ".cache/uv")
     cache.mkdir(parents=True, exist_ok=True)
     compilers = max(1, min(len(os.sched_getaffinity(0)), int(usable_memory() / COMPILER_BYTES)))
@@ -165,17 +165,17 @@ def apptainer(arguments: Sequence[str], root: Path) -> None:
 
 
 def labels(image: Path) -> dict[str, str]:
-    """Return the labels that this project gave an image, as spython reads them.
+    """Return the labels that this project gave a container image, as spython reads them.
 
     Raises:
-        DataError: the file is not an image.
+        DataError: the file is not a container image.
     """
     from spython.main import Client
 
     with _singularity():
         found = Client.inspect(str(image))
     if "attributes" not in found:
-        raise DataError(f"{image}: not an image: {found.get('message')}", "make it again: snakemake images")
+        raise DataError(f"{image}: not a container image: {found.get('message')}", "make it again: snakemake images")
     return own_labels(found["attributes"]["labels"])
 
 
@@ -226,7 +226,7 @@ def pin(path: Path, client: httpx2.Client) -> str:
 
 @dataclass(frozen=True)
 class Made:
-    """A result and the image it was made in."""
+    """A result and the container image it was made in."""
 
     result: str
     image: str
@@ -235,7 +235,7 @@ class Made:
 
 
 def records(results: Path) -> Iterator[Made]:
-    """Yield every result below a folder whose record names an image, or says that there was none."""
+    """Yield every result below a folder whose record names a container image, or says that there was none."""
     for folder, folders, files in os.walk(results):
         folders[:] = sorted(name for name in folders if name not in PASSED_OVER and not name.startswith("."))
         for path in (Path(folder, name) for name in sorted(files) if name.endswith(".json")):
@@ -258,7 +258,7 @@ def _made(path: Path, record: dict[str, Any]) -> Made:
 
 
 def listing(made: Sequence[Made], tags: Mapping[str, str]) -> str:
-    """Return the results that were made in another image than today's as a table, and how many were not."""
+    """Return the results that were made in another container image than today's as a table, and how many were not."""
     others = [one for one in made if tags.get(one.image) != one.tag]
     rows = [("result", "made in", "today", "commit")] if others else []
     rows += [

@@ -1,4 +1,4 @@
-"""Which image a rule runs in: its path carries a tag of everything that goes into it.
+"""Which container image a rule runs in: its path carries a tag of everything that goes into it.
 
 Read while the rules are read: nothing here calls Apptainer.
 """
@@ -25,7 +25,7 @@ KIND = "{{ wheels }}"
 
 
 def base(images: Images, root: Path) -> str:
-    """Return the images' base: the configuration's, else the pinned one, `docker://NAME@DIGEST`."""
+    """Return the container images' base: the configuration's, else the pinned one, `docker://NAME@DIGEST`."""
     if images.base is not None:
         return images.base
     row = yaml.safe_load((root / BASE).read_text(encoding="utf-8"))
@@ -48,12 +48,12 @@ def base_state(images: Images, root: Path) -> bytes:
 
 
 def has_kinds(name: str, root: Path) -> bool:
-    """Say whether an image holds other packages for GPUs than for CPUs."""
+    """Say whether a container image holds other packages for GPUs than for CPUs."""
     return KIND in _definition(name, root)
 
 
 def parts(name: str, wheels: str, root: Path) -> list[str]:
-    """Return the files that go into an image, relative to the clone: its definition, and what that copies.
+    """Return the files that go into a container image, relative to the clone: its definition, and what that copies.
 
     Raises:
         ConfigError: there is no definition of that name.
@@ -72,7 +72,7 @@ def _definition(name: str, root: Path) -> str:
 
 
 def tag(name: str, images: Images, root: Path) -> str:
-    """Return the tag of an image: the first digits of the sha256 of its files' bytes and of what its base is."""
+    """Return the tag of a container image: the first digits of the sha256 of its files and of what its base is."""
     digest = hashlib.sha256(base_state(images, root))
     for part in parts(name, images.wheels, root):
         digest.update(part.encode() + b"\0" + hashlib.sha256((root / part).read_bytes()).digest())
@@ -85,12 +85,12 @@ def image_name(name: str, images: Images, root: Path) -> str:
 
 
 def image_path(name: str, images: Images, root: Path) -> str:
-    """Return the image of an environment: the configuration's own, else the one that `snakemake images` makes."""
+    """Return the container image of an environment: the user's own, or that of `snakemake images`."""
     own: str | None = getattr(images, name)
     return own or f"{images.folder}/{image_name(name, images, root)}-{tag(name, images, root)}.sif"
 
 
 def tag_in(image: str) -> str | None:
-    """Return the tag that an image's path carries; None of an image that `snakemake images` does not make."""
+    """Return the tag that an image's path carries; None of a container image that `snakemake images` does not make."""
     found = re.search(rf"-([0-9a-f]{{{TAG_DIGITS}}})\.sif$", image)
     return found[1] if found else None

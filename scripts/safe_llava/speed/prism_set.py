@@ -101,7 +101,7 @@ def write_folder(folder: Path, size: str, tokenizer_file: Path | None) -> Any:
     """Write a checkpoint's folder without weights: configuration, processor, template; return the configuration.
 
     Args:
-        size: of ``train.bench.LANGUAGE``.
+        size: of ``speed.training.LANGUAGE``.
         tokenizer_file: a Llama ``tokenizer.model``; None: one word, one token.
     """
     from transformers import GenerationConfig, LlavaProcessor

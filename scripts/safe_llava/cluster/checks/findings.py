@@ -22,7 +22,7 @@ class CheckResult:
     """One line of the page.
 
     Args:
-        where: the login node, or the image whose job found it.
+        where: the login node, or the container image whose job found it.
         what: what was looked at.
         state: ok; open: the run itself does it, or nobody can know yet; red: the run would fail.
         said: what was found.

@@ -34,7 +34,7 @@ WITHOUT = {"vllm": "; or `backend: transformers` in the rows of models"}
 
 
 class Expected(Row):
-    """What a job that looked around was to find: its image (null: none is used), and GPUs."""
+    """What a job that looked around was to find: its container image (null: none is used), and GPUs."""
 
     image: str | None
     gpus: int
@@ -81,7 +81,7 @@ def labelled(where: str, what: str, wanted: str, labels: Mapping[str, str], said
     """Return whether an image's labels are those of the one that was wanted.
 
     Args:
-        wanted: the image's path, which carries the tag unless the image is the user's own.
+        wanted: the image's path, which carries the tag unless the container image is the user's own.
         said: what is known of it beside its labels.
     """
     found, expected = labels.get("safe-llava.tag"), tag_in(wanted)
@@ -95,7 +95,7 @@ def labelled(where: str, what: str, wanted: str, labels: Mapping[str, str], said
 
 
 def made_again(image: str) -> str:
-    """Return how to come by an image again: the user's own is not this project's to delete."""
+    """Return how to come by a container image again: the user's own is not this project's to delete."""
     return f"rm {image}*; snakemake images" if tag_in(image) else "copy the image again, and its note with it"
 
 
