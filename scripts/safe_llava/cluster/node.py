@@ -1,9 +1,9 @@
 """Say what a job finds where it runs: `python -m safe_llava.cluster.node --out FACTS.json`.
 
 The container image it runs in, the GPUs that torch sees there and their memory, whether what was compiled for them
-can be loaded, a sum over two of them, the room in the folders that will be written. Facts only, and no failure: what cannot be had is
-a fact too, with its reason; `preflight` judges.
-Needs nothing but Python; torch where GPUs or sums are asked for.
+can be loaded, a sum over two of them, the room in the folders that will be written. Facts only, and no failure: what
+cannot be had is a fact too, with its reason; `preflight` judges. Needs nothing but Python; torch where GPUs or sums are
+asked for.
 """
 
 from __future__ import annotations
