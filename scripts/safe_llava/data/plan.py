@@ -1,7 +1,7 @@
 """Say what would be fetched: `python -m safe_llava.data.plan [--configfile FILE …]`.
 
 One line a data set: how large it is, how much of it is not here yet, and how many files it becomes; then whether there
-is room. Nothing is fetched. `snakemake data` prints the same before it starts, and `snakemake -n data` instead.
+is room. Nothing is fetched. `snakemake data` prints the same before it starts, and `snakemake data -n -q` instead.
 """
 
 from __future__ import annotations
