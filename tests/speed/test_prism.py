@@ -56,7 +56,7 @@ def test_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edition, loop, last = lines[1], lines[2:5], lines[5]
     assert edition["answers"] == 26
     assert edition["tokens"]["decode"] + 26 == edition["answer_tokens"], "every token but the first is decoded"
-    assert edition["tokens"]["prefix"] == 2 * 19, "each picture is read once: 16 positions behind three tokens"
+    assert edition["tokens"]["prefix"] == 2 * 19, "each image is read once: 16 positions behind three tokens"
     assert [line["task"] for line in loop] == list(bench_set.QUESTIONS)
     assert [line["answers"] for line in loop] == [5, 5, 3]
     assert bench.ratio(edition, loop) == last

@@ -74,11 +74,11 @@ class ChatTemplateAdapter:
             images=images if any(images) else None,
             padding=True,
             return_tensors="pt",
-            add_special_tokens=self._adds_special_tokens(prompts),
+            add_special_tokens=self.adds_special_tokens(prompts),
         )
         return {name: self._cast(value) for name, value in inputs.items()}
 
-    def _adds_special_tokens(self, prompts: Sequence[str]) -> bool:
+    def adds_special_tokens(self, prompts: Sequence[str]) -> bool:
         """Say whether the tokenizer is to add its start token: not where the template wrote it already."""
         start = self.tokenizer.bos_token
         return not (start and prompts and prompts[0].startswith(start))
@@ -99,7 +99,7 @@ class LlavaAdapter(ChatTemplateAdapter):
         pixels = [[self._pixels_of(source) for source in request.images] for request in requests]
         texts = [self._expand(prompt, images) for prompt, images in zip(prompts, pixels, strict=True)]
         encoded = self.tokenizer(
-            texts, padding=True, return_tensors="pt", add_special_tokens=self._adds_special_tokens(prompts)
+            texts, padding=True, return_tensors="pt", add_special_tokens=self.adds_special_tokens(prompts)
         )
         inputs = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
         if flat := [image for images in pixels for image in images]:

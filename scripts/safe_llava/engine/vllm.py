@@ -137,7 +137,7 @@ class VllmEngine:
 
     def _inputs(self, prompt: str, pictures: Opened) -> dict[str, Any]:
         """Return vLLM's prompt: our token ids, so that it adds none, and pictures known by their content."""
-        encoded = self.adapter.tokenizer(prompt, add_special_tokens=self.adapter._adds_special_tokens([prompt]))
+        encoded = self.adapter.tokenizer(prompt, add_special_tokens=self.adapter.adds_special_tokens([prompt]))
         inputs: dict[str, Any] = {"prompt_token_ids": list(encoded["input_ids"])}
         if pictures:
             inputs["multi_modal_data"] = {"image": [image for image, _ in pictures]}

@@ -72,7 +72,6 @@ def measure_edition(engine: BenchEngine, asked: Edition) -> dict[str, Any]:
         EngineError: an answer failed or has another length.
     """
     assert engine.decoder is not None
-    engine.decoder.seconds.clear()
     engine.decoder.tokens.clear()
     gpu = engine.device.type == "cuda"
     if gpu:
@@ -83,14 +82,12 @@ def measure_edition(engine: BenchEngine, asked: Edition) -> dict[str, Any]:
             raise EngineError(f"{reply.key}: {reply.reason or 'an answer of another length'}", "see the log")
         done += 1
     seconds = time.perf_counter() - started
-    phases = {name: round(value, 2) for name, value in sorted(engine.decoder.seconds.items())}
     return {
         "kind": "edition",
         "answers": done,
         "seconds": round(seconds, 2),
         "answers_per_s": round(done / seconds, 2),
         "answer_tokens": sum(asked.lengths.values()),
-        "phases": {**phases, "rest": round(seconds - sum(phases.values()), 2)},
         "tokens": dict(sorted(engine.decoder.tokens.items())),
         "memory_gib": round(torch.cuda.max_memory_allocated(engine.device) / 2**30, 1) if gpu else 0.0,
     }

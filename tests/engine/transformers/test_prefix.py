@@ -1,8 +1,9 @@
-"""A picture read once for all its questions: the same answers as without, faults that stay where they are."""
+"""An image read once for all its questions: the same answers as without, faults that stay where they are."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +12,14 @@ import PIL.Image
 import pytest
 import torch
 import yaml
+from transformers import DynamicCache
 
 from engine import tiny
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.engine.base import Reply, Request
-from safe_llava.engine.transformers import prefix, prefix_attention
-from safe_llava.engine.transformers.asked import Asked, NotSharedError, by_picture, prepared, read_picture
-from safe_llava.engine.transformers.blocks import PictureBlocks
+from safe_llava.engine.images import open_image
+from safe_llava.engine.transformers import prefix
+from safe_llava.engine.transformers.asked import Asked, NotSharedError, by_image, prepared
 from safe_llava.engine.transformers.engine import TransformersEngine
 
 FAMILIES = {
@@ -25,13 +27,14 @@ FAMILIES = {
     "llava_next": "LLaVA-Next",
     "llava_onevision": "LLaVA-Onevision",
     "internvl": "InternVLC3",
+    "qwen2_5_vl": "Qwen25",
 }
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny checkpoint of every class of models that is proven here."""
+    """A tiny checkpoint of every class of models that shares."""
     models = yaml.safe_load((ROOT / "config" / "models.yaml").read_text(encoding="utf-8"))["models"]
     made = {}
     for family, name in FAMILIES.items():
@@ -41,8 +44,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-def test_every_proven_class_is_proven_here() -> None:
-    assert set(FAMILIES) == prefix.PROVEN
+def test_every_class_that_shares_is_compared_here() -> None:
+    assert set(FAMILIES) == prefix.SHARED
 
 
 def engines(folder: Path, row: EvaluatedModel, family: str, **changes: Any) -> TransformersEngine:
@@ -97,7 +100,7 @@ def test_answers_are_those_of_the_plain_path_and_of_single_questions(
 ) -> None:
     engine = engines(checkpoints[family], row, family)
     plain = engines(checkpoints[family], row, family, share=False)
-    assert (engine.describe()["reads_a_picture_once"], plain.describe()["reads_a_picture_once"]) == (True, False)
+    assert (engine.describe()["reads_an_image_once"], plain.describe()["reads_an_image_once"]) == (True, False)
     expected = by_key(list(plain.generate(requests)))
     assert expected == by_key([reply for request in requests for reply in plain.generate([request])])
     engine._generate = lambda *_: pytest.fail("the plain path was taken")  # type: ignore[method-assign]
@@ -105,11 +108,26 @@ def test_answers_are_those_of_the_plain_path_and_of_single_questions(
     assert by_key([reply for request in requests for reply in engine.generate([request])]) == expected
     assert {reply.status for reply in expected.values()} == {"ok"}
     assert len({reply.text for reply in expected.values()}) > 5
-    assert max(reply.n_tokens or 0 for reply in expected.values()) > prefix.MORE_ROOM, "the buffers have to grow"
+
+
+def test_an_image_is_read_once(checkpoints: dict[str, Path], row: EvaluatedModel, requests: list[Request]) -> None:
+    """And its questions behind it; every further token of an answer is one token of one pass."""
+    engine = engines(checkpoints["llava"], row, "llava")
+    assert engine.decoder is not None
+    answers = _with_tokens(engine, requests)
+    adapter = engine.adapter
+    images, tokens = len({request.images for request in requests}), Counter[str]()
+    for request in requests:
+        tokens["all"] += len(adapter.tensors([request], [adapter.prompt(request)])["input_ids"][0])
+    read = engine.decoder.tokens
+    assert read["prefix"] % images == 0
+    assert read["questions"] == tokens["all"] - len(requests) * read["prefix"] // images
+    assert read["decode"] == sum(len(answer.tokens) - 1 for answer in answers)
+    assert read["steps"] == max(len(answer.tokens) for answer in answers) - 1, "all in one block"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_ends_of_answers_drop_rows_and_pictures(
+def test_rows_leave_with_the_end_of_their_answers(
     checkpoints: dict[str, Path], row: EvaluatedModel, requests: list[Request], family: str, monkeypatch: Any
 ) -> None:
     """Each of several end tokens stops answers at other places; what is left goes on as it would have."""
@@ -123,10 +141,10 @@ def test_ends_of_answers_drop_rows_and_pictures(
     share = {token: sum(token in answer for answer in answers) for answer in answers for token in answer}
     ends = {token for token, count in share.items() if 1 <= count <= len(answers) // 4}
     ends = set(sorted(ends, key=lambda token: (-share[token], token))[:4])
-    dropped = []
-    keep = prefix_attention.SharedPrefix.keep
+    dropped: list[int] = []
+    select = DynamicCache.batch_select_indices
     monkeypatch.setattr(
-        prefix_attention.SharedPrefix, "keep", lambda self, left: (dropped.append(list(left)), keep(self, left))[1]
+        DynamicCache, "batch_select_indices", lambda self, left: (dropped.append(len(left)), select(self, left))[1]
     )
     for one in (engine, plain):
         one._ends |= ends
@@ -135,11 +153,11 @@ def test_ends_of_answers_drop_rows_and_pictures(
     assert by_key(list(engine.generate(long))) == expected
     assert {reply.truncated for reply in expected.values()} == {True, False}
     assert len({reply.n_tokens for reply in expected.values()}) > 2
-    assert dropped
+    assert len(set(dropped)) > 3
 
 
 @pytest.mark.parametrize("tokens", [1, 24, 100])
-def test_long_questions_go_through_in_pieces(
+def test_images_go_through_in_pieces(
     checkpoints: dict[str, Path], row: EvaluatedModel, requests: list[Request], tokens: int, monkeypatch: Any
 ) -> None:
     expected = by_key(list(engines(checkpoints["llava"], row, "llava").generate(requests)))
@@ -163,7 +181,7 @@ def test_blocks_are_bounded(checkpoints: dict[str, Path], row: EvaluatedModel, r
     assert max(map(len, sizes)) == 2, "a question asked alone shares a block"
 
 
-def test_a_broken_picture_fails_only_its_own_questions(
+def test_a_broken_image_fails_only_its_own_questions(
     checkpoints: dict[str, Path], row: EvaluatedModel, requests: list[Request], tmp_path: Path
 ) -> None:
     engine = engines(checkpoints["llava"], row, "llava")
@@ -257,28 +275,28 @@ def test_prefixes_end_with_the_picture(
     for family in FAMILIES:
         engine = engines(checkpoints[family], row, family)
         adapter, marker = engine.adapter, engine.model.config.image_token_id
-        for group in by_picture([(request, adapter.prompt(request)) for request in requests]):
-            asked = prepared(group, read_picture(group, adapter), adapter, marker)
+        for group in by_image([(request, adapter.prompt(request)) for request in requests]):
+            asked = prepared(group, open_image(group[0][0].images[0]), adapter, marker)
             for (request, prompt), suffix in zip(asked.pairs, asked.suffixes, strict=True):
                 whole = adapter.tensors([request], [prompt])["input_ids"][0].tolist()
                 assert [*asked.prefix, *suffix] == whole
                 assert marker not in suffix
 
 
-def test_a_picture_behind_the_question_is_not_shared(
+def test_an_image_behind_the_question_is_not_shared(
     checkpoints: dict[str, Path], row: EvaluatedModel, requests: list[Request]
 ) -> None:
     adapter = engines(checkpoints["llava"], row, "llava").adapter
     pairs = [(request, f"{request.text} <image>") for request in requests if request.key.startswith("1/")]
     marker = adapter.tokenizer.convert_tokens_to_ids("<image>")
     with pytest.raises(NotSharedError):
-        prepared(pairs, read_picture(pairs, adapter), adapter, marker)
+        prepared(pairs, open_image(pairs[0][0].images[0]), adapter, marker)
 
 
-def test_models_that_were_not_proven_do_not_share(tmp_path: Path, row: EvaluatedModel) -> None:
+def test_models_with_other_layers_do_not_share(tmp_path: Path, row: EvaluatedModel) -> None:
     tiny.gemma3(tmp_path)
     engine = engines(tmp_path, row, "gemma3")
-    assert engine.describe()["reads_a_picture_once"] is False
+    assert engine.describe()["reads_an_image_once"] is False
     changed = engine.model.config.get_text_config()
     engine.model.config.model_type, changed.model_type = "llava", "llama"
     assert prefix.can_share(engine.model) is False, "its layers do not read everything"
@@ -289,40 +307,17 @@ def test_planned_memory_shrinks_with_what_was_seen(
 ) -> None:
     engine = engines(checkpoints["llava"], row, "llava")
     assert engine.decoder is not None
-    blocks = PictureBlocks(engine)
-    blocks._device = torch.device("cuda")
+    engine.device = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 2000))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     engine.decoder.answers = lambda block: (_ for _ in ()).throw(torch.OutOfMemoryError())  # type: ignore[method-assign]
-    assert blocks._limit() == 800
+    assert engine._limit() == 800
     picture = PIL.Image.new("RGB", (9, 9))
     pairs = [(Request(str(n), "who ?", (picture.copy(),), 2), "USER: <image>\nwho ? ASSISTANT:") for n in range(2)]
     block = [prepared([pair], picture, engine.adapter, engine.model.config.image_token_id) for pair in pairs]
-    assert blocks._cost(block[0]) == (len(block[0].prefix) + len(block[0].suffixes[0]) + 32) * 2 * 2 * 2 * 8 * 4
-    assert [reply.status for reply in blocks._answer(block)] == ["ok", "ok"]
-    assert blocks._limit() == 400
-
-
-def test_attention_in_two_parts_is_one_softmax() -> None:
-    """Against scaled dot product attention over the whole of each row's keys, padding and ragged groups included."""
-    torch.manual_seed(0)
-    pictures, shared, group, width, longest, own, count = [0, 0, 0, 1, 2, 2], 2, 3, 8, 7, 5, 2
-    lengths, pads = torch.tensor([7, 4, 6]), torch.tensor([0, 2, 1, 0, 3, 0])
-    keys, values = (torch.randn(3, shared, longest, width) for _ in range(2))
-    query = torch.randn(6, shared * group, count, width)
-    key, value = (torch.randn(6, shared, own, width) for _ in range(2))
-    place = torch.arange(own)
-    seen = (place >= pads[:, None])[:, None, None] & (place <= place[own - count :, None])
-    whole = prefix_attention.SharedPrefix([keys], [values], lengths, True, torch.empty(0), 0)
-    read = whole.of(0, pictures).attend(0, query, key, value, seen, 0.25)
-    for number, picture in enumerate(pictures):
-        used = int(lengths[picture])
-        mask = torch.cat([torch.ones(count, used, dtype=torch.bool), seen[number, 0]], dim=1)
-        expected = torch.nn.functional.scaled_dot_product_attention(
-            query[number],
-            torch.cat([keys[picture, :, :used], key[number]], dim=1).repeat_interleave(group, 0),
-            torch.cat([values[picture, :, :used], value[number]], dim=1).repeat_interleave(group, 0),
-            attn_mask=mask,
-            scale=0.25,
-        )
-        torch.testing.assert_close(read[number].transpose(0, 1), expected)
+    token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, width, bytes
+    prefix_tokens = len(block[0].prefix)
+    assert engine.decoder.cost(block[0]) == (2 * prefix_tokens + len(block[0].suffixes[0]) + 32) * token
+    monkeypatch.setattr(engine, "plain", lambda pairs: iter([Reply(pairs[0][0].key, "", "ok")]))
+    assert [reply.status for reply in engine._answer_block(engine.decoder, block)] == ["ok", "ok"]
+    assert engine._limit() == 400

@@ -1,9 +1,9 @@
-"""Questions grouped by their picture: what all of them begin with, and how each goes on."""
+"""Questions grouped by their image: what all of them begin with, and how each goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import PIL.Image
@@ -11,33 +11,29 @@ import torch
 
 from safe_llava.engine.adapters import ChatTemplateAdapter
 from safe_llava.engine.base import Request
-from safe_llava.engine.images import open_image
 
 Pair = tuple[Request, str]  # a request and its prompt
 
-# What a processor says of single tokens; everything else that it returns belongs to the picture.
-OF_TOKENS = ("input_ids", "attention_mask")
-
 
 class NotSharedError(Exception):
-    """The questions about a picture do not begin alike, or not in a way that is understood."""
+    """The questions about an image do not begin alike, or not in a way that is understood."""
 
 
 @dataclass
 class Asked:
-    """All questions about one picture.
+    """All questions about one image.
 
     Attributes:
         pairs: the requests with their prompts.
-        prefix: tokens up to the picture's last position, the same for every question.
+        prefix: tokens up to the image's last position, the same for every question.
         suffixes: the tokens behind it, of each question.
-        tensors: the picture, as the model takes it.
+        tensors: the image, as the model takes it, and what it takes of each token of the prefix.
     """
 
     pairs: list[Pair]
-    prefix: list[int] = field(default_factory=list)
-    suffixes: list[list[int]] = field(default_factory=list)
-    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    prefix: list[int]
+    suffixes: list[list[int]]
+    tensors: dict[str, torch.Tensor]
 
     def without(self, done: set[str]) -> Asked | None:
         """Return the questions whose keys are not in ``done``; None if there is none left."""
@@ -49,12 +45,12 @@ class Asked:
         )
 
     def shape(self) -> tuple[object, ...]:
-        """Return what pictures have in common that are read in one pass."""
-        return len(self.prefix), *((name, tensor.shape) for name, tensor in sorted(self.tensors.items()))
+        """Return what images have in common that are read in one pass."""
+        return len(self.prefix), *((name, tensor.shape[1:]) for name, tensor in sorted(self.tensors.items()))
 
 
-def by_picture(pairs: Iterable[Pair]) -> list[list[Pair]]:
-    """Return requests of one picture each, those of the same picture together, in the order of its first question."""
+def by_image(pairs: Iterable[Pair]) -> list[list[Pair]]:
+    """Return requests of one image each, those of the same image together, in the order of its first question."""
     groups: dict[object, list[Pair]] = {}
     for request, prompt in pairs:
         (source,) = request.images
@@ -62,25 +58,16 @@ def by_picture(pairs: Iterable[Pair]) -> list[list[Pair]]:
     return list(groups.values())
 
 
-def read_picture(pairs: list[Pair], adapter: ChatTemplateAdapter) -> PIL.Image.Image:
-    """Return the picture that a group asks about.
+def prepared(pairs: list[Pair], image: PIL.Image.Image, adapter: ChatTemplateAdapter, marker: int) -> Asked:
+    """Return the tokens and the image of a group.
 
-    Raises:
-        EngineError: it does not open.
-    """
-    return open_image(pairs[0][0].images[0], adapter.row.image_size)
-
-
-def prepared(pairs: list[Pair], picture: PIL.Image.Image, adapter: ChatTemplateAdapter, marker: int) -> Asked:
-    """Return the tokens and the picture of a group.
-
-    The processor runs once, over the first question: it writes the picture's placeholder as many tokens. The same
+    The processor runs once, over the first question: it writes the image's placeholder as many tokens. The same
     tokens then stand for the placeholder of the other questions, whose text is tokenized alone: a placeholder is a
     special token, so the text on both sides of it never grows together with it.
 
     Args:
-        pairs: questions about one picture.
-        picture: in memory.
+        pairs: questions about one image.
+        image: in memory.
         adapter: of the model.
         marker: token of the placeholder.
 
@@ -88,22 +75,24 @@ def prepared(pairs: list[Pair], picture: PIL.Image.Image, adapter: ChatTemplateA
         NotSharedError: the processor does something else.
     """
     prompts = [prompt for _, prompt in pairs]
-    tensors = adapter.tensors([replace(pairs[0][0], images=(picture,))], prompts[:1])
-    whole: list[int] = tensors["input_ids"][0].tolist()
-    short: list[list[int]] = adapter.tokenizer(prompts, add_special_tokens=adapter._adds_special_tokens(prompts))[
+    tensors = adapter.tensors([replace(pairs[0][0], images=(image,))], prompts[:1])
+    whole: list[int] = tensors.pop("input_ids")[0].tolist()
+    del tensors["attention_mask"]
+    short: list[list[int]] = adapter.tokenizer(prompts, add_special_tokens=adapter.adds_special_tokens(prompts))[
         "input_ids"
     ]
     head, tail = _common(whole, short[0])
     placeholder, positions = short[0][head : len(short[0]) - tail], whole[head : len(whole) - tail]
     begin = [*short[0][:head], *placeholder]
     if any(tokens.count(marker) != 1 or tokens[: len(begin)] != begin or len(tokens) == len(begin) for tokens in short):
-        raise NotSharedError("the questions about a picture do not begin alike")
+        raise NotSharedError("the questions about an image do not begin alike")
     if marker not in begin or marker in whole[len(whole) - tail :]:
-        raise NotSharedError("the picture does not end before the question")
-    others = {name: tensor for name, tensor in tensors.items() if name not in OF_TOKENS}
-    if any(tensor.ndim == 2 and tensor.shape[1] == len(whole) for tensor in others.values()):
-        raise NotSharedError("the processor says more of each token than its number")
-    return Asked(pairs, [*whole[:head], *positions], [tokens[len(begin) :] for tokens in short], others)
+        raise NotSharedError("the image does not end before the question")
+    prefix = [*whole[:head], *positions]
+    for name, tensor in tensors.items():
+        if tensor.ndim == 2 and tensor.shape[1] == len(whole):
+            tensors[name] = tensor[:, : len(prefix)]
+    return Asked(pairs, prefix, [tokens[len(begin) :] for tokens in short], tensors)
 
 
 def _common(whole: Sequence[int], short: Sequence[int]) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""The engine over transformers: greedy, batched, each picture read once for all its questions where that is proven.
+"""The engine over transformers: greedy, batched, each image read once for all its questions where the model allows it.
 
-Models for which it is not go through ``generate``, batch by batch, padded on the left; so do questions that have no
-picture or several.
+Images are made ready by threads, and answered in blocks as large as memory allows. Models that share nothing go through
+``generate``, batch by batch, padded on the left; so do questions that have no image or several, and what fails in a
+block.
 """
 
 from __future__ import annotations
@@ -30,12 +31,17 @@ from safe_llava.engine.adapters import ChatTemplateAdapter, adapter_for
 from safe_llava.engine.ahead import ahead
 from safe_llava.engine.base import DECODING, ENGINE_VERSION, Reply, Request, check_keys, device_type, failed, precision
 from safe_llava.engine.cleaning import clean_reply, end_tokens
+from safe_llava.engine.images import open_image
 from safe_llava.engine.prompts import check_template
-from safe_llava.engine.transformers.asked import Pair
-from safe_llava.engine.transformers.blocks import PictureBlocks
+from safe_llava.engine.transformers.asked import Asked, Pair, by_image, prepared
 from safe_llava.engine.transformers.prefix import PrefixDecoder, can_share
 
 logger = logging.getLogger(__name__)
+
+READERS = 8  # threads that open images
+AHEAD = 160  # images that are made ready while the model is busy
+MEMORY_SHARE = 0.8  # of a GPU's free memory that a block is planned for
+MOST_ROWS = 1024  # questions of a block; more makes a GPU no faster
 
 
 class FiniteLogits(LogitsProcessor):
@@ -60,7 +66,7 @@ class TransformersEngine:
         row: how the model is asked.
         device: ``auto`` (what the row's `accelerator` says), ``cpu``, ``cuda``, ``cuda:1``, …
         threads: CPU threads; None leaves torch's own choice.
-        share: read a picture once for all its questions, where that is proven.
+        share: read an image once for all its questions, where the model allows it.
 
     Raises:
         EngineError: the folder is not a checkpoint of the row's family, or does not load.
@@ -93,7 +99,8 @@ class TransformersEngine:
         self.model.generation_config = GenerationConfig(
             do_sample=False, num_beams=1, eos_token_id=sorted(self._ends), pad_token_id=tokenizer.pad_token_id
         )
-        self.processing = Lock()  # a processor keeps settings, padding among them, between its calls
+        self._processing = Lock()  # a processor keeps settings, padding among them, between its calls
+        self._part = 1.0  # of the planned memory that turned out to be enough
         self.decoder: PrefixDecoder | None = None
         if share and can_share(self.model):
             self.decoder = PrefixDecoder(self.model, self._ends, self.stop, tokenizer.pad_token_id)
@@ -115,7 +122,7 @@ class TransformersEngine:
             "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
             "batch_size": self.row.batch_size,
-            "reads_a_picture_once": self.decoder is not None,
+            "reads_an_image_once": self.decoder is not None,
             "decoding": DECODING,
             "version": ENGINE_VERSION,
         }
@@ -134,11 +141,79 @@ class TransformersEngine:
                 pairs.append((request, self.adapter.prompt(request)))
             except Exception as error:  # whatever is wrong with a question, the others still get their answers
                 yield _no_answer(request, "", _reason(error))
-        one = [pair for pair in pairs if self.decoder is not None and len(pair[0].images) == 1]
-        if self.decoder is not None and one:
-            blocks = PictureBlocks(self)
-            yield from blocks.replies(one)
+        alone = [pair for pair in pairs if self.decoder is not None and len(pair[0].images) == 1]
+        if self.decoder is not None and alone:
+            yield from self._shared(self.decoder, alone)
         yield from self.plain([pair for pair in pairs if self.decoder is None or len(pair[0].images) != 1])
+
+    def _shared(self, decoder: PrefixDecoder, pairs: Sequence[Pair]) -> Iterator[Reply]:
+        """Answer requests of one image each in blocks; an image that does not open fails all of its questions."""
+        others: list[Pair] = []
+        block: list[Asked] = []
+        spent, limit = 0, self._limit()
+        with ThreadPoolExecutor(READERS) as readers:
+            for group, made in ahead(readers, self._prepare, by_image(pairs), AHEAD):
+                try:
+                    asked = made.result()
+                except EngineError as error:
+                    yield from (_no_answer(*pair, error.message) for pair in group)
+                    continue
+                except Exception as error:
+                    logger.info("asked one by one: %s", _reason(error))
+                    others.extend(group)
+                    continue
+                cost = decoder.cost(asked) if self.device.type == "cuda" else len(group)
+                if block and (spent + cost > limit or sum(len(one.pairs) for one in block) >= MOST_ROWS):
+                    yield from self._answer_block(decoder, block)
+                    block, spent, limit = [], 0, self._limit()
+                block.append(asked)
+                spent += cost
+        if block:
+            yield from self._answer_block(decoder, block)
+        yield from self.plain(others)
+
+    def _prepare(self, group: list[Pair]) -> Asked:
+        image = open_image(group[0][0].images[0], self.row.image_size)
+        with self._processing:
+            return prepared(group, image, self.adapter, self.model.config.image_token_id)
+
+    def _limit(self) -> float:
+        """Return what a block may cost: bytes on a GPU, questions elsewhere."""
+        if self.device.type != "cuda":
+            return self.row.batch_size
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(self.device)[0] * MEMORY_SHARE * self._part
+
+    def _answer_block(self, decoder: PrefixDecoder, block: list[Asked]) -> Iterator[Reply]:
+        """Answer a block; what is left of one that fails is halved, and an image that fails alone asked plainly."""
+        done: set[str] = set()
+        alone: list[Pair] = []
+        reason = None
+        try:
+            for pair, tokens in decoder.answers(block):
+                done.add(pair[0].key)
+                if tokens is None:
+                    alone.append(pair)
+                else:
+                    yield self.reply(*pair, tokens)
+        except Exception as error:  # whatever went wrong, the other questions still get their answers
+            reason = _reason(error)
+            if isinstance(error, torch.OutOfMemoryError) and len(block) > 1:
+                self._part /= 2
+        for pair in alone:  # by itself it shows whether its scores are at fault or those of a row beside it
+            yield from self.plain([pair])
+        if reason is None:
+            return
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        left = [rest for asked in block if (rest := asked.without(done))]
+        logger.info("a block of %d images failed, %d are left: %s", len(block), len(left), reason)
+        if len(left) <= 1:
+            yield from self.plain([pair for asked in left for pair in asked.pairs])
+            return
+        middle = len(left) // 2
+        yield from self._answer_block(decoder, left[:middle])
+        yield from self._answer_block(decoder, left[middle:])
 
     def plain(self, pairs: list[Pair]) -> Iterator[Reply]:
         """Answer through ``generate``, the longest prompts first, so that memory runs out at once or never."""
@@ -153,7 +228,7 @@ class TransformersEngine:
                 yield from self._answer(batch, inputs)
 
     def _inputs(self, batch: list[Pair]) -> dict[str, torch.Tensor]:
-        with self.processing:
+        with self._processing:
             return self.adapter.tensors([request for request, _ in batch], [prompt for _, prompt in batch])
 
     def _answer(self, batch: list[Pair], made: Future[dict[str, torch.Tensor]] | None = None) -> Iterator[Reply]:
