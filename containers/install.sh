@@ -1,5 +1,5 @@
 #!/bin/sh
-# The Python environment of an image, from its lock, in %post: install.sh [cpu|cuda]. The base brings Python 3.11.
+# The Python environment of an image, from its lock, in %post: install.sh [cpu|cuda] [yes]. The base brings Python 3.11.
 set -eu
 home=/opt/safe-llava
 python=$home/environment/bin/python
@@ -23,7 +23,8 @@ fi
 install="installer/bin/uv pip install --python $python --no-deps --require-hashes"
 # Nothing can be compiled in an image that runs; without the bytecode every job would do it anew.
 $install --compile-bytecode --build-constraints build.lock -r requirements.lock
-if [ "${1:-}" = cuda ] && [ -f flash-attn.lock ]; then
+if [ "${2:-no}" = yes ]; then # images.flash_attn
+    $install -r compiler.lock
     # The wheels of CUDA lack the two names under which compilers look for its libraries.
     CUDA_HOME=$("$python" -c 'import nvidia.cu13; print(nvidia.cu13.__path__[0])')
     ln -sfn lib "$CUDA_HOME/lib64"

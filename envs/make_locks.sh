@@ -17,6 +17,7 @@ lock() { # NAME REQUIREMENTS OPTION…
 image=(--python-platform x86_64-manylinux_2_36)
 lock local local.in --universal --fork-strategy fewest --override cpu.txt --no-emit-package torch
 lock build build.in "${image[@]}"
+lock compiler compiler.in --no-deps "${image[@]}"
 lock flash-attn flash-attn.in --no-deps "${image[@]}"
 lock paper paper.in --constraint "$out/local.lock" "${image[@]}"
 lock train-cuda train.in --constraint "$out/local.lock" "${image[@]}"

@@ -99,6 +99,14 @@ def test_an_image_without_kinds_is_not_told_one(fake: Fake, local: Images, tmp_p
     assert not [word for word in fake.asked["words"] if word.startswith("wheels=")]
 
 
+def test_flash_attn_is_compiled_where_it_is_asked_for(fake: Fake, local: Images, tmp_path: Path) -> None:
+    for asked in (False, True):
+        building.build("train", Images(base=local.base, flash_attn=asked), tmp_path / "train.sif")
+        assert ("flash_attn=yes" in fake.asked["words"]) is asked
+    building.build("eval", Images(base=local.base, flash_attn=True), tmp_path / "eval.sif")
+    assert "flash_attn=yes" not in fake.asked["words"]
+
+
 def test_a_failed_build_leaves_no_image(fake: Fake, local: Images, tmp_path: Path) -> None:
     fake.install(code=255)
     with pytest.raises(DataError, match="exit status 255"):

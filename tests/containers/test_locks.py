@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 LOCKS = {"train-cuda": "train", "train-cpu": "train", "eval-cuda": "eval", "eval-cpu": "eval", "paper": "paper"}
-LOCKS |= {"build": "build", "flash-attn": "flash-attn", "local": "local"}
+LOCKS |= {"build": "build", "flash-attn": "flash-attn", "compiler": "compiler", "local": "local"}
 
 
 def locked(root: Path, name: str) -> dict[str, str]:

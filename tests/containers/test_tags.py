@@ -81,6 +81,14 @@ def test_the_kind_of_wheels_is_in_the_name_where_there_are_two(root: Path) -> No
     assert tag("paper", CPU, root) == tag("paper", Images(), root)
 
 
+def test_flash_attn_is_another_train_image_where_it_is_asked_for(root: Path) -> None:
+    asked = Images(flash_attn=True)
+    assert tag("train", asked, root) != tag("train", Images(), root)
+    assert [tag(name, asked, root) for name in NAMES[1:]] == [tag(name, Images(), root) for name in NAMES[1:]]
+    with pytest.raises(ValueError, match="goes with `wheels: cuda` alone"):
+        Images(flash_attn=True, wheels="cpu")
+
+
 def test_an_image_lies_in_the_folder_under_its_tag(root: Path) -> None:
     images = Images(wheels="cpu", folder="elsewhere")
     assert image_path("train", images, root) == f"elsewhere/train-cpu-{tag('train', images, root)}.sif"

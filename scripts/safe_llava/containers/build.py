@@ -27,7 +27,17 @@ from safe_llava import __version__
 from safe_llava.config.images import Images
 from safe_llava.config.load import load
 from safe_llava.config.selection import config_files
-from safe_llava.containers.tag import BASE, DEFINITIONS, NAMES, TAG_DIGITS, base, has_kinds, image_name, tag
+from safe_llava.containers.tag import (
+    BASE,
+    DEFINITIONS,
+    NAMES,
+    TAG_DIGITS,
+    base,
+    compiles_flash_attn,
+    has_kinds,
+    image_name,
+    tag,
+)
 from safe_llava.core import cli
 from safe_llava.core.errors import ConfigError, DataError
 from safe_llava.core.files import atomic_path, file_digest, write_json, write_text
@@ -145,6 +155,7 @@ def _options(name: str, images: Images, folder: Path, root: Path) -> list[str]:
     binds = machine_settings({"MAX_JOBS": str(compilers), **os.environ, "UV_CACHE_DIR": str(cache)}, folder)
     facts = {"bootstrap": bootstrap, "base": origin, "version": __version__, "commit": code_commit()}
     facts |= {"tag": tag(name, images, root)} | ({"wheels": images.wheels} if has_kinds(name, root) else {})
+    facts |= {"flash_attn": "yes"} if compiles_flash_attn(name, images, root) else {}
     return [
         *(word for bind in binds for word in ("--bind", bind)),
         *(word for key, value in facts.items() for word in ("--build-arg", f"{key}={value}")),

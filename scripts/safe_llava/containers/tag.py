@@ -22,6 +22,8 @@ TAG_DIGITS = 12
 INSTALLED = "var/lib/dpkg/status"
 # What stands in a definition for the kind of packages.
 KIND = "{{ wheels }}"
+# And for whether flash-attn is compiled.
+FLASH_ATTN = "{{ flash_attn }}"
 
 
 def base(images: Images, root: Path) -> str:
@@ -52,6 +54,11 @@ def has_kinds(name: str, root: Path) -> bool:
     return KIND in _definition(name, root)
 
 
+def compiles_flash_attn(name: str, images: Images, root: Path) -> bool:
+    """Say whether flash-attn is compiled into an image: where the configuration asks for it and the definition can."""
+    return images.flash_attn and FLASH_ATTN in _definition(name, root)
+
+
 def parts(name: str, wheels: str, root: Path) -> list[str]:
     """Return the files that go into a container image, relative to the clone: its definition, and what that copies.
 
@@ -72,10 +79,12 @@ def _definition(name: str, root: Path) -> str:
 
 
 def tag(name: str, images: Images, root: Path) -> str:
-    """Return the tag of a container image: the first digits of the sha256 of its files and of what its base is."""
+    """Return the tag of a container image: the first digits of the sha256 of its files, base and flash-attn."""
     digest = hashlib.sha256(base_state(images, root))
     for part in parts(name, images.wheels, root):
         digest.update(part.encode() + b"\0" + hashlib.sha256((root / part).read_bytes()).digest())
+    if compiles_flash_attn(name, images, root):
+        digest.update(FLASH_ATTN.encode())
     return digest.hexdigest()[:TAG_DIGITS]
 
 
