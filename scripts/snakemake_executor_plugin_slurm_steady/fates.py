@@ -156,12 +156,15 @@ def parse_squeue(text: str) -> dict[str, Sight]:
 
 
 def parse_sacct(text: str) -> dict[str, Sight]:
-    """Read what ``sacct -X -P`` prints in ``SACCT_FORMAT``; of a requeued job the last line counts."""
+    """Read what ``sacct -X -P`` prints in ``SACCT_FORMAT``; of a requeued job the last line counts.
+
+    Where a job never had nodes, sacct says "None assigned".
+    """
     sights = {}
     for line in text.splitlines():
         job, state, nodes = (line.split("|") + [""] * 3)[:3]
         if job.strip():
-            sights[job.strip()] = Sight(_plain(state), nodes.strip())
+            sights[job.strip()] = Sight(_plain(state), nodes.strip().removeprefix("None assigned"))
     return sights
 
 

@@ -37,6 +37,8 @@ FULL = re.compile(r"(Max|Grp)SubmitJob|queue is full", re.IGNORECASE)
 # A request that got no answer may have been granted all the same.
 NO_ANSWER = re.compile(r"timed out|zero bytes|reset", re.IGNORECASE)
 USER_IN_URL = re.compile(r"://[^/?#\s]*@")
+# GPUs, or whole nodes, that the environment would ask for in every job, unseen by whoever counts their hours.
+ASKED_BY_THE_WAY = re.compile(r"SBATCH_(GPUS(_PER_\w+)?|GRES|TRES_PER_\w+|EXCLUSIVE)")
 
 
 class SlurmError(Exception):
@@ -55,6 +57,12 @@ def without_secrets(environment: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not is_secret(name) and not USER_IN_URL.search(value)}
 
 
+def _for_slurm(environment: dict[str, str]) -> dict[str, str]:
+    """What SLURM's commands see: no secrets, and no GPUs but those of a rule's resources."""
+    kept = without_secrets(environment)
+    return {name: value for name, value in kept.items() if not ASKED_BY_THE_WAY.fullmatch(name)}
+
+
 def call(command: Sequence[str] | str, text: str | None = None) -> str:
     """Run a command of SLURM and return what it prints.
 
@@ -70,7 +78,7 @@ def call(command: Sequence[str] | str, text: str | None = None) -> str:
             text=True,
             timeout=SECONDS,
             shell=isinstance(command, str),
-            env=without_secrets(dict(os.environ)),
+            env=_for_slurm(dict(os.environ)),
             check=False,
             # Ctrl-C is for Snakemake, which decides what becomes of the jobs.
             start_new_session=True,

@@ -194,6 +194,19 @@ def test_the_verdict(
     assert read_table(tmp_path / "t.csv", BenchmarkScore)[0].verdict == expected
 
 
+def test_seedbench_is_compared_on_its_questions_about_pictures(tmp_path: Path, root: Path) -> None:
+    """What a perfect reproduction scores on the data set, whose questions are not those of the published 58.6."""
+    scores = {"seed_image": 66.1, "seed_all": 60.9, "seed_video": 38.0}
+    metrics = {name: {"score": score, "stderr": 0.4} for name, score in scores.items()}
+    result = write(tmp_path, "a", benchmark="seedbench", n=17990, metrics=metrics)
+    found = run(tmp_path / "t.csv", root / "config" / "benchmarks.yaml", result)
+    assert {row["metric"]: row["verdict"] for row in found} == {
+        "seed_image": "within two standard errors",
+        "seed_all": "not comparable: the published score is of 19,242 questions, the data set has 17,990",
+        "seed_video": "nothing published",
+    }
+
+
 def test_the_configured_rows(root: Path) -> None:
     rows = yaml.safe_load((root / "config" / "benchmarks.yaml").read_text(encoding="utf-8"))["benchmarks"]
     config = BenchmarksConfig.model_validate({"select": {"models": [], "tasks": []}, **rows})

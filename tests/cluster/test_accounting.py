@@ -102,7 +102,8 @@ def test_a_job_that_the_accounting_forgot_is_counted_as_missing() -> None:
     ],
 )
 def test_gpus_are_read_once(text: str, count: int) -> None:
-    submitted = "sbatch --mem 4000 --gres=shm:2,gpu:0 --gpus=0 -G h200:0 --tres-per-task=gres/gpu=0,cpu=2 /dev/stdin"
+    submitted = "sbatch --mem 4000 --gres=shm:2,gpu:0 --gpus=0 -G h200:0 --tres-per-task=gres/gpu=0,cpu=2"
+    submitted += " --exclude=n1 --gpu-bind=none /dev/stdin"
     assert allocated_gpus(text, submitted) == count
 
 
@@ -119,7 +120,8 @@ def test_gpus_are_read_once(text: str, count: int) -> None:
         ],
         *["-G 2", "-G2", "-G=h200:2", "--gres=gpu", "--gres=shm:1,gpu:2", "--gres gpu:nvidia_a100_1g.5gb:2"],
         *["--tres-per-task=cpu=2,gres/gpu=1", "--tres-per-node=gres/gpu:h200=4", "--tres-per-job gres:gpu:2"],
-        *["--tres-per-socket=gres/gpu:2", "--exclusive", None],
+        *["--tres-per-socket=gres/gpu:2", "--tres-per-t gres/gpu:2", "--exclusive", "--exclus=user", None],
+        *["--gres=shard:2", "--gres=mps:h200:50"],
     ],
 )
 def test_gpus_that_the_site_does_not_count_are_unknown_and_not_none(asked: str | None) -> None:

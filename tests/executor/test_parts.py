@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -153,6 +154,14 @@ def test_secrets_stay_where_they_are() -> None:
     public |= {"MIRROR": "https://host/a@b", "MAIL": "me@host", "http_proxy": "http://proxy:3128"}
     addresses = {"INDEX": "https://user:pw@host/simple", "EXTRA": "https://host/a https://token@host/b"}
     assert slurm.without_secrets({**dict.fromkeys(secret, "hush"), **public, **addresses}) == public
+
+
+def test_gpus_are_asked_for_by_rules_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The costs would not see those of the environment where a site's accounting counts none."""
+    for name in ("SBATCH_GPUS", "SBATCH_GPUS_PER_NODE", "SBATCH_GRES", "SBATCH_TRES_PER_TASK", "SBATCH_EXCLUSIVE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("SBATCH_CONSTRAINT", "a100")
+    assert re.findall(r"^SBATCH_.*", slurm.call(["env"]), re.MULTILINE) == ["SBATCH_CONSTRAINT=a100"]
 
 
 @pytest.mark.parametrize(
@@ -352,14 +361,18 @@ def test_an_option_without_effect_is_refused_with_its_reason(option: str, value:
         ExecutorSettings(**{option: value})
 
 
-def test_an_option_that_is_not_tried_here_is_not_offered() -> None:
-    """A newer published plugin may have more: each works, or is refused."""
-    refused = {one.name for one in fields(ExecutorSettings) if one.metadata.get("refused")}
-    tried = {"partition_config", "no_account", "jobname_prefix", "efficiency_report", "efficiency_report_path"}
-    tried |= {"efficiency_threshold", "requeue", "no_requeue", "qos", "reservation", "exclude_failed_nodes"}
-    # What becomes of logs is the published plugin's, as it is; a command is always passed as a script.
-    tried |= {"logdir", "keep_successful_logs", "delete_logfiles_older_than", "pass_command_as_script"}
-    assert refused | tried == PUBLISHED
+def test_every_option_of_the_help_is_refused_or_tried_on_a_cluster(root: Path) -> None:
+    """A newer published plugin may have more: each is refused with its reason, or a cluster's test gives it."""
+    command = [sys.executable, "-m", "snakemake", "--executor", "slurm-steady", "--help"]
+    env = {**os.environ, "PYTHONPATH": str(root / "scripts")}
+    shown = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True).stdout
+    option = re.compile(r"--slurm-steady-([a-z-]+)")
+    offered = set(option.findall(shown))
+    assert offered == {one.name.replace("_", "-") for one in fields(ExecutorSettings)}
+    refused = {one.name.replace("_", "-") for one in fields(ExecutorSettings) if one.metadata.get("refused")}
+    assert {f"--slurm-steady-{name}" for name in refused} <= set(re.findall(r"(\S+)[^\n]*\n?\s+Refused:", shown))
+    tests = "".join(file.read_text() for file in (root / "tests/slurm_cluster").glob("*.py"))
+    assert offered - refused == set(option.findall(tests)), "each is tried, and nothing else"
 
 
 def test_a_qos_a_reservation_and_nodes_left_out_are_said(tmp_path: Path) -> None:

@@ -96,6 +96,16 @@ def until(done: Callable[[], object], what: str, seconds: float = FOR_EVER) -> N
         time.sleep(0.2)
 
 
+def requested(cluster: Cluster, jobs: list[str], what: str) -> list[str]:
+    """What jobs asked for, as the accounting has it, in their order; another test may have taken it away."""
+
+    def answers() -> list[str]:
+        return [cluster.ask("sacct", "-X", "-n", "-P", "-j", job, "-o", what) for job in jobs]
+
+    until(lambda: all(answers()), "the accounting of the jobs", 120)
+    return answers()
+
+
 @dataclass
 class Work:
     """A folder in which Snakemake runs rules of faults.smk on the cluster."""
@@ -103,6 +113,7 @@ class Work:
     cluster: Cluster
     folder: Path
     path: str = ""
+    profile: Path = ROOT / "workflow/profiles/slurm"
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, *arguments: str, partition: str = "cpu", **environment: str) -> subprocess.Popen[str]:
@@ -112,7 +123,7 @@ class Work:
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "faults.smk")]
         command += [
             "--profile",
-            str(ROOT / "workflow/profiles/slurm"),
+            str(self.profile),
             "--default-resources",
             "mem_mb=700",
             "runtime=5",

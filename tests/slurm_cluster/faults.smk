@@ -129,14 +129,14 @@ rule notice:
         + f"if {FIRST}; then bash -c 'trap \"sleep 2; exit 75\" WINCH; sleep 900 & wait'; fi; echo done > {{output}}"
 
 
-# For the tests that end Snakemake: the job takes a while, then is done.
+# For the tests that end Snakemake: the job takes a while, or until it may go, then is done.
 rule slow:
     output:
         "slow",
     params:
         seconds=config.get("seconds", 30),
     shell:
-        SAY + "sleep {params.seconds}; echo done > {output}"
+        SAY + "for second in $(seq {params.seconds}); do [ ! -e go ] || break; sleep 1; done; echo done > {output}"
 
 
 rule impossible:

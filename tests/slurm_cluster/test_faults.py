@@ -6,26 +6,14 @@ import json
 import os
 import signal
 import time
-from datetime import datetime
 
 import pytest
 
-from slurm_cluster.conftest import FOR_EVER, Cluster, Work, until
+from slurm_cluster.conftest import FOR_EVER, Work, requested, until
 
-pytestmark = pytest.mark.cluster
-
-
-def requested(cluster: Cluster, jobs: list[str], what: str) -> list[str]:
-    """What jobs asked for, as the accounting has it, in their order; another test may have taken it away."""
-
-    def answers() -> list[str]:
-        return [cluster.ask("sacct", "-X", "-n", "-P", "-j", job, "-o", what) for job in jobs]
-
-    until(lambda: all(answers()), "the accounting of the jobs", 120)
-    return answers()
+pytestmark = [pytest.mark.cluster, pytest.mark.newest]
 
 
-@pytest.mark.newest
 def test_a_job_that_works_is_seen_by_whoever_knows(work: Work, view: str) -> None:
     assert work.run("works") == 0, work.log
     assert work.fates == ["DONE"]
@@ -41,21 +29,18 @@ def test_a_bug_fails_at_once_and_asks_for_nothing_more(work: Work, view: str) ->
     assert first == second
 
 
-@pytest.mark.newest
 def test_run_me_again_is_no_failure(work: Work) -> None:
     assert work.run("again") == 0, work.log
     assert work.fates == ["AGAIN", "AGAIN", "DONE"]
     assert len(set(requested(work.cluster, work.runs("again"), "ReqMem,Timelimit"))) == 1
 
 
-@pytest.mark.newest
 def test_after_a_kill_for_memory_there_is_twice_of_it(work: Work) -> None:
     assert work.run("memory") == 0, work.log
     assert work.fates == ["OUT_OF_MEMORY", "DONE"]
     assert requested(work.cluster, work.runs("memory"), "ReqMem") == ["450M", "900M"]
 
 
-@pytest.mark.newest
 def test_a_rule_without_memory_gets_twice_what_slurm_gave(work: Work) -> None:
     # A job's own Snakemake takes most of 100 MB, so that more than one kill is no surprise.
     assert work.run("memory_unsaid") == 0, work.log
@@ -64,7 +49,6 @@ def test_a_rule_without_memory_gets_twice_what_slurm_gave(work: Work) -> None:
     assert "with twice the memory" in work.log
 
 
-@pytest.mark.newest
 def test_a_node_with_a_hardware_fault_is_excluded(work: Work) -> None:
     assert work.run("faulty") == 0, work.log
     assert work.fates == ["NODE_FAULTY", "DONE"]
@@ -78,21 +62,18 @@ def test_a_kill_by_nobody_counts_as_one_for_memory(work: Work) -> None:
     assert work.fates == ["OUT_OF_MEMORY", "DONE"]
 
 
-@pytest.mark.newest
 def test_at_the_time_limit_there_is_twice_of_it(work: Work) -> None:
     assert work.run("time") == 0, work.log
     assert work.fates == ["OUT_OF_TIME", "DONE"]
     assert requested(work.cluster, work.runs("time"), "Timelimit") == ["00:01:00", "00:02:00"]
 
 
-@pytest.mark.newest
 def test_with_notice_a_program_saves_its_work_before_the_limit(work: Work) -> None:
     assert work.run("notice") == 0, work.log
     assert work.fates == ["AGAIN", "DONE"]
     assert len(set(requested(work.cluster, work.runs("notice"), "Timelimit"))) == 1
 
 
-@pytest.mark.newest
 def test_cancelled_by_somebody_else(work: Work, view: str) -> None:
     process = work.start("interrupted")
     work.cluster.ask("scancel", work.running("interrupted"))
@@ -101,7 +82,6 @@ def test_cancelled_by_somebody_else(work: Work, view: str) -> None:
     assert work.fates == ["LOST" if view == "record" else "CANCELLED", "DONE"]
 
 
-@pytest.mark.newest
 @pytest.mark.parametrize(("partition", "node"), [("low", "n5"), ("lowcancel", "n6")])
 def test_preempted(work: Work, partition: str, node: str) -> None:
     """SLURM would requeue in the one partition, and cancels in the other; both are submitted again at once."""
@@ -114,7 +94,6 @@ def test_preempted(work: Work, partition: str, node: str) -> None:
     assert other not in work.runs("preempted")
 
 
-@pytest.mark.newest
 def test_node_lost(work: Work) -> None:
     process = work.start("interrupted", partition="frail")
     job = work.running("interrupted")
@@ -149,27 +128,12 @@ def test_accounting_away(work: Work) -> None:
     assert work.fates == ["AGAIN", "AGAIN", "DONE"]
 
 
-@pytest.mark.newest
 def test_a_job_that_can_never_start_is_an_error_with_its_remedy(work: Work) -> None:
     assert work.run("impossible", partition="short") == 1
     assert work.fates == ["IMPOSSIBLE"]
     assert "PartitionTimeLimit" in work.log
     assert "ask for less" in work.log
     assert work.unfinished == []
-
-
-@pytest.mark.newest
-def test_a_file_of_partitions_a_prefix_and_the_efficiency_report(work: Work) -> None:
-    (work.folder / "partitions.yaml").write_text(
-        "partitions:\n  short: {max_runtime: 2}\n  frail: {max_runtime: 1440, max_mem_mb: 8000}\n"
-    )
-    options = ["--slurm-steady-partition-config", "partitions.yaml", "--slurm-steady-jobname-prefix", "paper"]
-    assert work.run("works", *options, "--slurm-steady-efficiency-report", partition="unknown") == 0, work.log
-    job = work.runs("works")[0]
-    assert requested(work.cluster, [job], "Partition") == ["frail"]
-    assert requested(work.cluster, [job], "JobName%60")[0].startswith("paper.works.")
-    (report,) = work.folder.glob("efficiency_report_*.csv")
-    assert f",{job}.0," in report.read_text()
 
 
 def test_a_partition_that_is_not_there_is_an_error(work: Work) -> None:
@@ -187,42 +151,52 @@ def test_ctrl_c_cancels_the_jobs(work: Work) -> None:
     assert len(work.runs("interrupted")) == 2
 
 
+# A job that is there, however long the next Snakemake takes to start, until it is taken over.
+LEFT = ("slow", "--config", "seconds=240")
+
+
+def is_taken_over(work: Work, job: str) -> None:
+    """Run Snakemake again: it waits for the job, and submits none."""
+    process = work.start(*LEFT)
+    until(lambda: " is taken over" in work.log or process.poll() is not None, "taking over")
+    (work.folder / "go").touch()
+    assert process.wait(timeout=FOR_EVER) == 0, work.log
+    assert f"SLURM job {job} of an earlier run is taken over" in work.log
+    assert work.runs("slow") == [job], "the rule ran once, in the job that was left"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_left_jobs_are_taken_over(work: Work, number: signal.Signals) -> None:
     """A login node that goes down, a lost connection, a kill: the job goes on, and the next run waits for it."""
-    process = work.start("slow")
+    process = work.start(*LEFT)
     job = work.running("slow")
     process.send_signal(number)
     assert process.wait(timeout=FOR_EVER) != 0
     assert work.unfinished == [job]
-    assert work.run("slow") == 0, work.log
-    assert work.runs("slow") == [job], "the rule ran once, in the job that was left"
-    assert f"SLURM job {job} of an earlier run is taken over" in work.log
+    is_taken_over(work, job)
 
 
 def test_a_left_job_whose_number_was_not_written_down_is_taken_over(work: Work) -> None:
     """Snakemake was killed when SLURM had just taken the job: its name finds it."""
-    process = work.start("slow")
+    process = work.start(*LEFT)
     job = work.running("slow")
     process.kill()
     process.wait()
     (file,) = (work.folder / ".snakemake/slurm-steady").glob("*.json")
     file.write_text(json.dumps({**json.loads(file.read_text()), "slurm_id": None}))
-    assert work.run("slow") == 0, work.log
-    assert work.runs("slow") == [job]
+    is_taken_over(work, job)
 
 
 def test_after_a_reboot_of_the_login_node_the_same_command_goes_on(work: Work) -> None:
     """Everything of the first run there is dead; its locks are still in the folder."""
-    process = work.start("slow")
+    process = work.start(*LEFT)
     job = work.running("slow")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     for kind in ("input", "output"):
         (work.folder / f".snakemake/locks/0.{kind}.lock").write_text("slow\n")
     assert (work.folder / ".snakemake/slurm-steady/lock").read_text().startswith(f"process {process.pid} on")
-    assert work.run("slow") == 0, work.log
-    assert work.runs("slow") == [job]
+    is_taken_over(work, job)
 
 
 def test_a_left_job_that_is_no_longer_wanted_is_ended_first(work: Work) -> None:
@@ -258,10 +232,11 @@ def test_a_left_job_that_slurm_requeues_still_does_its_work(work: Work) -> None:
 
 
 def test_two_snakemakes_do_not_submit_from_one_folder(work: Work) -> None:
-    process = work.start("slow")
+    process = work.start(*LEFT)
     work.running("slow")
-    assert work.run("slow") == 1
+    assert work.run(*LEFT) == 1
     assert "another Snakemake submits jobs from this folder: process" in work.log
+    (work.folder / "go").touch()
     assert process.wait(timeout=FOR_EVER) == 0, work.log
     assert len(work.runs("slow")) == 1
 
@@ -277,18 +252,3 @@ def test_no_secret_goes_with_a_job(work: Work) -> None:
     kept = "".join(work.cluster.ask("sacct", "-j", job, part) for part, _ in parts)
     logs = "".join(file.read_text() for file in (work.folder / "results").rglob("*.log"))
     assert "hush" not in environment + kept + work.log + logs
-
-
-def test_a_chain_costs_little_beside_its_jobs(work: Work) -> None:
-    """(Wall time - the sum of the jobs' Submit-to-End) / jobs, from the accounting: at most 5 s."""
-    jobs = 6
-    begun = time.time()
-    assert work.run(f"link.{jobs - 1}") == 0, work.log
-    wall = time.time() - begun
-    rows = work.cluster.ask("sacct", "-X", "-n", "-P", "-S", "now-1hours", "-o", "WorkDir,Submit,End").splitlines()
-    mine = [row.split("|")[1:] for row in rows if row.split("|")[0] == str(work.folder)]
-    spans = [(datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() for start, end in mine]
-    assert len(spans) == jobs
-    overhead = (wall - sum(spans)) / jobs
-    print(f"{overhead:.2f} s a job beside Submit-to-End ({wall:.0f} s for {jobs} jobs)")
-    assert overhead <= 5

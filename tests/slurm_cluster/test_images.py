@@ -6,7 +6,7 @@ import pytest
 
 from slurm_cluster.conftest import Built, Work
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.newest]
 WANTED = ("SAFE_LLAVA_JOB_RECORD", "OMP_NUM_THREADS", "SLURM_JOB_ID", "KEPT")
 
 

@@ -1,41 +1,53 @@
-"""The tests that Snakemake ships for executors, on the test cluster: a chain of rules, and jobs in groups."""
+"""The published SLURM plugin's own tests, and with them those that Snakemake ships for executors, on the cluster."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from typing import Any
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
 
 import pytest
-import snakemake.common.tests
-from snakemake.settings import types as settings
 
-from slurm_cluster.conftest import Cluster
-from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings
+from slurm_cluster.conftest import FOR_EVER, HERE, ROOT, Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.newest]
+NAME = "snakemake-executor-plugin-slurm"
 
 
-class TestWorkflows(snakemake.common.tests.TestWorkflowsLocalStorageBase):
-    __test__ = True
+def source_of_the_published_plugin(folder: Path) -> Path:
+    """Fetch and unpack the source distribution that the lock names, with its checksum; the wheel has no tests."""
+    (locked,) = re.findall(rf"^{NAME}==(?:.*\\\n)*.*\n", (ROOT / "envs/local.lock").read_text(), re.MULTILINE)
+    (folder / "requirements.txt").write_text(locked)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--no-binary", NAME, "-r", str(folder / "requirements.txt"), "-d", str(folder)]
+    subprocess.run(command, check=True, timeout=FOR_EVER)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    return folder / archive.name.removesuffix(".tar.gz")
 
-    @pytest.fixture(autouse=True)
-    def _on_the_cluster(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        here = os.getcwd()  # noqa: PTH109 (Snakemake works in the folder of the test, and stays there)
-        for name in [name for name in os.environ if name.startswith("SLURM_")]:
-            monkeypatch.delenv(name)
-        for name in ("PATH", "PYTHONPATH"):
-            monkeypatch.setenv(name, cluster.environment[name])
-        yield
-        os.chdir(here)
 
-    def get_executor(self) -> str:
-        return "slurm-steady"
-
-    def get_executor_settings(self) -> ExecutorSettings:
-        return ExecutorSettings(account="lab", partition="cpu")
-
-    def get_resource_settings(self) -> Any:
-        """Ask for memory: a job's own Snakemake needs more than the partition's default, and than a rule's 5 MB."""
-        memory = {"mem_mb": 700}
-        return settings.ResourceSettings(default_resources=memory, overwrite_resources={"c": memory})
+def test_the_published_plugin_s_own_tests(cluster: Cluster, tmp_path: Path) -> None:
+    tests = source_of_the_published_plugin(tmp_path) / "tests"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "2",
+        "-p",
+        "slurm_cluster.published",
+        "--rootdir",
+        str(tests),
+    ]
+    command += ["-c", "/dev/null", "--basetemp", str(tmp_path / "runs"), *map(str, sorted(tests.glob("*.py")))]
+    path = f"{cluster.environment['PYTHONPATH']}:{HERE.parent}"
+    environment = {**cluster.environment, "PYTHONPATH": path}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=4 * FOR_EVER, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^\d+ passed(, \d+ (deselected|warnings?))* in ", done.stdout, re.MULTILINE), done.stdout

@@ -12,7 +12,7 @@ from slurm_cluster.conftest import FOR_EVER, Built, Work
 from train.tiny import Tiny, launch_command, make_row, tiny
 
 __all__ = ["tiny"]
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.newest]
 
 ROW = make_row(finetune={"max_steps": 6, "global_batch": 8}, processes=4)
 SAYS = """

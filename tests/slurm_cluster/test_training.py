@@ -14,7 +14,7 @@ from snakemake_executor_plugin_slurm_steady.script import PASS_ON
 from train.tiny import Tiny, launch_command, make_row, tiny
 
 __all__ = ["tiny"]
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.newest]
 
 # 240 steps; checkpoints by the clock never, by steps often.
 ROW = make_row(finetune={"epochs": 40}, checkpoints={"every_steps": 7, "every_minutes": 60, "keep": 2})

@@ -3,12 +3,13 @@
 #
 # Needs root and Debian's slurm-wlm, munge, slurmdbd and mariadb-server; they are installed only where that was
 # asked for (SAFE_LLAVA_CLUSTER=1, or CI), for it writes outside the clone. Everything else lies in FOLDER.
-# No systemd and no cgroups are needed. Knobs: CPUS, MEMORY (MB a node), GPUS, PORT, ACCOUNTING (1|0); CGROUPS (1|0|auto: where
+# No systemd and no cgroups are needed. Knobs: CPUS, MEMORY (MB a node), GPUS, GPU_TYPE, TRES, PORT, ACCOUNTING (1|0); CGROUPS (1|0|auto: where
 # the machine lets them be made) keeps jobs apart by them, as clusters do; PROGRAMS, the folder of another SLURM's (newest.sh).
 set -euo pipefail
 folder=${1:?usage: up.sh FOLDER}
 nodes=6 cpus=${CPUS:-8} memory=${MEMORY:-16000} gpus=${GPUS:-6} port=${PORT:-26800} accounting=${ACCOUNTING:-1}
-gpu_type=h200 # what the fake GPUs call themselves
+gpu_type=${GPU_TYPE:-h200} # what the fake GPUs call themselves
+tres=${TRES-gres/gpu,gres/gpu:$gpu_type} # what the accounting counts
 programs=${PROGRAMS:-/usr/bin} plugins="" stepd=""
 if [ -n "${PROGRAMS:-}" ]; then
     export PATH=$PROGRAMS:$PATH
@@ -69,7 +70,7 @@ if [ "$accounting" = 1 ]; then
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$((port + 19))
 AccountingStoragePass=$socket
-AccountingStorageTRES=gres/gpu,gres/gpu:$gpu_type
+${tres:+AccountingStorageTRES=$tres}
 AccountingStoreFlags=job_comment,job_env,job_script"
 else
     storage="AccountingStorageType=accounting_storage/none"
@@ -146,7 +147,7 @@ JobRequeue=1
 JobCompType=jobcomp/none
 $storage
 NodeName=DEFAULT CPUs=$cpus Boards=1 SocketsPerBoard=1 CoresPerSocket=$cpus ThreadsPerCore=1 RealMemory=$memory
-NodeName=$names NodeHostname=$host NodeAddr=127.0.0.1 Port=[$first-$((first + nodes - 1))] Gres=gpu:$gpu_type:$gpus State=UNKNOWN
+NodeName=$names NodeHostname=$host NodeAddr=127.0.0.1 Port=[$first-$((first + nodes - 1))] Gres=gpu:$gpu_type:${NO_CONSUME:+no_consume:}$gpus State=UNKNOWN
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 PartitionName=DEFAULT Nodes=n[1-2] State=UP OverSubscribe=NO DefMemPerCPU=100 DefaultTime=10 MaxTime=1-00:00:00

@@ -76,3 +76,12 @@ def test_llavas_questions_of_scienceqa_are_those_that_are_sent(shared: Path) -> 
         assert image == "<image>"
         assert lines[-len(options) :] == options
         assert not any(line.startswith("Context: ") for line in lines[1:])
+
+
+def test_llavas_questions_of_pope_are_fewer_than_the_data_sets(shared: Path) -> None:
+    """As the row's note says: the published score is of 8,910 questions, 246 of which misspell a word."""
+    lines = (shared / "mirror" / LLAVA / "pope/llava_pope_test.jsonl").read_text(encoding="utf-8").splitlines()
+    questions = [json.loads(line) for line in lines]
+    assert len(questions) == 8910
+    assert sum(one["category"] == "random" for one in questions) == 2910
+    assert sum("imange" in one["text"] for one in questions) == 246

@@ -36,10 +36,11 @@ STAGES = ("data", "train", "prism", "benchmarks", "paper")
 OTHER = "other"
 SUBMIT_LINE = "SubmitLine"  # since SLURM 21.08; sacct answers nothing at all where it does not know a field
 FORMAT = f"JobIDRaw,JobName,State,ElapsedRaw,CPUTimeRAW,AllocTRES,MaxRSS,{SUBMIT_LINE}"
-# Every way of sbatch to ask for GPUs; a number of 0 asks for none, and a whole node may have some.
+# Every way of sbatch to ask for GPUs, or for a share of one (`shard`, `mps`), long options cut short as it takes them;
+# a number of 0 asks for none, and a whole node may have some.
 ASKS_GPU = re.compile(
     r"\s(?:(?:--gpus(?:-per-\w+)?[ =]|-G[ =]?)(?!(?:[\w.]+:)?0\b)\S"
-    r"|(?:--gres|--tres-per-\w+)[ =](?:\S*[,/:=])?gpu(?![\w.]*(?::[\w.]+)*[:=]0\b)|--exclusive)"
+    r"|(?:--gres|--tres-[\w-]+)[ =](?:\S*[,/:=])?(?:gpu|shard|mps)(?![\w.]*(?::[\w.]+)*[:=]0\b)|--exclus)"
 )
 AT_A_TIME = 500
 SACCT_SECONDS = 300.0

@@ -1,0 +1,27 @@
+"""What the executor costs beside the jobs themselves."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+import pytest
+
+from slurm_cluster.conftest import Work
+
+pytestmark = pytest.mark.cluster
+
+
+def test_a_chain_costs_little_beside_its_jobs(work: Work) -> None:
+    """(Wall time - the sum of the jobs' Submit-to-End) / jobs, from the accounting: at most 5 s."""
+    jobs = 6
+    begun = time.time()
+    assert work.run(f"link.{jobs - 1}") == 0, work.log
+    wall = time.time() - begun
+    rows = work.cluster.ask("sacct", "-X", "-n", "-P", "-S", "now-1hours", "-o", "WorkDir,Submit,End").splitlines()
+    mine = [row.split("|")[1:] for row in rows if row.split("|")[0] == str(work.folder)]
+    spans = [(datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() for start, end in mine]
+    assert len(spans) == jobs
+    overhead = (wall - sum(spans)) / jobs
+    print(f"{overhead:.2f} s a job beside Submit-to-End ({wall:.0f} s for {jobs} jobs)")
+    assert overhead <= 5
