@@ -46,8 +46,7 @@ def mirror(tmp_path: Path) -> Path:
     hub = tmp_path / "mirror/huggingface.co"
     listing = {"id": "demo/tiny", "sha": "c0ffee" * 6 + "c0ff", "siblings": [{"rfilename": name} for name in FILES]}
     tree = [
-        {"type": "file", "path": name, "size": len(one), "oid": git_blob_id(one)}
-        for name, one in FILES.items()
+        {"type": "file", "path": name, "size": len(content), "oid": git_blob_id(content)}
         for name, content in FILES.items()
     ]
     api = "api/models/demo/tiny"
