@@ -152,18 +152,3 @@ def test_the_default_profile_leaves_the_cluster_alone(root: Path, monkeypatch: p
     monkeypatch.setattr("sys.argv", ["snakemake", "--profile", "slurm"])
     settings = process_yaml(text, require_use_yte=True)
     assert not {"cores", "jobs", "executor", "default-resources"} & set(settings)
-
-
-def test_another_workflow_uses_the_rules_with_a_configuration_of_its_own(
-    snakemake: Run, root: Path, tmp_path: Path
-) -> None:
-    outer = tmp_path / "Snakefile"
-    outer.write_text(
-        f"module safe_llava:\n    snakefile: {str(root / 'workflow/Snakefile')!r}\n"
-        "    config: {'results': '/nonexistent/own', 'prism': {'released_models': ['LLaVA']}}\n\n"
-        "use rule * from safe_llava\n"
-    )
-    table = "/nonexistent/own/tables/prism_released.csv"
-    done = snakemake("-n", "--snakefile", str(outer), "--directory", str(tmp_path), table)
-    assert done.returncode == 0, done.stderr
-    assert job_counts(done.stdout + done.stderr)["prism_released"] == 3

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
+from snakemake.path_modifier import PathModifier
 from snakemake.resources import Resource
 
 # The modules, rules and jobs live as long as the process: the garbage collector need not look through them so often.
@@ -29,6 +30,11 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 PACKAGES = ("safe_llava", "snakemake_executor_plugin_slurm_steady")
 OWN = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in PACKAGES}
 HERE = (REPOSITORY / "scripts").resolve()
+if not HERE.is_dir():
+    raise WorkflowError(
+        f"{workflow.current_basedir}: the steps are run from a clone, and this is none\n"
+        "  remedy: git clone the repository, and give the module `snakefile: CLONE/workflow/Snakefile`"
+    )
 FOREIGN = {name: module for name, module in OWN.items() if HERE not in Path(module.__file__).resolve().parents}
 for name in OWN if FOREIGN else ():
     del sys.modules[name]
@@ -48,8 +54,12 @@ try:
 except SafeLlavaError as error:
     raise WorkflowError(str(error)) from None
 
-R = cfg.results
-D = cfg.data.root
+# Where another workflow uses the rules as a module, it may call them otherwise, and put them into a folder (`prefix:`).
+# Snakemake prefixes inputs and outputs; here the folders themselves are, for the arguments of steps name them too.
+NAME_OF = workflow.modifier.modify_rulename
+R, D = (workflow.modifier.path_modifier.replace_prefix(f"{path}/").rstrip("/") for path in (cfg.results, cfg.data.root))
+workflow.modifier.path_modifier = PathModifier(None, None, workflow)
+cfg = cfg.model_copy(update={"results": R, "data": cfg.data.model_copy(update={"root": D})})
 TASKS = [str(task) for task in Task]
 FILES = {file.path: file for resolved in SETS.values() for file in resolved.files}
 ARCHIVES = {path: file for path, file in FILES.items() if file.unpack is not None}
@@ -116,6 +126,12 @@ wildcard_constraints:
     task=either(TASKS),
     judge=either(cfg.prism.judges),
     benchmark=either(cfg.benchmarks.tasks),
+
+
+def jobs_of(jobs, *names):
+    """The jobs of some of these rules, whatever a workflow calls them that uses this one as a module."""
+    names = set(map(NAME_OF, names))
+    return [job for job in jobs if job.rule.name in names]
 
 
 def row_json(row, **changes):

@@ -22,7 +22,7 @@ FOUND_BEFORE = [f"{R}/preflight/{name}" for name in (*(f"{image}.json" for image
 
 def preflight_cut_short(dag):
     """Whether preflight was asked for, and a job that looks around did not come back."""
-    asked = any(job.rule.name == "preflight" for job in dag.jobs)
+    asked = jobs_of(dag.jobs, "preflight")
     there = [Path(R, "preflight", f"{name}.json").is_file() for name in ("login", *LOOKED_INTO)]
     return asked and there[0] and not all(there)
 
@@ -36,7 +36,7 @@ def preflight_gpus(name):
 
 def resources_of(rule, name, **wildcards):
     """What a rule asks for, for one model, as preflight reads it."""
-    found = workflow.get_rule(rule).expand_resources(Wildcards(fromdict=wildcards), [], 1)
+    found = workflow.get_rule(NAME_OF(rule)).expand_resources(Wildcards(fromdict=wildcards), [], 1)
     settings = workflow.executor_settings
     gpu = found.get("gpu") or sum(map(int, re.findall(r"\d+$", str(found.get("gres", "")))))
     partition = getattr(settings, "gpu_partition", None) if gpu else None

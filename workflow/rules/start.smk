@@ -45,7 +45,7 @@ def check_container_images(jobs):
     """Refuse to start where Apptainer or a container image is not there: Snakemake notices in the first job."""
     jobs = list(jobs) if IN_CONTAINERS else []
     wanted = {str(job.container_img_url) for job in jobs if job.container_img_url}
-    wanted |= {container_image("train") for job in jobs if job.rule.name.endswith("_spread")}
+    wanted |= {container_image("train") for _ in jobs_of(jobs, "train_pretrain_spread", "train_finetune_spread")}
     if wanted and NO_APPTAINER:
         raise WorkflowError("apptainer: no such command\n  remedy: load the site's module, or install Apptainer")
     absent = sorted(image for image in wanted if "://" not in image and not Path(image).exists())
@@ -65,12 +65,8 @@ def check_clone():
 
 def check_room(jobs):
     """Refuse to start where what the jobs fetch and unpack does not fit, before anything has been fetched."""
-    about = {
-        wildcard
-        for job in jobs
-        if job.rule.name in ("data_fetch", "data_unpack", "data_snapshot")
-        for wildcard in job.wildcards
-    }
+    coming = jobs_of(jobs, "data_fetch", "data_unpack", "data_snapshot")
+    about = {wildcard for job in coming for wildcard in job.wildcards}
     if cfg.data.ignore_space or not about:
         return
     from safe_llava.data.planning.volume import lines_of, require_room
@@ -90,8 +86,8 @@ def check_room(jobs):
 def keys_not_set(jobs):
     """What to tell the user where a judge that the jobs call has no key, else None."""
     jobs = list(jobs)
-    judges = {job.wildcards.judge for job in jobs if job.rule.name == "prism_judge"}
-    judged = {job.wildcards.benchmark for job in jobs if job.rule.name == "benchmarks_judged"}
+    judges = {job.wildcards.judge for job in jobs_of(jobs, "prism_judge")}
+    judged = {job.wildcards.benchmark for job in jobs_of(jobs, "benchmarks_judged")}
     judges |= {name for name in map(cfg.benchmarks.judge_of, judged) if name is not None}
     return missing_keys({name: cfg.prism.judges[name] for name in sorted(judges)}, os.environ)
 
@@ -124,7 +120,7 @@ if workflow.is_main_process and not QUIET:
 onstart:
     check_clone()
     # Preflight reports each container image that is missing.
-    check_container_images(job for job in workflow.dag.needrun_jobs() if job.rule.name != "preflight_node")
+    check_container_images(job for job in workflow.dag.needrun_jobs() if job.rule.name != NAME_OF("preflight_node"))
     check_keys(workflow.dag.needrun_jobs())
     check_room(workflow.dag.needrun_jobs())
 

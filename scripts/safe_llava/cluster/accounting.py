@@ -82,9 +82,8 @@ class JobUsage:
 
 
 def stage_of(rule: str) -> str:
-    """Return the stage whose name a rule begins with."""
-    stage = rule.split("_", 1)[0]
-    return stage if stage in STAGES else OTHER
+    """Return the stage whose name a rule begins with, behind what another workflow put before it."""
+    return next((part for part in rule.split("_") if part in STAGES), OTHER)
 
 
 def read_ledger(path: Path) -> list[Submission]:
