@@ -6,8 +6,6 @@ LIMIT = [] if cfg.benchmarks.limit is None else [f"--limit={cfg.benchmarks.limit
 PARTIAL = cfg.benchmarks.limit is not None or cfg.benchmarks.allow_failed > 0
 SUBMISSION = f"submission{'.partial' if PARTIAL else ''}.json"
 
-# A judge reads the answers to some, in a step of its own.
-JUDGED = [name for name, task in cfg.benchmarks.tasks.items() if task.judged]
 # What of a row says how answers are scored, as constants: no reason to ask again.
 UNSCORED = dict(
     judged=False,
@@ -19,26 +17,6 @@ UNSCORED = dict(
     group_modulo=None,
     group_size=None,
 )
-BENCHMARK_RESULTS = expand(
-    f"{R}/benchmarks/{{model}}/{{benchmark}}/results.json",
-    model=cfg.benchmarks.select.models,
-    benchmark=cfg.benchmarks.select.tasks,
-)
-BENCHMARK_UNITS = [
-    (f"{name}/{benchmark}", f"{R}/benchmarks/{name}/{benchmark}/units.csv")
-    for name in dict.fromkeys(name for pair in BENCHMARK_PAIRS for name in (pair.safe, pair.original))
-    for benchmark in SCORED
-]
-# The targets ask for these by name: no table outlives what it was made of, and no score the answers.
-BENCHMARK_SOURCES = [
-    *BENCHMARK_RESULTS,
-    *(path for _, path in BENCHMARK_UNITS),
-    *expand(
-        f"{R}/benchmarks/{{model}}/{{benchmark}}/answers.json",
-        model=cfg.benchmarks.select.models,
-        benchmark=[name for name in cfg.benchmarks.select.tasks if name in JUDGED],
-    ),
-]
 
 
 def asked_row(benchmark, **changes):

@@ -74,6 +74,28 @@ SUBMITTED = [name for name, task in cfg.benchmarks.tasks.items() if task.submiss
 SCORED = [name for name in cfg.benchmarks.select.tasks if name not in SUBMITTED]
 PRISM_PAIRS = compared(cfg, cfg.prism.select.models)
 BENCHMARK_PAIRS = compared(cfg, cfg.benchmarks.select.models) if SCORED else []
+# A judge reads the answers to some, in a step of its own.
+JUDGED = [name for name, task in cfg.benchmarks.tasks.items() if task.judged]
+BENCHMARK_RESULTS = expand(
+    f"{R}/benchmarks/{{model}}/{{benchmark}}/results.json",
+    model=cfg.benchmarks.select.models,
+    benchmark=cfg.benchmarks.select.tasks,
+)
+BENCHMARK_UNITS = [
+    (f"{name}/{benchmark}", f"{R}/benchmarks/{name}/{benchmark}/units.csv")
+    for name in dict.fromkeys(name for pair in BENCHMARK_PAIRS for name in (pair.safe, pair.original))
+    for benchmark in SCORED
+]
+# The targets ask for these by name: no table outlives what it was made of, and no score the answers.
+BENCHMARK_SOURCES = [
+    *BENCHMARK_RESULTS,
+    *(path for _, path in BENCHMARK_UNITS),
+    *expand(
+        f"{R}/benchmarks/{{model}}/{{benchmark}}/answers.json",
+        model=cfg.benchmarks.select.models,
+        benchmark=[name for name in cfg.benchmarks.select.tasks if name in JUDGED],
+    ),
+]
 
 QUIET = "all" in {str(one) for one in workflow.output_settings.quiet or []}
 # Steps run with the interpreter that runs Snakemake, unless a container image brings its own.
