@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,9 @@ from PIL import Image
 from benchmarks.conftest import FakeEngine
 from judges.judge_server import JudgeServer
 from safe_llava.benchmarks.lmms.plugin import Asking, SafeLlava
+from safe_llava.config.data import ResolvedFile, Unpack
 from safe_llava.core.errors import SafeLlavaError
+from safe_llava.data.archives.indexing import index_archive
 from safe_llava.engine.base import Request
 from safe_llava.formats.prism import Attribute, Task
 from safe_llava.prism import answers, judge, score
@@ -142,6 +146,20 @@ class ChatModel(lmms_eval.api.model.lmms):
 
 def test_chat_models_and_simple_models_are_asked_alike(prism_root: Path) -> None:
     assert evaluated("prism_v2", model=ChatModel()) == evaluated("prism_v2")
+
+
+def test_images_are_read_from_an_archive_too(prism_root: Path) -> None:
+    unpacked = evaluated("prism_refusal_soft", model=ChatModel())
+    folder, packed = prism_root / "large_images", prism_root / "x.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, f"large_images/{path.name}")
+    place = Unpack(to="large_images", strip="large_images", creates="large_images")
+    index_archive(
+        packed, ResolvedFile(set="s", path="x.zip", url="https://data.example/x.zip", unpack=place), prism_root
+    )
+    shutil.rmtree(folder)
+    assert evaluated("prism_refusal_soft", model=ChatModel()) == unpacked
 
 
 def test_an_empty_answer_counts_in_no_rate(prism_root: Path) -> None:
