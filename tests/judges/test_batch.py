@@ -256,6 +256,29 @@ def test_nothing_is_submitted_beyond_max_cost(state: BatchServer, url: str, tmp_
     assert 1 <= len(state.batches) < 9
 
 
+def test_a_bounded_judge_without_a_cap_submits_one_call_first(state: BatchServer, url: str, tmp_path: Path) -> None:
+    """What a reply takes is not known before the first."""
+    judge = row(url, max_cost=1.0)
+    calls = calls_of(judge, *"abcd")
+    assert set(texts_of(calls, run(judge, calls, tmp_path)).values()) == {True}
+    assert state.texts() == [["a"], ["b", "c", "d"]]
+    capped = row(url, max_cost=1.0, max_tokens=5)
+    run(capped, calls_of(capped, *"efgh"), tmp_path / "capped")
+    assert state.texts()[2:] == [["e", "f", "g", "h"]]
+
+
+def test_a_defect_ends_the_run_and_nobody_waits_for_ever(
+    state: BatchServer, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OpenAIClient, "poll", lambda self, batch: 1 / 0)
+    judge = row(url)
+    with pytest.raises(ZeroDivisionError):
+        run(judge, calls_of(judge, "a", "b"), tmp_path)
+    monkeypatch.undo()
+    assert len(run(judge, calls_of(judge, "a", "b"), tmp_path)) == 2
+    assert len(state.batches) == 1, "the batch is picked up"
+
+
 def test_a_batch_that_is_gone_is_submitted_again(state: BatchServer, url: str, tmp_path: Path) -> None:
     judge = row(url, patience_s=0.2)
     calls = calls_of(judge, "a", "b")

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception
+from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay
 
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
@@ -97,6 +96,10 @@ class BatchQueue(Generic[Found]):
                     await asyncio.sleep(self._judge.batch_poll_s)
         except PrismError as error:
             self._end(error)
+        except Exception as error:  # a defect of ours: nobody waits for an answer for ever
+            for waiting in self._waiting.values():
+                if not waiting.answered.done():
+                    waiting.answered.set_exception(error)
 
     async def _gathered(self) -> int:
         """Return how many calls wait, once no more of them come."""
@@ -313,11 +316,10 @@ class BatchQueue(Generic[Found]):
             CallError: the batch is not there.
             PrismError: the API rejects the call, or is not available.
         """
-        until = time.monotonic() + self._judge.patience_s
         retrying = AsyncRetrying(
             retry=retry_if_exception(_is_transient),
             wait=lambda state: backoff(state.attempt_number, most=self._judge.batch_poll_s),
-            stop=lambda state: time.monotonic() + state.upcoming_sleep > until,
+            stop=stop_before_delay(self._judge.patience_s),
             reraise=True,
         )
 

@@ -121,9 +121,9 @@ class Scheduler(Generic[Found]):
             await self.close()
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
-        for task in workers:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
+        errors = [error for task in workers if not task.cancelled() and (error := task.exception()) is not None]
+        if errors:
+            raise errors[0]
         self.progress.close(f"{self.store.own.calls} replies, ${self.store.own.cost:.4f}")
         return {call.key: outcomes.get(call.key) or Outcome(call.key, reason=self.reason) for call in calls}
 
@@ -394,11 +394,9 @@ def open_files() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
-        try:
+        with contextlib.suppress(ValueError, OSError):  # the system keeps its bound
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             soft = most
-        except (ValueError, OSError):
-            log.debug("the system keeps its bound of %d open files", soft)
     return MOST_FILES if soft == resource.RLIM_INFINITY else max(soft, 2 * SPARE_FILES)
 
 
