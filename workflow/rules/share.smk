@@ -1,11 +1,13 @@
-# What others look at and take away: a page of every answer (`snakemake browse`), and a crate of the results
-# (`snakemake crate`).
+# What others look at and take away: a page of every answer (`snakemake browse`), a crate of the results
+# (`snakemake crate`), and the cards of the trained models (`snakemake cards`).
 
 
 localrules:
     browse,
     crate,
+    cards,
     share_crate,
+    share_card,
 
 
 def edition_images(name):
@@ -83,3 +85,31 @@ rule share_crate:
 rule crate:
     input:
         rules.share_crate.output.crate,
+
+
+# A card lies apart from the weights: a folder that changes would be asked again.
+rule share_card:
+    input:
+        model=f"{R}/train/{{trained}}/model",
+        config=f"{R}/preflight/config.json",
+        prism=[f"{R}/tables/prism.csv"] if cfg.prism.select.models else [],
+        benchmarks=lambda wildcards: BENCHMARK_SCORES,
+    output:
+        card=f"{R}/cards/{{trained}}/README.md",
+    log:
+        f"{R}/logs/share/card/{{trained}}.log",
+    container:
+        container_image("paper")
+    params:
+        scores=lambda wildcards, input: [
+            *(f"--prism={path}" for path in input.prism),
+            *(f"--benchmarks={path}" for path in input.benchmarks),
+        ],
+    shell:
+        "python -m safe_llava.paper.card --config {input.config:q} --model {wildcards.trained:q} {params.scores:q} "
+        "--out {output.card:q} > {log:q} 2>&1"
+
+
+rule cards:
+    input:
+        expand(rules.share_card.output.card, trained=cfg.train.select.models),
