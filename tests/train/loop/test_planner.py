@@ -23,6 +23,7 @@ def plan(
     model: str = "7b",
     stage: str = "finetune",
     before: int | None = None,
+    cpus: int | None = None,
     **own: Any,
 ) -> Choice:
     language, layers, width = LANGUAGE[model]
@@ -30,7 +31,7 @@ def plan(
     row = make_row(**{stage: {**AUTO, "reference_group": 16, **batch, **own}}, max_length=2048)
     trained = PROJECTOR + (language if stage == "finetune" else 0)
     size = Size(language + TOWER + PROJECTOR, trained, layers, width, 32_000)
-    choice = choose(size, row, getattr(row, stage), Machine(memory, processes, nodes), before)
+    choice = choose(size, row, getattr(row, stage), Machine(memory, processes, nodes, cpus), before)
     needed = choice.static + choice.micro_tokens * token_bytes(size, choice.checkpointing)
     assert needed < memory
     assert choice.static == static_bytes(size, processes, choice.zero_stage, choice.offload)
@@ -44,11 +45,37 @@ def test_eight_of_80_gb_need_nothing_dear() -> None:
     assert "global batch 128, 16 samples a GPU" in choice.reason
 
 
+@pytest.mark.parametrize(
+    ("model", "gpus", "way", "gib"),
+    [
+        # bf16 weights, bf16 gradients (partitioned by ZeRO-2), fp32 states over the GPUs, buckets
+        ("7b", 2, (1, True), (2 * 7.063 + 2 * 6.759 + 12 * 6.759 / 2) / 1.0737 + 2.5),
+        ("7b", 4, (1, False), (2 * 7.063 + 2 * 6.759 + 12 * 6.759 / 4) / 1.0737 + 2.5),
+        ("13b", 4, (2, True), (2 * 13.341 + 14 * 13.037 / 4) / 1.0737 + 2.5),
+        ("13b", 8, (2, False), (2 * 13.341 + 14 * 13.037 / 8) / 1.0737 + 2.5),
+    ],
+)
+def test_fewer_of_80_gb_compute_activations_again_before_they_offload(
+    model: str, gpus: int, way: tuple[int, bool], gib: float
+) -> None:
+    choice = plan(H100_80, gpus, model=model)
+    assert (choice.zero_stage, choice.checkpointing, choice.offload) == (*way, False)
+    assert choice.static / GIB == pytest.approx(gib, abs=0.1)
+    assert choice.micro_tokens >= 4096
+
+
 def test_four_of_40_gb_keep_the_optimizer_on_the_cpu() -> None:
     choice = plan(A100_40, 4)
     assert choice.offload and choice.checkpointing and choice.zero_stage < 3
     assert 90 < choice.cpu_memory / GIB < 130
     assert "CPU's memory: " in choice.reason and "32 samples a GPU" in choice.reason
+
+
+def test_what_an_offloaded_optimizer_costs_is_said_before_the_first_step() -> None:
+    """As many CPUs as were measured, and as many elements, take as long; fewer CPUs take longer."""
+    assert "adds about 2.7 s to each step on 16 CPUs" in plan(A100_40, 4, cpus=16).reason  # 1.4 s, times 6.76 / 3.52
+    assert "adds about 1.3 s to each step on 32 CPUs" in plan(A100_40, 4).reason
+    assert "adds about 1.3 s to each step on 16 CPUs" in plan(A100_40, 4, nodes=2).reason
 
 
 def test_two_machines_of_eight_keep_the_global_batch() -> None:
