@@ -36,7 +36,7 @@ class Form:
 
     Attributes:
         template: name of the conversation template.
-        image_geometry: how a picture becomes a square: "pad", "crop" or "resize".
+        image_geometry: how an image becomes a square: "pad", "crop" or "resize".
     """
 
     template: str
@@ -119,7 +119,7 @@ def _write_for_transformers_4(folder: Path) -> None:
 
 
 def _ends(form: Form, tokenizer: PreTrainedTokenizerFast) -> int | list[int] | None:
-    """Return the token that ends a taught answer, and the tokenizer's own end where that is another (Qwen2's is)."""
+    """Return the token that ends a labelled answer, and the tokenizer's own end where that is another (Qwen2's is)."""
     taught = tokenizer.get_vocab().get(TEMPLATES[form.template].gpt_end)
     ends = list(dict.fromkeys(token for token in (taught, tokenizer.eos_token_id) if token is not None))
     return ends[0] if len(ends) == 1 else ends or None

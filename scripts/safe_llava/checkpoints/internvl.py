@@ -58,7 +58,7 @@ INTERNLM2_LAYER = {
     "attention_norm.": "input_layernorm.",
     "ffn_norm.": "post_attention_layernorm.",
 }
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's, as the released script normalises pictures
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's, as the released script normalises images
 
 
 def convert(source: Path, folder: Path) -> None:
@@ -261,7 +261,7 @@ def _processor(config: Any, values: Mapping[str, Any], tokenizer: Any) -> Any:
         image_std=STD,
         crop_to_patches=dynamic,
         min_patches=int(values.get("min_dynamic_patch", 1)),
-        # The released script asks for up to 12 tiles of every picture, and so do the published configurations.
+        # The released script asks for up to 12 tiles of every image, and so do the published configurations.
         max_patches=int(values.get("max_dynamic_patch", 12)) if dynamic else 1,
     )
     return processor_class_of("internvl")(

@@ -1,6 +1,6 @@
 """Checkpoints of LLaVA-NeXT's code (``llava_qwen``: SigLIP and Qwen2) as the Hugging Face class that computes the same.
 
-What the original does with one picture (llava/mm_utils.py, model/llava_arch.py and multimodal_encoder/siglip_encoder.py
+What the original does with one image (llava/mm_utils.py, model/llava_arch.py and multimodal_encoder/siglip_encoder.py
 of LLaVA-VL/LLaVA-NeXT), and what follows from it:
 
 - SigLIP's last layer is dropped and the output of the one before is taken, before the last norm:
@@ -45,7 +45,7 @@ HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # how SigLIP's pixels 
 
 @dataclass(frozen=True)
 class Pictures:
-    """How the original treats a picture.
+    """How the original treats an image.
 
     Attributes:
         tiles: a whole view and tiles; else one square.
@@ -61,7 +61,7 @@ class Pictures:
 
 
 def read_pictures(values: Mapping[str, Any], size: int, where: Path) -> Pictures:
-    """Read how pictures are treated from a ``config.json``.
+    """Read how images are treated from a ``config.json``.
 
     Args:
         values: what is in it.

@@ -1,8 +1,8 @@
-"""Load a checkpoint's processor for pictures and text, with the same pixels on every machine.
+"""Load a checkpoint's processor for images and text, with the same pixels on every machine.
 
 transformers' processors of some families also want a video processor, which needs torchvision, and with torchvision
-there they resize pictures with it. Nothing here shows videos to a model, and the published answers were made from
-pictures that Pillow resized: so videos are left out, and Pillow it is.
+there they resize images with it. Nothing here shows videos to a model, and the published answers were made from
+images that Pillow resized: so videos are left out, and Pillow it is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROCESSOR_FILE, PIXELS_FILE = "processor_config.json", "preprocessor_config.json
 
 
 def read_pixels(folder: Path) -> dict[str, Any]:
-    """Return how a checkpoint's pictures become pixels: of its processor's file, or of the image processor's own."""
+    """Return how a checkpoint's images become pixels: of its processor's file, or of the image processor's own."""
     file = folder / PROCESSOR_FILE
     nested = read_json(file, CHECKPOINT_AGAIN).get("image_processor") if file.is_file() else None
     return dict(nested or read_json(folder / PIXELS_FILE, CHECKPOINT_AGAIN))
@@ -96,7 +96,7 @@ def write_video_settings(folder: Path, processor_type: str, pixels: Mapping[str,
 
     Args:
         processor_type: its class.
-        pixels: ``size``, ``image_mean`` and ``image_std`` of the pictures: a video's frames have the same.
+        pixels: ``size``, ``image_mean`` and ``image_std`` of the images: a video's frames have the same.
     """
     write_json(folder / VIDEO_FILE, {"video_processor_type": processor_type, **pixels})
 

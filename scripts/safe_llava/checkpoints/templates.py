@@ -5,8 +5,8 @@ checkpoint: a message's content there is a text or a list of parts of type ``ima
 is filled in. None writes the beginning-of-sequence token, as the tokenizer adds it.
 
 ``KNOWN`` holds, by name, the Jinja that gives the string which the released evaluation script
-(PRISM_evaluation/main.py, commits 31e30da and 8a71d55) sends for a picture and a question; where each was seen is in
-docs/models.md. The pictures come first there, whatever their order. They are used by converted checkpoints and tiny
+(PRISM_evaluation/main.py, commits 31e30da and 8a71d55) sends for an image and a question; where each was seen is in
+docs/models.md. The images come first there, whatever their order. They are used by converted checkpoints and tiny
 models, and a checkpoint's own template is compared with them.
 """
 
@@ -169,7 +169,7 @@ def _answer(opening: str) -> str:
 
 
 def _chatml(image: str, system: str | None = None) -> str:
-    """Return ChatML, with a system message of its own where one is given; ``image`` is a picture's placeholder."""
+    """Return ChatML, with a system message of its own where one is given; ``image`` is an image's placeholder."""
     return (
         ("" if system is None else _default_system(system))
         + _EACH

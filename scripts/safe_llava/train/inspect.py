@@ -1,8 +1,8 @@
-"""See what a stage trains on: ids and labels of every sample, and on a terminal the text with its taught parts.
+"""See what a stage trains on: ids and labels of every sample, and on a terminal the text with its labelled parts.
 
 ``python -m safe_llava.train.inspect --model DIR --annotations FILE --images DIR --stage finetune --out FILE.jsonl``
 writes one line a sample (``id``, ``input_ids`` with the image token's id at image positions, ``labels``). With
-``--loss`` each has its ``loss`` too: the mean over its taught tokens in fp32, null where there are none.
+``--loss`` each has its ``loss`` too: the mean over its labelled tokens in fp32, null where there are none.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def model_image_format(model: Path) -> ImageFormat:
 
 
 def marked(features: Features, tokenizer: PreTrainedTokenizerFast, image_token_id: int) -> str:
-    """Return the text of a sample, its taught parts in green and its image as a count of positions."""
+    """Return the text of a sample, its labelled parts in green and its image as a count of positions."""
     parts = []
     positions = zip(features.input_ids, features.labels, strict=True)
     for (image, taught), run in groupby(positions, lambda at: (at[0] == image_token_id, at[1] != IGNORE_INDEX)):

@@ -82,7 +82,7 @@ class Loop:
         tensorboard: folder for event files; None writes none.
         exchange_seconds: after which a process that the others wait for is missing.
         saves: whether checkpoints are written; a run that only measures has none.
-        arithmetic: what the model FLOP utilisation is reckoned from; None leaves it out.
+        arithmetic: what the model FLOP utilisation is estimated from; None leaves it out.
     """
 
     engine: Engine

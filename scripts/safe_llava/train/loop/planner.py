@@ -21,7 +21,7 @@ OFFLOADED_SECONDS = 16 * (32 / 12.7 - 32 / 28.7) / 3.52e9
 CPUS_A_GPU = 8  # what the rules ask for
 OFFLOADED_BYTES = 16  # the same, and its gradient, in the CPU's memory
 # Bytes of activations of a token, a layer and a unit of width. Seen on an H200 with the 7B model, layers compiled:
-# 56 GiB for 16,384 reckoned tokens are 28; the projector's stage needs no more.
+# 56 GiB for 16,384 estimated tokens are 28; the projector's stage needs no more.
 ACTIVATIONS = 28
 # With recomputation: a layer's input in bf16, and the whole of the layer that is being computed again.
 KEPT, RECOMPUTED = 2, 40

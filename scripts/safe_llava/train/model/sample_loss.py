@@ -19,7 +19,7 @@ from safe_llava.train.samples.conversation import IGNORE_INDEX
 
 
 class SampleLoss:
-    """Mean loss over a sample's taught tokens in fp32, as the original's own forward pass gives it.
+    """Mean loss over a sample's labelled tokens in fp32, as the original's own forward pass gives it.
 
     Args:
         llava: a ``LlavaForConditionalGeneration`` in fp32.
@@ -35,7 +35,7 @@ class SampleLoss:
 
     @torch.no_grad()
     def __call__(self, sample: Features) -> float | None:
-        """Return a sample's loss; None where nothing is taught."""
+        """Return a sample's loss; None where nothing is labelled."""
         targets_T = torch.tensor(sample.labels[1:], device=self.device)
         taught_T = targets_T != IGNORE_INDEX
         if not taught_T.any():

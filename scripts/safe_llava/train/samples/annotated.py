@@ -52,7 +52,7 @@ class ImageFormat:
         size: edge of the square it sees, in pixels.
         tokens: positions that one image takes in the sequence.
         mean, std: of each channel, on the scale 0 to 1.
-        geometry: how a picture becomes a square; None is the stage's own (pretrain: crop, finetune: pad).
+        geometry: how an image becomes a square; None is the stage's own (pretrain: crop, finetune: pad).
     """
 
     size: int = 336
@@ -63,7 +63,7 @@ class ImageFormat:
 
     @classmethod
     def of(cls, tower: Tower, geometry: str) -> ImageFormat:
-        """Return how pictures reach a tower under a stage's geometry ("pad", "crop" or "resize")."""
+        """Return how images reach a tower under a stage's geometry ("pad", "crop" or "resize")."""
         return cls(tower.config.image_size, tower.tokens, tower.mean, tower.std, ImageGeometry(geometry))
 
 

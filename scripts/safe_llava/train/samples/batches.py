@@ -26,7 +26,7 @@ class MicroBatch:
         tokens: positions that are no padding.
         would_mismatch: samples that the original would have dropped, repetitions left out.
         squares: sum of the samples' squared lengths.
-        images: pictures of the samples.
+        images: those of the samples.
     """
 
     tensors: dict[str, torch.Tensor]

@@ -1,6 +1,6 @@
 """From a conversation to token ids and labels, as the original LLaVA v1.5 training code gives them.
 
-The labels follow the structure of the conversation: an answer and its end are taught, whatever their text is. The
+The labels follow the structure of the conversation: an answer and its end are labelled, whatever their text is. The
 original finds them again by counting tokens, and drops a sample where the counts do not add up ("tokenization
 mismatch"); ``Encoded.would_mismatch`` says where it would have.
 """
@@ -18,14 +18,14 @@ from safe_llava.checkpoints.templates import EOS, PLAIN, V1, Template
 from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, is_legacy
 from safe_llava.core.errors import TrainError
 
-IGNORE_INDEX = -100  # label of a position that is not taught
+IGNORE_INDEX = -100  # label of a position that is not labelled
 IMAGE_TOKEN_INDEX = -200  # stands for the whole image before it is expanded
 HUMAN, GPT = "human", "gpt"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of the prompt, taught or not."""
+    """A stretch of the prompt, labelled or not."""
 
     text: str
     taught: bool = False
@@ -37,7 +37,7 @@ class Encoded:
 
     Attributes:
         input_ids: ids; before ``expand`` an image is one ``IMAGE_TOKEN_INDEX``.
-        labels: the id where it is taught, ``IGNORE_INDEX`` elsewhere; as long as ``input_ids``.
+        labels: the id where it is labelled, ``IGNORE_INDEX`` elsewhere; as long as ``input_ids``.
         max_length: where the sequence is cut, in tokens, before and after expansion.
         expanded_length: how long the sequence is after expansion and its cut.
         would_mismatch: whether the original would have dropped the sample from the loss.
@@ -87,7 +87,7 @@ def encode(
     max_length: int,
     image_tokens: int,
 ) -> Encoded:
-    """Tokenise a conversation and mark what is taught; an image is one ``IMAGE_TOKEN_INDEX`` still.
+    """Tokenise a conversation and mark what is labelled; an image is one ``IMAGE_TOKEN_INDEX`` still.
 
     Args:
         conversation: turns of ``from`` ("human" or "gpt") and ``value``.
@@ -110,7 +110,7 @@ def encode(
 
 
 def expand(encoded: Encoded, image_tokens: int, image_token_id: int) -> Encoded:
-    """Give an image its ``image_tokens`` positions of ``image_token_id``, untaught, and cut to ``max_length``.
+    """Give an image its ``image_tokens`` positions of ``image_token_id``, unlabelled, and cut to ``max_length``.
 
     The cut may fall into an image: then fewer positions than the image has features are left, and the first of the
     features belong to them.
@@ -157,7 +157,7 @@ def _pieces(conversation: list[dict[str, str]], template: Template, has_image: b
 
 
 def _chunks(pieces: list[Piece], separate: bool) -> Iterator[tuple[str, bytes]]:
-    """Yield texts to tokenise on their own, each with one byte a character: taught or not."""
+    """Yield texts to tokenise on their own, each with one byte a character: labelled or not."""
     groups = [[piece] for piece in pieces] if separate else [pieces]
     for group in groups:
         text = "".join(piece.text for piece in group)
@@ -177,7 +177,7 @@ def _tokenize(
                 labels.append(IGNORE_INDEX)
             tokens = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             ids.extend(tokens.input_ids)
-            # A token belongs where it starts: one that reached into an answer from before it would not be taught.
+            # A token belongs where it starts: one that reached into an answer from before it would not be labelled.
             flags = taught[begin : begin + len(part)] or b"\0"
             labels.extend(
                 token if flags[min(start, len(flags) - 1)] else IGNORE_INDEX

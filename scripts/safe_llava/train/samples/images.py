@@ -18,7 +18,7 @@ FETCH = f"{again('unpacked')} (docs/data.md, When something goes wrong)"
 
 
 class ImageGeometry(StrEnum):
-    """How a picture of any shape becomes a square."""
+    """How an image of any shape becomes a square."""
 
     PAD = "pad"  # padded with the mean colour, then resized: the finetune stage
     CROP = "crop"  # shortest edge resized, centre cropped: the pretrain stage
@@ -26,10 +26,10 @@ class ImageGeometry(StrEnum):
 
 
 def load_image(path: Path) -> Image.Image:
-    """Read a picture as RGB; of an animation the first frame, whatever the file's name says it is.
+    """Read an image as RGB; of an animation the first frame, whatever the file's name says it is.
 
     Raises:
-        TrainError: the file is missing or is no picture that can be decoded to its end.
+        TrainError: the file is missing or is no image that can be decoded to its end.
     """
     try:
         return read_rgb(path)
@@ -40,7 +40,7 @@ def load_image(path: Path) -> Image.Image:
 
 
 def pad_to_square(image: Image.Image, mean_rgb: tuple[int, int, int]) -> Image.Image:
-    """Centre a picture on the smallest square that holds it, of colour ``mean_rgb`` (0 to 255)."""
+    """Centre an image on the smallest square that holds it, of colour ``mean_rgb`` (0 to 255)."""
     width, height = image.size
     if width == height:
         return image
@@ -56,7 +56,7 @@ def preprocess(
     """Return the pixels that the vision tower sees, float32 [3, size, size].
 
     Args:
-        image: an RGB picture.
+        image: an RGB image.
         geometry: how it becomes a square.
         size: edge of the square in pixels.
         mean, std: of each channel, on the scale 0 to 1.

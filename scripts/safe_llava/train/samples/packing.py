@@ -27,7 +27,7 @@ def pack(
         pixel_values: [N, 3, H, W]; zero images where there is none, so that every process runs the tower. Two, as
             torch compiles a layer anew for a batch of one.
         image_positions, feature_rows: int64 [K], positions in the row and which of the N * P features they take.
-        chosen, targets, owners: int64 [S], positions whose next token is taught, that token, and their sample. At
+        chosen, targets, owners: int64 [S], positions whose next token is labelled, that token, and their sample. At
             least one, whose target is ``IGNORE_INDEX`` if there is none, so that every process runs the head.
     """
     lengths = [len(item.input_ids) for item in features]

@@ -53,7 +53,7 @@ def fill_last_step(order: list[int], global_batch: int) -> list[int]:
 
 @dataclass(frozen=True)
 class TokenBudget:
-    """How many tokens a micro-batch may hold, and what a sample is reckoned at before it is tokenised.
+    """How many tokens a micro-batch may hold, and what a sample is estimated at before it is tokenised.
 
     Attributes:
         tokens: of a micro-batch, at most (a single sample may exceed it).
