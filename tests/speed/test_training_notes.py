@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from safe_llava.speed.checkpoints import PAIRS
 from safe_llava.speed.training import means
 
 NOTES = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -78,3 +80,17 @@ def test_an_interrupted_training_ended_like_an_undisturbed_one() -> None:
     assert f"{said['resumed']['first_step_s']:.1f} s to the end of the first step" in page
     assert said["answered"]["status"] == "ok"
     assert f"differ by {said['compared']['largest_difference']} at most" in page
+
+
+def test_checkpoints_beside_plain_files_are_as_the_log_says() -> None:
+    page, ratios = NOTES.read_text(), dict[str, dict[str, float]]()
+    for block in (NOTES.parent / "benchmarks" / "checkpoints-2cpu.txt").read_text().split("== ")[1:]:
+        where, *lines = block.splitlines()
+        rows = list(map(json.loads, lines))
+        seconds, said = [row for row in rows if row["kind"] == "seconds"], rows[-1]
+        for way, plain in PAIRS.items():
+            assert said[way] == pytest.approx(statistics.median(row[way] / row[plain] for row in seconds), abs=0.01)
+        ratios[where] = said
+    assert f"| seconds, over those of plain files | {' | '.join(ratios)} |" in page
+    for way in PAIRS:
+        assert f"| {way} | {' | '.join(f'{said[way]:.2f}' for said in ratios.values())} |" in page
