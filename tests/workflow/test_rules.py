@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from safe_llava.config.load import over_defaults
-from workflow.dag import ROOT, Job, jobs
+from workflow.dag import RESULTS, ROOT, Job, jobs
 
 DEMO = ("config/demo.yaml",)
 # Places: what lies there is among the inputs.
@@ -41,6 +43,25 @@ def test_no_two_values_of_a_job_can_change_places(paper_jobs: dict[str, Job], de
         bare = {name: value for name, value in values.items() if name not in PLACES | OF_THEIR_OWN and not named(value)}
         types = [type(value).__name__ for value in bare.values()]
         assert len(types) == len(set(types)), (job.rule, bare)
+
+
+GOLDEN = ROOT / "tests/golden/kept_parameters.json"
+EXPENSIVE = {
+    "train/llava-v1.5-7b/pretrain/projector.safetensors",
+    "train/llava-v1.5-7b/model",
+    "prism/models/InternVLC2_5",
+    "prism/answers/v1/LLaVA/record.json",
+    "benchmarks/LLaVA/pope/results.json",
+}
+
+
+def test_what_a_finished_run_spent_gpus_on_is_not_made_again(paper_jobs: dict[str, Job]) -> None:
+    """The parameters are those that the first release kept: another value trains, asks or converts again."""
+    made = {path.removeprefix(f"{RESULTS}/"): job for job in paper_jobs.values() for path in job.output}
+    kept = {path: sorted(set(made[path].compared.values())) for path in sorted(EXPENSIVE)}
+    if os.environ.get("UPDATE_GOLDEN"):
+        GOLDEN.write_text(json.dumps(kept, indent=1) + "\n")
+    assert kept == json.loads(GOLDEN.read_text()), "a finished run is run again by this: name it in CHANGELOG.md"
 
 
 def settings(one: Any, other: Any, low: float, high: float) -> dict[str, Any]:
