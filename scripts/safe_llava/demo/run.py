@@ -49,6 +49,8 @@ def demo_environment(address: str) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         # A driver without a usable card must not change what the demo runs on.
         "CUDA_VISIBLE_DEVICES": "",
+        # Nothing is compiled on a CPU: DeepSpeed need not import torch's compiler for an optimizer that is not used.
+        "TORCHDYNAMO_DISABLE": "1",
     }
 
 

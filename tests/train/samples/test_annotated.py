@@ -17,6 +17,7 @@ from safe_llava.checkpoints.tower import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN
 from safe_llava.core.errors import DataError, TrainError
 from safe_llava.core.files import read_jsonl
 from safe_llava.train import inspect
+from safe_llava.train.samples import annotated
 from safe_llava.train.samples.annotated import Features, ImageFormat, Sample, SampleDataset, collate, load_annotations
 from safe_llava.train.samples.conversation import IGNORE_INDEX
 from safe_llava.train.samples.images import ImageGeometry, preprocess
@@ -281,3 +282,18 @@ def test_inspect_reads_the_tower_of_a_model_in_the_original_format(tmp_path: Pat
     (tmp_path / "tower" / "preprocessor_config.json").write_text(pixels, encoding="utf-8")
     assert inspect.model_image_format(tmp_path / "model") == ImageFormat(42, 9, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert inspect.model_image_format(tmp_path) == ImageFormat()
+
+
+def test_a_small_set_is_made_ready_once_and_a_large_one_every_time(
+    images: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [sample("a", "coco/1.png", "<image>\nWhat?"), sample("b")]
+    kept = dataset(rows, images, tokenizer)
+    monkeypatch.setattr(annotated, "KEPT_BYTES", 2 * 3 * SMALL.size**2 * 4 - 1)
+    made_again = dataset(rows, images, tokenizer)
+    first, again = kept[0], made_again[0]
+    (images / "coco" / "1.png").unlink()
+    assert kept[0] is first
+    with pytest.raises(TrainError, match="no such image"):
+        made_again[0]
+    assert torch.equal(first.pixel_values, again.pixel_values) and first.labels == again.labels

@@ -23,6 +23,8 @@ Stage = Literal["pretrain", "finetune"]
 STAGE_GEOMETRY: dict[Stage, ImageGeometry] = {"pretrain": ImageGeometry.CROP, "finetune": ImageGeometry.PAD}
 STAGE_TEMPLATE: dict[Stage, str] = {"pretrain": PLAIN.name, "finetune": V1.name}
 REMEDY = f"{FETCH_AGAIN}; or mend the row"
+# Pixels of a set that is small enough to be kept ready, in each loader: such a one is learnt from in many epochs.
+KEPT_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,8 @@ class SampleDataset:
         self.image = image or ImageFormat()
         self.geometry = self.image.geometry or STAGE_GEOMETRY[stage]
         self.image_token_id, self.max_length = image_token_id, max_length
+        self._kept: dict[int, Features] = {}
+        self._keeps = len(samples) * 3 * self.image.size**2 * torch.float32.itemsize <= KEPT_BYTES
         for sample in samples:
             self._check(sample)
 
@@ -190,7 +194,14 @@ class SampleDataset:
         Raises:
             TrainError: its image is missing or cannot be decoded; the sample and the path are named.
         """
-        sample = self.samples[index]
+        if index in self._kept:
+            return self._kept[index]
+        features = self._features(self.samples[index])
+        if self._keeps:
+            self._kept[index] = features
+        return features
+
+    def _features(self, sample: Sample) -> Features:
         shows = sample.image is not None
         encoded = chat.encode(
             sample.conversations, self.template, self.tokenizer, shows, self.max_length, self.image.tokens
