@@ -29,6 +29,7 @@ tests/slurm_cluster/newest.sh /opt/slurm-newest
 CGROUPS=auto PORT=27800 PROGRAMS=/opt/slurm-newest/programs tests/slurm_cluster/up.sh "$newest"
 # The demo is one test of many parts, beside all others; most of these is waiting.
 demo=tests/slurm_cluster/test_demo.py
+overhead=tests/slurm_cluster/test_overhead.py # it takes the time, so it runs alone
 said=$SAFE_LLAVA_CLUSTER_FOLDER/demo.log
 "$bin/python" -m pytest -q -m cluster "$demo" > "$said" 2>&1 &
 running=$!
@@ -36,9 +37,11 @@ failed=0
 said_newest=$newest/faults.log
 SAFE_LLAVA_CLUSTER_FOLDER=$newest "$bin/python" -m pytest -q -n 2 -m "cluster and newest" tests/slurm_cluster > "$said_newest" 2>&1 &
 running_newest=$!
-"$bin/python" -m pytest -q -n "${SAFE_LLAVA_CLUSTER_TESTS:-5}" -m cluster --ignore "$demo" tests/slurm_cluster tests/containers || failed=1
+"$bin/python" -m pytest -q -n "${SAFE_LLAVA_CLUSTER_TESTS:-5}" -m cluster --ignore "$demo" --ignore "$overhead" \
+    tests/slurm_cluster tests/containers || failed=1
 echo "waiting for the demo, and for the newest SLURM"
 wait "$running" || failed=1
 wait "$running_newest" || failed=1
 cat "$said" "$said_newest"
+"$bin/python" -m pytest -q -m cluster "$overhead" || failed=1
 exit "$failed"

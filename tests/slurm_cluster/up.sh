@@ -39,6 +39,8 @@ mkdir -p etc run log state/controller dev bin
 chmod 755 run
 host=$(hostname -s)
 first=$((port + 101))
+# No number of a job is that of another cluster's beside this one: processes, cgroups and ports of trainings go by it.
+first_job=$((port > 26800 ? port - 26799 : 1))
 names="n[1-$nodes]"
 socket=$folder/run/munge.sock
 sql=$folder/run/sql/socket
@@ -143,6 +145,7 @@ SlurmctldTimeout=30
 SlurmdTimeout=10
 CompleteWait=0
 MinJobAge=${MIN_JOB_AGE:-120}
+FirstJobId=$first_job
 JobRequeue=1
 JobCompType=jobcomp/none
 $storage
