@@ -47,6 +47,13 @@ def test_weights_cut_anywhere_are_refused(folder: Path) -> None:
     assert "did not come whole" in str(file_fault(file))
 
 
+def test_a_header_that_is_nested_without_end_is_refused(folder: Path) -> None:
+    header = b"[" * 200_000
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: not a safetensors file: its header does not read"):
+        check_folder(folder)
+
+
 def test_an_adapter_alone_is_named(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text("{}")

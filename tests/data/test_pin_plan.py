@@ -18,6 +18,7 @@ from safe_llava.data import pin
 from safe_llava.data.download import remote
 from safe_llava.data.download.files import fetch_file
 from safe_llava.data.download.remote import Seen
+from safe_llava.data.download.repository import SUFFIX as SNAPSHOT_SUFFIX
 from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import Mirror
 from safe_llava.data.pin import Lock
@@ -69,6 +70,25 @@ def test_receipts_are_not_looked_for_among_unpacked_images(tmp_path: Path) -> No
     (tmp_path / "x.receipt.json").write_text("not ours")
     with pytest.raises(DataError, match=r"x\.receipt\.json: not a receipt"):
         pin.collect(tmp_path)
+
+
+def test_weights_that_did_not_come_whole_are_not_pinned(tmp_path: Path) -> None:
+    """As a mirror or an older version left them: a git-lfs pointer, and a file that was cut."""
+    file = tmp_path / "model" / "model.safetensors"
+    file.parent.mkdir()
+    note = {"set": "mine", "url": "https://hub.example/mine/", "commit": "1" * 40}
+    for content, fault in [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "pointer of git-lfs"),
+        (b"\xff\0\0\0\0\0\0\0{", "cut off"),
+        (b"\x09\0\0\0\0\0\0\0not json!", "header does not read"),
+    ]:
+        file.write_bytes(content)
+        files = {file.name: {"size": len(content), "sha256": sha256(content).hexdigest()}}
+        (tmp_path / f"model{SNAPSHOT_SUFFIX}").write_text(json.dumps({**note, "files": files}))
+        with pytest.raises(DataError, match=fault) as caught:
+            pin.collect(tmp_path)
+        assert str(file) in caught.value.message
+        assert "fetch the repository again" in caught.value.remedy
 
 
 def test_an_empty_lock_reads_back(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from safe_llava.checkpoints.templates import KNOWN
 from safe_llava.config.load import load
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.config.schema import Config
+from safe_llava.config.selection import config_files
 from safe_llava.core.errors import CheckpointError, EngineError
 from safe_llava.engine.base import Request
 from safe_llava.engine.prompts import EXAMPLES, template_facts
@@ -26,8 +27,7 @@ from safe_llava.train import convert
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "prompts"
-FILES = ("config", "datasets", "data.lock", "models", "train", "prism", "benchmarks")
-CONFIG: Config = load([ROOT / "config" / f"{name}.yaml" for name in FILES])
+CONFIG: Config = load(config_files())
 # And a family that no row has: InternVL in transformers' own format, as the hub has it too.
 MODELS = {**CONFIG.models, "internvl-hf": CONFIG.models["InternVLC3"].model_copy(update={"family": "internvl"})}
 ROWS = sorted(MODELS)

@@ -29,7 +29,7 @@ def file_fault(file: Path) -> str | None:
         try:
             header = json.loads(stream.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
             return "not a safetensors file: its header does not read"
     expected = 8 + length + max(ends, default=0)
     return None if expected == size else f"{size} bytes, and its header says {expected}: it did not come whole"
