@@ -142,7 +142,7 @@ def _check_kind(folder: Path, values: dict[str, Any]) -> str:
     if values.get("image_aspect_ratio") not in (None, "pad", "square"):
         raise CheckpointError(
             f"{folder}/config.json: image_aspect_ratio {values['image_aspect_ratio']!r} is not of LLaVA-1.5",
-            "convert checkpoints of LLaVA-1.5: one square a picture",
+            "convert checkpoints of LLaVA-1.5: one square an image",
         )
     return kind
 

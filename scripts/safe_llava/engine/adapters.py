@@ -36,7 +36,7 @@ class ChatTemplateAdapter:
             raise EngineError("the checkpoint has no chat template", "add a chat_template.jinja to its folder")
 
     def check(self, request: Request) -> None:
-        """Refuse a question that holds a picture's placeholder: it would be read as one more picture.
+        """Refuse a question that holds an image's placeholder: it would be read as one more image.
 
         Raises:
             EngineError: it does.

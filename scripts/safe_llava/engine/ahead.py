@@ -33,7 +33,7 @@ def ahead(
 
 
 def open_with_digest(source: ImageSource, size: tuple[int, int] | None) -> tuple[PIL.Image.Image, str]:
-    """Return a picture in RGB and a digest of what it shows, equal pictures of equal size sharing one.
+    """Return an image in RGB and a digest of what it shows, equal images of equal size sharing one.
 
     Raises:
         EngineError: the file is missing or does not decode.

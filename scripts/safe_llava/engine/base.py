@@ -14,7 +14,7 @@ from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import EngineError
 
 # Part of what a stored answer is known by. Raise it by hand with every change of the adapters, of the decoding or of
-# the cleaning of answers that changes what is generated from the same checkpoint, picture and question.
+# the cleaning of answers that changes what is generated from the same checkpoint, image and question.
 ENGINE_VERSION = 2
 DECODING = "greedy"  # whatever a checkpoint says: a rerun gives the same answers
 ImageSource = Path | PIL.Image.Image
@@ -32,7 +32,7 @@ class Request:
     Attributes:
         key: what the reply is known by; no two requests of a call share one.
         text: the question as it is written, without any template.
-        images: files, or pictures in memory.
+        images: files, or images in memory.
         max_new_tokens: the budget of the answer.
     """
 

@@ -1,4 +1,4 @@
-"""Pictures for the engine: opened once, kept while there is room."""
+"""Images for the engine: opened once, kept while there is room."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 
 def open_image(source: ImageSource, size: tuple[int, int] | None = None) -> PIL.Image.Image:
-    """Return a picture in RGB, forced to ``size`` (width, height) where one is given.
+    """Return an image in RGB, forced to ``size`` (width, height) where one is given.
 
     Raises:
         EngineError: the file is missing or does not decode.
@@ -26,7 +26,7 @@ def open_image(source: ImageSource, size: tuple[int, int] | None = None) -> PIL.
     try:
         image = read_rgb(source)
     except (UndecodableError, FileNotFoundError) as error:
-        name = str(source) if isinstance(source, Path) else "a picture in memory"
+        name = str(source) if isinstance(source, Path) else "an image in memory"
         raise EngineError(f"{name}: unreadable image: {error}", "fetch the image again") from error
     return image.resize(size, PIL.Image.Resampling.BICUBIC) if size else image
 

@@ -1,4 +1,4 @@
-"""The engine over vLLM: batched as memory allows, each picture read once for all its questions."""
+"""The engine over vLLM: batched as memory allows, each image read once for all its questions."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from safe_llava.engine.prompts import check_template
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 3072  # requests that vLLM knows of: more than it runs at once, so that it never waits for the next picture
-READERS = 8  # threads that open pictures
-AHEAD = 64  # groups of requests whose pictures are opened beforehand
+WINDOW = 3072  # requests that vLLM knows of: more than it runs at once, so that it never waits for the next image
+READERS = 8  # threads that open images
+AHEAD = 64  # groups of requests whose images are opened beforehand
 IMAGES_PER_PROMPT = 4
-# What vLLM is told by its environment, where the caller has not said otherwise: nothing leaves the machine.
+# Environment variables of vLLM, where the caller has not set them: nothing leaves the machine.
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
 
 Opened = list[tuple[PIL.Image.Image, str]]
@@ -86,13 +86,13 @@ class VllmEngine:
         }
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Reply]:
-        """Answer every request, those of a picture one after the other, each reply as soon as it is there."""
+        """Answer every request, those of an image one after the other, each reply as soon as it is there."""
         check_keys(requests)
         waiting: dict[str, tuple[Request, str]] = {}
-        with ThreadPoolExecutor(READERS, thread_name_prefix="pictures") as readers:
+        with ThreadPoolExecutor(READERS, thread_name_prefix="images") as readers:
             try:
-                for group, pictures in ahead(readers, self._open, by_images(requests), AHEAD):
-                    yield from self._submit(group, pictures, waiting)
+                for group, images in ahead(readers, self._open, by_images(requests), AHEAD):
+                    yield from self._submit(group, images, waiting)
                     while len(waiting) >= WINDOW:
                         yield from self._step(waiting)
                 while waiting:
@@ -106,15 +106,15 @@ class VllmEngine:
         return [open_with_digest(source, self._row.image_size) for source in group[0].images]
 
     def _submit(
-        self, group: Sequence[Request], pictures: Future[Opened], waiting: dict[str, tuple[Request, str]]
+        self, group: Sequence[Request], images: Future[Opened], waiting: dict[str, tuple[Request, str]]
     ) -> Iterator[Reply]:
-        """Hand requests about the same pictures to vLLM; yield the replies of those that cannot be asked."""
+        """Hand requests about the same images to vLLM; yield the replies of those that cannot be asked."""
         for request in group:
             prompt = ""
             try:
                 prompt = self.adapter.prompt(request)
                 self._check(request)
-                (inputs,) = self._llm.renderer.render_cmpl([self._inputs(prompt, pictures.result())])
+                (inputs,) = self._llm.renderer.render_cmpl([self._inputs(prompt, images.result())])
                 self._llm.llm_engine.add_request(request.key, inputs, self._params(request))
             except Exception as error:  # whatever went wrong, the other questions still get their answers
                 reason = error.message if isinstance(error, SafeLlavaError) else f"{type(error).__name__}: {error}"
@@ -127,7 +127,7 @@ class VllmEngine:
             raise EngineError(self._stopped, "run it again")
         if len(request.images) > IMAGES_PER_PROMPT:
             raise EngineError(
-                f"{len(request.images)} images in one question, vLLM was told to expect {IMAGES_PER_PROMPT}",
+                f"{len(request.images)} images in one question, vLLM expects {IMAGES_PER_PROMPT}",
                 "set `backend: transformers`",
             )
         if found := [marker for marker in self._markers if marker in request.text]:
@@ -135,13 +135,13 @@ class VllmEngine:
                 f"the question holds the image placeholder {found[0]}", "a question may not hold it itself"
             )
 
-    def _inputs(self, prompt: str, pictures: Opened) -> dict[str, Any]:
-        """Return vLLM's prompt: our token ids, so that it adds none, and pictures known by their content."""
+    def _inputs(self, prompt: str, images: Opened) -> dict[str, Any]:
+        """Return vLLM's prompt: our token ids, so that it adds none, and images known by their content."""
         encoded = self.adapter.tokenizer(prompt, add_special_tokens=self.adapter.adds_special_tokens([prompt]))
         inputs: dict[str, Any] = {"prompt_token_ids": list(encoded["input_ids"])}
-        if pictures:
-            inputs["multi_modal_data"] = {"image": [image for image, _ in pictures]}
-            inputs["multi_modal_uuids"] = {"image": [digest for _, digest in pictures]}
+        if images:
+            inputs["multi_modal_data"] = {"image": [image for image, _ in images]}
+            inputs["multi_modal_uuids"] = {"image": [digest for _, digest in images]}
         return inputs
 
     def _params(self, request: Request) -> Any:
@@ -202,7 +202,7 @@ class VllmEngine:
             "gpu_memory_utilization": self._row.gpu_memory,
             "enable_prefix_caching": True,
             "limit_mm_per_prompt": {"image": IMAGES_PER_PROMPT, "video": 0},
-            # Pictures are resized by Pillow, as in the other back end. The name's successor, `backend`, would reach the
+            # Images are resized by Pillow, as in the other back end. The name's successor, `backend`, would reach the
             # video processors too, and they refuse it.
             "mm_processor_kwargs": {"use_fast": False},
             "generation_config": "vllm",  # what a checkpoint says about sampling does not reach a greedy answer
@@ -218,7 +218,7 @@ class VllmEngine:
 
 
 def by_images(requests: Sequence[Request]) -> list[list[Request]]:
-    """Return the requests in groups that show the same pictures, the longest answers of a group first."""
+    """Return the requests in groups that show the same images, the longest answers of a group first."""
     groups: dict[tuple[str | int, ...], list[Request]] = {}
     for request in requests:
         shown = tuple(str(source) if isinstance(source, Path) else id(source) for source in request.images)
