@@ -82,6 +82,14 @@ def test_an_interrupted_training_ended_like_an_undisturbed_one() -> None:
     assert f"differ by {said['compared']['largest_difference']} at most" in page
 
 
+def test_on_cpus_it_resumed_on_fewer_processes_with_the_same_losses() -> None:
+    lines = (NOTES.parent / "benchmarks" / "lifecycle-2cpu.txt").read_text().splitlines()
+    said = {row["kind"]: row for row in map(json.loads, lines)}
+    assert (said["conditions"]["arguments"]["processes"], said["resumed"]["processes"]) == (2, 1)
+    assert (said["stopped"]["code"], said["answered"]["status"]) == (75, "ok")
+    assert f"the losses differ by {said['compared']['largest_difference']} at most" in NOTES.read_text()
+
+
 def test_checkpoints_beside_plain_files_are_as_the_log_says() -> None:
     page, ratios = NOTES.read_text(), dict[str, dict[str, float]]()
     for block in (NOTES.parent / "benchmarks" / "checkpoints-2cpu.txt").read_text().split("== ")[1:]:
