@@ -22,6 +22,7 @@ from pathlib import Path
 from safe_llava.core import cli
 from safe_llava.core.errors import SafeLlavaError
 from safe_llava.core.files import file_digest
+from safe_llava.core.locks import NO_LOCKS
 from safe_llava.demo.server import UpstreamServer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -71,15 +72,19 @@ def snakemake(results: str, cores: str, *arguments: str) -> list[str]:
 def only_demo(results: Path) -> Iterator[int]:
     """Hold the lock of a results folder, and yield its descriptor.
 
-    Whoever inherits the descriptor keeps the lock: where this process alone is killed, Snakemake works
-    on, and another demo must not begin beside it.
+    Whoever inherits the descriptor keeps the lock, which core.locks has no way to say: where this process alone is
+    killed, Snakemake works on, and another demo must not begin beside it.
     """
     with (results / ".demo.lock").open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             remedy = "wait for it, or name another --results"
             raise SafeLlavaError(f"{results}: another demo is running there", remedy) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(f"{results}: no lock here ({error.strerror}): start no other demo there", file=sys.stderr)
         yield stream.fileno()
 
 

@@ -7,7 +7,6 @@ CRC-32. ``finished/`` holds the results of a run that came to its end, under a m
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -16,9 +15,10 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch.distributed import checkpoint as dcp
@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from safe_llava.core.errors import TrainError
 from safe_llava.core.files import write_json
-from safe_llava.core.locks import NO_LOCKS
+from safe_llava.core.locks import only_one
 from safe_llava.core.memory import usable_memory
 from safe_llava.train.loop.deepspeed import Processes, cpu_group
 from safe_llava.train.loop.staging import Staging
@@ -47,7 +47,7 @@ MANIFEST = "manifest.json"
 FINISHED = "finished"
 METRICS = "metrics.csv"
 LOCK = ".lock"
-LOCK_SECONDS = 10.0
+LOCK_SECONDS = 10.0  # a run that was killed a moment ago may still be on its way out
 RELEASE_SECONDS = 300.0  # for a run that fails while a checkpoint is being written
 SPARE_MEMORY = 0.8  # of what is free may be taken for staging
 CHECKPOINT, PARTIAL = re.compile(r"step-\d{8}"), re.compile(rf"\.step-\d{{8}}|\.{FINISHED}")
@@ -63,23 +63,6 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
         elif old != new:
             found.append(f"{prefix}{key}: {old}, now {new}")
     return found
-
-
-def _take(lock: TextIO, folder: Path) -> None:
-    """Take the lock; a run that was killed a moment ago may still be on its way out."""
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                LOG.warning("%s: this file system has no locks; let one training at a time use it", folder)
-                return
-            if time.monotonic() > deadline:
-                remedy = "wait for it or stop it, then start again"
-                raise TrainError(f"{folder}: another process trains here", remedy) from error
-            time.sleep(0.1)
 
 
 @dataclass(frozen=True)
@@ -116,14 +99,13 @@ class CheckpointFolder:
     def __init__(self, folder: Path, identity: Mapping[str, Any], processes: Processes, keep: int) -> None:
         self.folder, self._identity, self._processes, self._keep = folder, identity, processes, keep
         self.computed: Mapping[str, Any] = {}
-        self._lock: TextIO | None = None
+        self._held = ExitStack()
         self._staging: Staging | None = None
         self._writing: tuple[Path, Future[Any]] | None = None
         self._saved: Saved | None = None
         if processes.first:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / LOCK).open("w")
-            _take(self._lock, folder)
+            self._held.enter_context(only_one(folder / LOCK, TrainError, LOCK_SECONDS))
             for left_over in self._named(PARTIAL):
                 shutil.rmtree(left_over)
         torch.distributed.barrier()
@@ -300,8 +282,7 @@ class CheckpointFolder:
         if self._writing is not None:
             wait([self._writing[1]], RELEASE_SECONDS)
         self._staging = None  # pinned memory goes with the process: to give it back first takes seconds
-        if self._lock is not None:
-            self._lock.close()
+        self._held.close()
 
     def remove(self) -> None:
         """Remove the checkpoints, and the folder if nothing else is in it; the first process calls it."""
