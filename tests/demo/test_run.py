@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from safe_llava.core.errors import SafeLlavaError
-from safe_llava.demo.run import only_one
+from safe_llava.demo.run import only_demo
 
 
 def test_one_demo_at_a_time(tmp_path: Path) -> None:
-    with only_one(tmp_path):
-        with pytest.raises(SafeLlavaError, match="another demo is running there"), only_one(tmp_path):
-            pytest.fail("both hold it")
-    with only_one(tmp_path):
+    refused = pytest.raises(SafeLlavaError, match="another demo is running there")
+    with only_demo(tmp_path), refused, only_demo(tmp_path):
+        pytest.fail("both hold it")
+    with only_demo(tmp_path):
         pass
 
 
@@ -27,6 +27,6 @@ def test_without_locks_a_warning_and_no_lock(
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with only_one(tmp_path):
+    with only_demo(tmp_path):
         pass
     assert "no lock here (Function not implemented)" in capsys.readouterr().err

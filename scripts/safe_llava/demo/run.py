@@ -60,10 +60,11 @@ def snakemake(results: str, cores: str, *arguments: str) -> list[str]:
     return [
         *(sys.executable, "-m", "snakemake"),
         *([] if "--profile" in arguments else ["--cores", cores]),
-        # The demo's own lock is let go of when its process dies; Snakemake's would have to be removed by hand.
-        "--nolock",
         *("--config", f"results={results}", f"data={{root: {results}/data}}"),
         *("--configfile", str(CONFIG), f"{results}/upstream/pins.yaml"),
+        # The demo's own lock is let go of when its process dies; Snakemake's would have to be removed by hand.
+        # `--configfile` takes whatever follows it: this stands between it and a target.
+        "--nolock",
         *arguments,
     ]
 

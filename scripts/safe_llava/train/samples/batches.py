@@ -179,6 +179,8 @@ def steps_from(
         sampler=range(first, total),
         batch_size=None,
         num_workers=workers,
+        # Python 3.14 would start workers anew: each would get a copy of the data, tensor by tensor.
+        multiprocessing_context="fork" if workers else None,
         prefetch_factor=2 if workers else None,
         pin_memory=pinned,
     )
