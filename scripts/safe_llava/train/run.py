@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pydantic
 import torch
 
 from safe_llava.config.train import Checkpoints, Stage, TrainedModel
@@ -28,6 +27,7 @@ from safe_llava.core import cli
 from safe_llava.core.errors import SafeLlavaError, TrainError
 from safe_llava.core.files import file_digest, write_json
 from safe_llava.core.provenance import record
+from safe_llava.core.rows import check_row
 from safe_llava.formats.metrics import StepMetrics
 from safe_llava.images import store as imagefiles
 from safe_llava.train.loop import results
@@ -89,13 +89,9 @@ def read_row(arguments: argparse.Namespace) -> TrainedModel:
         given = {key: value for key, value in given.items() if value is not None}
         limit = given.pop("loss_limit", said.get("loss_limit"))
         values |= {"loss_limit": limit, "checkpoints": {**said.get("checkpoints", {}), **given}}
-        return TrainedModel.model_validate_json(json.dumps(values))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise TrainError(f"{file}: {key}: {first['msg']}", remedy) from error
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise TrainError(f"{file}: cannot be read: {error}", remedy) from error
+    return check_row(TrainedModel, json.dumps(values), str(file), TrainError, remedy, is_json=True)
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
