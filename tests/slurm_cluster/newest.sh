@@ -36,7 +36,8 @@ mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Cr
 [ -n "$mirror" ] || fail "no source of Debian 12's packages is known to apt" "name one in /etc/apt/sources.list.d"
 echo "deb [signed-by=$keyring] $mirror $RELEASE main" > "$work/sources.list"
 apt=(apt-get -qq -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$work/lists"
-    -o "Dir::Cache=$work/cache" -o "Dir::State::status=$work/status" -o APT::Sandbox::User=root -o Acquire::Languages=none)
+    -o "Dir::Cache=$work/cache" -o "Dir::State::status=$work/status" -o APT::Sandbox::User=root -o Acquire::Languages=none
+    -o Acquire::Check-Valid-Until=false) # a mirror may be some weeks behind; what it signs is checked as ever
 "${apt[@]}" update
 "${apt[@]}" install -y --download-only --no-install-recommends \
     slurmctld slurmd slurm-client slurmdbd slurm-wlm-mysql-plugin munge > /dev/null
