@@ -14,8 +14,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-# Parts of what is declared under another name, or stubs; vLLM and flash-attn are of the GPU images alone (envs/).
-ELSEWHERE = {"_typeshed", "vllm", "flash_attn"}
+# Parts of what is declared under another name (pydantic brings its core, at a version of its own), or stubs; vLLM and
+# flash-attn are of the GPU images alone (envs/).
+ELSEWHERE = {"_typeshed", "pydantic_core", "vllm", "flash_attn"}
 OF_SNAKEMAKE = ("snakemake_interface_", "snakemake_executor_plugin_slurm")
 
 

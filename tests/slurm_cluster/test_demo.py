@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from executor.test_local_rules import local_rules
 from safe_llava.demo.run import snakemake
 from slurm_cluster.conftest import ROOT, Built, Cluster
-from workflow.conftest import job_counts
+from workflow.conftest import demo_dag, job_counts
+from workflow.dag import Dag
+
+__all__ = ["demo_dag"]
 
 pytestmark = pytest.mark.cluster
 LOCAL = ROOT / "results/demo"
@@ -115,14 +117,14 @@ def demo(cluster: Cluster, images: Built, tmp_path_factory: pytest.TempPathFacto
     shutil.rmtree(ELSEWHERE)
 
 
-def test_every_rule_but_the_local_ones_went_through_slurm(demo: Demo, cluster: Cluster) -> None:
+def test_every_rule_but_the_local_ones_went_through_slurm(demo: Demo, cluster: Cluster, demo_dag: Dag) -> None:
     """From the accounting: as many jobs of each rule as were planned, each well ended and named in its comment."""
     fields = "WorkDir,State,Comment"
     rows = cluster.ask("sacct", "-X", "-n", "-P", "-S", "now-3hours", "-o", fields).splitlines()
     mine = [row.split("|") for row in rows if row.split("|")[0] == str(demo.clone)]
     done = [comment for _, state, comment in mine if state == "COMPLETED"]
     rules = Counter(re.sub(r"_wildcards_.*", "", comment.removeprefix("rule_")) for comment in done)
-    expected = {name: count for name, count in demo.planned.items() if name not in {"total", *local_rules(ROOT)}}
+    expected = {name: count for name, count in demo.planned.items() if name not in {"total", *demo_dag.local_rules}}
     assert rules == expected
     assert {"train_pretrain_spread", "train_finetune_spread", "train_finetune", "prism_answers"} <= set(expected)
 
