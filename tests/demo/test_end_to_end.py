@@ -175,7 +175,7 @@ def test_two_demos_in_one_folder_are_refused(finished: Path) -> None:
 def test_what_changes_no_number_trains_and_answers_nothing_again(finished: Path, tmp_path: Path, change: str) -> None:
     file = tmp_path / "change.yaml"
     file.write_text(change + "\n")
-    command = snakemake(RESULTS, "1", str(file), "-n")
+    command = snakemake(RESULTS, "1", "-n", files=[str(file)])
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     jobs = set(job_counts(done.stdout + done.stderr))
@@ -193,7 +193,7 @@ def test_what_changes_no_number_trains_and_answers_nothing_again(finished: Path,
 def test_what_changes_a_number_is_made_again(finished: Path, tmp_path: Path, change: str, again: set[str]) -> None:
     file = tmp_path / "change.yaml"
     file.write_text(change + "\n")
-    command = snakemake(RESULTS, "1", str(file), "-n")
+    command = snakemake(RESULTS, "1", "-n", files=[str(file)])
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     counts = job_counts(done.stdout + done.stderr)
     assert again <= set(counts)

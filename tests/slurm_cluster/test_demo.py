@@ -54,7 +54,7 @@ class Demo:
 
     def again(self, *arguments: str) -> str:
         """What Snakemake would do now."""
-        command = [*snakemake(RESULTS, "2", "site.yaml", "-n", *arguments)]
+        command = snakemake(RESULTS, "2", "-n", *arguments, files=["site.yaml"])
         done = subprocess.run(command, cwd=self.clone, env=self.environment, capture_output=True, text=True, check=True)
         return done.stdout + done.stderr
 
@@ -100,10 +100,10 @@ def demo(cluster: Cluster, images: Built, tmp_path_factory: pytest.TempPathFacto
     environment["PATH"] = f"{wrapper.parent}:{environment['PATH']}"
     del environment["APPTAINER_BIND"]
     made = Demo(clone, environment, "", {})
-    command = [sys.executable, "-m", "safe_llava.demo.run", "--results", RESULTS, "--"]
+    command = [sys.executable, "-m", "safe_llava.demo.run", "--results", RESULTS, "--configfile", "site.yaml"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            [*command, "site.yaml", "--profile", "slurm"], cwd=clone, env=environment, stdout=log, stderr=log, text=True
+            [*command, "--", "--profile", "slurm"], cwd=clone, env=environment, stdout=log, stderr=log, text=True
         )
         try:
             code = process.wait(timeout=LONGEST)

@@ -1,6 +1,6 @@
 """`make demo`: the whole workflow in small, on a machine without GPU, keys or internet.
 
-    python -m safe_llava.demo.run [--results results/demo] [--cores N] [-- SNAKEMAKE ARGUMENTS]
+    python -m safe_llava.demo.run [--results results/demo] [--cores N] [--configfile FILE …] [-- SNAKEMAKE ARGUMENTS]
 
 Makes the miniature upstream, serves it on this machine, and runs the same Snakefile and the same
 rules as for the paper with `config/demo.yaml` laid over the paper's configuration. It may be killed
@@ -35,6 +35,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run the whole workflow in small.")
     parser.add_argument("--results", default="results/demo", help="folder of everything that the demo makes")
     parser.add_argument("--cores", default="all", help="cores to use")
+    parser.add_argument("--configfile", nargs="+", default=[], help="files that overlay the demo's configuration")
     parser.add_argument("snakemake", nargs="*", help="further arguments for Snakemake, after `--`")
     return parser.parse_args(argv)
 
@@ -55,13 +56,20 @@ def demo_environment(address: str) -> dict[str, str]:
     }
 
 
-def snakemake(results: str, cores: str, *arguments: str) -> list[str]:
-    """Return the command line of Snakemake for the demo; with a profile, that says how much runs at once."""
+def snakemake(results: str, cores: str, *arguments: str, files: Sequence[str] = ()) -> list[str]:
+    """Return the command line of Snakemake for the demo; with a profile, that says how much runs at once.
+
+    Args:
+        results: the folder of results, from the clone.
+        cores: how many processes run at once.
+        arguments: flags and targets of Snakemake.
+        files: of configuration, which overlay the demo's.
+    """
     return [
         *(sys.executable, "-m", "snakemake"),
         *([] if "--profile" in arguments else ["--cores", cores]),
         *("--config", f"results={results}", f"data={{root: {results}/data}}"),
-        *("--configfile", str(CONFIG), f"{results}/upstream/pins.yaml"),
+        *("--configfile", str(CONFIG), f"{results}/upstream/pins.yaml", *files),
         # The demo's own lock is let go of when its process dies; Snakemake's would have to be removed by hand.
         # `--configfile` takes whatever follows it: this stands between it and a target.
         "--nolock",
@@ -123,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         subprocess.run([sys.executable, *build], check=True, pass_fds=[lock])
         with UpstreamServer(upstream) as server:
             env = demo_environment(server.address)
-            command = snakemake(results, arguments.cores, *arguments.snakemake)
+            command = snakemake(results, arguments.cores, *arguments.snakemake, files=arguments.configfile)
             code = subprocess.run(command, env=env, check=False, pass_fds=[lock]).returncode
         if code == 0 and not arguments.snakemake:
             summarise(results, write_report(results, env))
