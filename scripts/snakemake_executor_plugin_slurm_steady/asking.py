@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Any
 
@@ -14,6 +15,8 @@ from snakemake_executor_plugin_slurm_steady.script import PASS_ON
 
 MEMORY = ("mem_mb", "mem_mb_per_cpu")
 GROWING = {"memory": MEMORY, "time": ("runtime",)}
+# Options of sbatch after which the number that it prints is not that of one job here, or is printed when all is over.
+SEVERAL_OR_ELSEWHERE = re.compile(r"(?:^|\s)(?:-M|-a[ =]?\d|--array\b|-W\b|--wait\b|--requeue\b|--test-only\b)")
 
 
 def asked_for(resources: dict[str, Any]) -> dict[str, Any]:
@@ -82,13 +85,19 @@ def sbatch_call(asking: AskedJob, settings: Any, parts: dict[str, Any], avoided:
         avoided: nodes on which the job shall not run.
 
     Raises:
-        WorkflowError: the resources contradict each other, or ``slurm_extra`` says what resources are there for.
+        WorkflowError: the resources contradict each other, or ``slurm_extra`` says what resources, or this
+            executor, are there for.
     """
     validate_slurm_extra(asking)
     if other := [name for name in ("cluster", "clusters", "slurm_cluster") if asking.resources.get(name)]:
         raise WorkflowError(
             f"resource `{other[0]}`: slurm-steady follows the jobs of one cluster, and this one would be on another\n"
             "  remedy: leave it out, and run Snakemake on a login node of that cluster"
+        )
+    if found := SEVERAL_OR_ELSEWHERE.search(str(asking.resources.get("slurm_extra") or "")):
+        raise WorkflowError(
+            f"slurm_extra: {found[0].strip()} is refused: slurm-steady submits each job once, does not wait in sbatch, "
+            "and follows the jobs of one cluster\n  remedy: leave it out"
         )
     call = get_submit_command(asking, parts, settings=settings, failed_nodes=avoided)
     return f"{call}{set_gres_string(asking)} /dev/stdin"

@@ -74,9 +74,9 @@ NEVER = re.compile(
     r"|launch.failed.requeued.held|JobHoldMaxRequeue"
 )
 # The job starts when what it waits for is there again, or never, if it asks for more than that.
-LIMITED = re.compile(r"QOS|Assoc")
+LIMITED = re.compile(r"QOS|Assoc|AccountingPolicy|Max\w+PerAccount|PartitionConfig")
 # Somebody holds the job, and may release it.
-HELD_BY_SOMEBODY = ("JobHeldUser", "JobHeldAdmin")
+HELD_BY_SOMEBODY = ("JobHeldUser", "JobHeldAdmin", "job requeued in held state", "job_requeued_in_held_state")
 # How slurmstepd says in a job's log that it killed for memory, with and without cgroups; since 26.05 without its name.
 KILLED_FOR_MEMORY = re.compile(
     r"slurmstepd.*(exceeded memory limit|oom[-_ ]?kill|out of memory)"
@@ -88,9 +88,9 @@ KILLED_FOR_MEMORY = re.compile(
 # A fault of the machine, as drivers, CUDA, file systems and Apptainer say it in a job's logs: an Xid, memory beyond
 # correction, a GPU that is gone, a file system that was mounted anew, no loop device for the container image.
 HARDWARE = re.compile(
-    r"\bXid\b[^\n]*\d|uncorrectable (ECC|NVLink) error|ECC_UNCORRECTABLE|fallen off the bus|\bGPU is lost\b"
+    r"\b(?-i:Xid)\b[^\n]*\d|uncorrectable (ECC|NVLink) error|ECC_UNCORRECTABLE|fallen off the bus|\bGPU is lost\b"
     r"|Unable to determine the device handle for GPU|stale (NFS )?file handle"
-    r"|(no|find|get|allocate|attach)[^\n]{0,40}loop device",
+    r"|\b(no|find|get|allocate|attach)\b[^\n]{0,40}\bloop device",
     re.IGNORECASE,
 )
 
@@ -174,7 +174,8 @@ def _plain(state: str) -> str:
     Of several in a list (newer versions: "CANCELLED,COMPLETING") the one counts that says the job is not over.
     """
     states = [one.rstrip("+") for one in (state.split() or [""])[0].split(",")]
-    return next((one for one in states if one not in ENDS), states[0])
+    held = next((one for one in states if one in HELD_STATES), None)
+    return held or next((one for one in states if one not in ENDS), states[0])
 
 
 def parse_record(text: str) -> Record:
@@ -203,7 +204,9 @@ def parse_given(text: str) -> dict[str, int]:
 
     A job that asks for no memory, or no time, gets its partition's default. What has no limit is left out.
     """
-    fields = dict(word.split("=", 1) for word in text.split() if "=" in word)
+    fields: dict[str, str] = {}
+    for name, _, value in (word.partition("=") for word in text.split()):
+        fields.setdefault(name, value)  # a comment or a path may hold the like, behind it
     given = {}
     for name, key in (("mem_mb_per_cpu", "MinMemoryCPU"), ("mem_mb", "MinMemoryNode")):
         if megabytes := _megabytes(fields.get(key, "")):

@@ -37,8 +37,12 @@ FULL = re.compile(r"(Max|Grp)SubmitJob|queue is full", re.IGNORECASE)
 # A request that got no answer may have been granted all the same.
 NO_ANSWER = re.compile(r"timed out|zero bytes|reset", re.IGNORECASE)
 USER_IN_URL = re.compile(r"://[^/?#\s]*@")
-# GPUs, or whole nodes, that the environment would ask for in every job, unseen by whoever counts their hours.
-ASKED_BY_THE_WAY = re.compile(r"SBATCH_(GPUS(_PER_\w+)?|GRES|TRES_PER_\w+|EXCLUSIVE)")
+# GPUs, or whole nodes, that the environment would ask for in every job, unseen by whoever counts their hours; what
+# makes several jobs of one, or waits for it; and filters behind which a job that runs cannot be seen.
+ASKED_BY_THE_WAY = re.compile(
+    r"SBATCH_(GPUS(_PER_\w+)?|GRES|TRES_PER_\w+|EXCLUSIVE|ARRAY_INX|WAIT|CLUSTERS)"
+    r"|SLURM_CLUSTERS|(SQUEUE|SACCT|SCANCEL)_\w+"
+)
 
 
 class SlurmError(Exception):
@@ -58,7 +62,7 @@ def without_secrets(environment: dict[str, str]) -> dict[str, str]:
 
 
 def _for_slurm(environment: dict[str, str]) -> dict[str, str]:
-    """What SLURM's commands see: no secrets, and no GPUs but those of a rule's resources."""
+    """What SLURM's commands see: no secrets, and nothing that changes what is asked of them."""
     kept = without_secrets(environment)
     return {name: value for name, value in kept.items() if not ASKED_BY_THE_WAY.fullmatch(name)}
 
@@ -213,7 +217,7 @@ def named(name: str) -> str | None:
     """
     user = getpass.getuser()
     found = call(["squeue", "-h", "-a", "-t", "all", "-u", user, "--name", name, "-o", "%i"]).split()
-    return found[0] if found else None
+    return next((one for one in found if one.isdecimal()), None)
 
 
 def _number(text: str) -> str:

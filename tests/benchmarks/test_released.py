@@ -160,6 +160,48 @@ def test_a_file_of_another_form_is_named(tmp_path: Path) -> None:
         scores(released("llava-bench"), tmp_path)
 
 
+@pytest.mark.parametrize("change", [{"text": None}, {"text": ["Yes"]}, {"question_id": 2}, {"question_id": 999}])
+def test_an_answer_that_is_none_or_there_twice_is_no_score(
+    pope: ReleasedAnswers, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    write(tmp_path / "answers.jsonl", [{**rows[0], **change}, *rows[1:]])
+    with pytest.raises(BenchmarkError, match=r"answers\.jsonl: not of the form of pope: .*question"):
+        scores(pope, tmp_path, tuple(pope.labels))
+
+
+def test_no_answer_at_all_is_one_error(pope: ReleasedAnswers, tmp_path: Path) -> None:
+    write(tmp_path / "answers.jsonl", [])
+    with pytest.raises(BenchmarkError, match="no question has an answer"):
+        scores(pope, tmp_path, tuple(pope.labels))
+
+
+def test_half_of_the_answers_is_compared_with_nothing(pope: ReleasedAnswers, tmp_path: Path) -> None:
+    lines = (tmp_path / "answers.jsonl").read_text().splitlines()
+    (tmp_path / "answers.jsonl").write_text("\n".join(lines[:20]))
+    row = pope.model_copy(update={"published": {"pope_f1_mean": 85.9}})
+    found = scores(row, tmp_path, tuple(pope.labels))["pope_f1_mean"]
+    assert (found.verdict, found.difference) == ("not comparable: 15 questions have no answer", None)
+
+
+@pytest.mark.parametrize("content", ["0 0", "nan 5", "1000 9000", "0 9", "11 8"])
+def test_marks_that_the_judge_cannot_give_are_failures(tmp_path: Path, content: str) -> None:
+    rows = [
+        {"question_id": n, "category": "llava_bench_conv", "content": text} for n, text in enumerate([content, "8 6"])
+    ]
+    write(tmp_path / "answers.jsonl", rows)
+    found = scores(released("llava-bench"), tmp_path)["gpt_eval_llava_all"]
+    assert (found.score, found.n, found.n_failed) == (75.0, 1, 1)
+
+
+def test_marks_that_contradict_each_other_or_come_twice_are_one_error(tmp_path: Path) -> None:
+    row = {"question_id": 1, "category": "llava_bench_conv", "content": "8 6", "tuple": [8.0, 6.0]}
+    for rows, said in ([{**row, "tuple": [6.0, 8.0]}], "have other marks"), ([row, row], "question 1 is there twice"):
+        write(tmp_path / "answers.jsonl", rows)
+        with pytest.raises(BenchmarkError, match=said):
+            scores(released("llava-bench"), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("found", "stderr", "published", "said"),
     [

@@ -121,7 +121,7 @@ def test_gpus_are_read_once(text: str, count: int) -> None:
         *["-G 2", "-G2", "-G=h200:2", "--gres=gpu", "--gres=shm:1,gpu:2", "--gres gpu:nvidia_a100_1g.5gb:2"],
         *["--tres-per-task=cpu=2,gres/gpu=1", "--tres-per-node=gres/gpu:h200=4", "--tres-per-job gres:gpu:2"],
         *["--tres-per-socket=gres/gpu:2", "--tres-per-t gres/gpu:2", "--exclusive", "--exclus=user", None],
-        *["--gres=shard:2", "--gres=mps:h200:50"],
+        *["--gres=shard:2", "--gres=mps:h200:50", "--gpus=a100:0,h100:2", "--ntasks=4 --ntasks-per-gpu=2"],
     ],
 )
 def test_gpus_that_the_site_does_not_count_are_unknown_and_not_none(asked: str | None) -> None:
@@ -158,6 +158,7 @@ def test_the_ledger_is_read_and_its_absence_is_no_fault(tmp_path: Path) -> None:
     assert read_ledger(file) == []
     rows = [{"job": "7", "name": SECOND, "fate": "DONE", "nodes": "n1"}, {"job": None, "name": SECOND, "fate": "LOST"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file.write_text(file.read_text() * 2)  # of a Snakemake that was killed as it wrote a line
     (found,) = read_ledger(file)
     assert (found.job, found.rule, found.key) == ("7", "train_finetune", "train_finetune.0123456789")
     file.write_text('{"job": "7"}\n')

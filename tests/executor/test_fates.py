@@ -93,6 +93,8 @@ def test_states_of_newer_versions_are_read(line: str, sight: Sight) -> None:
         ),
         ("FAILED", PLAIN, "Unable to determine the device handle for GPU0000:4E:00.0: Unknown Error", Fate.NODE_FAULTY),
         ("FAILED", PLAIN, "a loop over devices that failed", Fate.FAILED),
+        ("FAILED", PLAIN, "KeyError: xid 5", Fate.FAILED),
+        ("FAILED", PLAIN, "not moving the loop device tensors", Fate.FAILED),
         ("FAILED", PLAIN, "NCCL error: unhandled cuda error", Fate.FAILED),
         ("OUT_OF_MEMORY", PLAIN, "Stale file handle", Fate.OUT_OF_MEMORY),
         ("OUT_OF_MEMORY", PLAIN, "", Fate.OUT_OF_MEMORY),
@@ -143,6 +145,8 @@ def test_of_several_partitions_one_may_still_take_the_job() -> None:
 @pytest.mark.parametrize("state", ["REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"])
 def test_a_job_that_slurm_holds_never_starts(state: str) -> None:
     assert fate_of(Sight(state), Record(), "") is Fate.IMPOSSIBLE
+    (sight,) = parse_squeue(f"7|PENDING,{state}||gpu|None").values()
+    assert fate_of(sight, Record(), "") is Fate.IMPOSSIBLE
 
 
 def test_states_that_do_not_say_what_becomes_of_a_job() -> None:
@@ -211,6 +215,7 @@ def test_the_shell_of_a_rule_says_how_it_ended(tmp_path: Path, command: str, rec
         ),
         ("JobId=7 TimeLimit=2-03:00:30 MinMemoryNode=3.50G", {"mem_mb": 3584, "runtime": 3061}),
         ("JobId=7 TimeLimit=UNLIMITED MinMemoryNode=0", {}),
+        ("JobId=7 TimeLimit=00:10:00 MinMemoryNode=0 Comment=rule_x TimeLimit=9-00:00:00", {"runtime": 10}),
         ("", {}),
     ],
 )

@@ -85,6 +85,16 @@ def test_a_model_of_gpu_is_said_only_where_there_are_gpus() -> None:
     )
 
 
+# Variables that would make several jobs of one, send it elsewhere, or hide it.
+HIDING = (
+    "SBATCH_ARRAY_INX",
+    "SBATCH_CLUSTERS",
+    "SLURM_CLUSTERS",
+    "SQUEUE_PARTITION",
+    "SACCT_FEDERATION",
+    "SCANCEL_STATE",
+)
+
 PROGRAM = """
 import signal, sys, time
 signal.signal(signal.SIGWINCH, lambda *_: sys.exit(75))
@@ -142,6 +152,13 @@ def test_slurm_extra_does_not_say_what_resources_are_there_for() -> None:
         call({"slurm_extra": "--mem=1"})
 
 
+@pytest.mark.parametrize("extra", ["-M big", "--array=0-3", "-a 0-3", "--wait", "--requeue", "--test-only"])
+def test_slurm_extra_makes_no_several_jobs_and_sends_none_elsewhere(extra: str) -> None:
+    with pytest.raises(WorkflowError, match=re.escape(extra.split("=")[0].split()[0])):
+        call({"slurm_extra": f"--nice=5 {extra}"})
+    assert "--nice=5 --mail-type=END" in call({"slurm_extra": "--nice=5 --mail-type=END"})
+
+
 def test_gpu_jobs_are_known() -> None:
     assert wants_gpu(Resources(gpu=1))
     assert wants_gpu(Resources(gres="gpu:h200:2"))
@@ -158,10 +175,18 @@ def test_secrets_stay_where_they_are() -> None:
 
 def test_gpus_are_asked_for_by_rules_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The costs would not see those of the environment where a site's accounting counts none."""
-    for name in ("SBATCH_GPUS", "SBATCH_GPUS_PER_NODE", "SBATCH_GRES", "SBATCH_TRES_PER_TASK", "SBATCH_EXCLUSIVE"):
+    for name in (
+        "SBATCH_GPUS",
+        "SBATCH_GPUS_PER_NODE",
+        "SBATCH_GRES",
+        "SBATCH_TRES_PER_TASK",
+        "SBATCH_EXCLUSIVE",
+        *HIDING,
+    ):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("SBATCH_CONSTRAINT", "a100")
-    assert re.findall(r"^SBATCH_.*", slurm.call(["env"]), re.MULTILINE) == ["SBATCH_CONSTRAINT=a100"]
+    seen = re.findall(r"^(?:SBATCH|SQUEUE|SACCT|SCANCEL|SLURM_CLUSTERS).*", slurm.call(["env"]), re.MULTILINE)
+    assert seen == ["SBATCH_CONSTRAINT=a100"]
 
 
 @pytest.mark.parametrize(

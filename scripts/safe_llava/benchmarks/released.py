@@ -69,6 +69,8 @@ def _with_score(base: ReleasedScore, row: ReleasedAnswers, scored: Scored) -> Re
     units, published = scored.units[base.metric], row.published.get(base.metric)
     found, stderr, interval = units.score(), units.stderr(), units.interval()
     said = released_verdict(found, stderr, published, row.questions_published.get(base.metric), len(units.names))
+    if published is not None and scored.n_failed:
+        said = f"{NOT_COMPARABLE}{scored.n_failed:,} questions have no answer"
     compared = published is not None and not said.startswith(NOT_COMPARABLE)
     low, high = interval or (None, None)
     return replace(

@@ -39,7 +39,7 @@ FORMAT = f"JobIDRaw,JobName,State,ElapsedRaw,CPUTimeRAW,AllocTRES,MaxRSS,{SUBMIT
 # Every way of sbatch to ask for GPUs, or for a share of one (`shard`, `mps`), long options cut short as it takes them;
 # a number of 0 asks for none, and a whole node may have some.
 ASKS_GPU = re.compile(
-    r"\s(?:(?:--gpus(?:-per-\w+)?[ =]|-G[ =]?)(?!(?:[\w.]+:)?0\b)\S"
+    r"\s(?:(?:--gpus(?:-per-\w+)?[ =]|-G[ =]?)(?!(?:[\w.]+:)?0(?![\w.,:]))\S|--ntasks-per-g"
     r"|(?:--gres|--tres-[\w-]+)[ =](?:\S*[,/:=])?(?:gpu|shard|mps)(?![\w.]*(?::[\w.]+)*[:=]0\b)|--exclus)"
 )
 AT_A_TIME = 500
@@ -92,7 +92,9 @@ def read_ledger(path: Path) -> list[Submission]:
         return []
     rows = read_jsonl(path, "move it away: what was submitted before is not counted then")
     try:
-        return [Submission(str(row["job"]), row["name"], row["fate"]) for row in rows if row["job"] is not None]
+        # A Snakemake killed between this line and its own note of it writes the line again.
+        found = {(str(row["job"]), str(row["name"])): row["fate"] for row in rows if row["job"] is not None}
+        return [Submission(job, name, fate) for (job, name), fate in found.items()]
     except KeyError as error:
         raise PaperError(f"{path}: a row without {error}", "move it away, or mend the row") from error
 
@@ -132,7 +134,7 @@ def parse_usages(text: str) -> dict[tuple[str, str], JobUsage]:
     """
     usages: dict[tuple[str, str], JobUsage] = {}
     latest = JobUsage()
-    for line in text.splitlines():
+    for line in text.split("\n"):
         cells = line.split("|", FORMAT.count(","))
         if len(cells) != len(FORMAT.split(",")):
             continue

@@ -6,13 +6,15 @@ Each reader returns what the scores are made of, by metric; one file may hold se
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from safe_llava.benchmarks.scoring.official import scienceqa_answer, seedbench_answer
+from safe_llava.benchmarks.scoring.official import LETTERS, scienceqa_answer, seedbench_answer
 from safe_llava.benchmarks.scoring.pope import Answered, pope_units
 from safe_llava.benchmarks.scoring.units import Units, as_units
 from safe_llava.config.benchmarks import ReleasedAnswers
@@ -49,11 +51,24 @@ def score_released(row: ReleasedAnswers, root: Path) -> list[Scored]:
     """
     assert row.scored_as is not None
     try:
-        return READERS[row.scored_as](row, root)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        found = READERS[row.scored_as](row, root)
+        for units in (units for scored in found for units in scored.units.values() or [as_units("mean", [])]):
+            _check(units)
+        return found
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise BenchmarkError(
             f"{root / row.answers}: not of the form of {row.scored_as}: {type(error).__name__}: {error}", REMEDY
         ) from error
+
+
+def _check(units: Units) -> None:
+    """Refuse what no score can be made of: no question at all, one twice, marks that are none."""
+    if not units.names:
+        raise ValueError("no question has an answer")
+    if twice := [name for name, count in Counter(units.names).items() if count > 1]:
+        raise ValueError(f"question {twice[0]} is there twice")
+    if not isfinite(units.score()):
+        raise ValueError("its numbers give no score")
 
 
 def _questions(row: ReleasedAnswers, root: Path) -> Path:
@@ -63,7 +78,20 @@ def _questions(row: ReleasedAnswers, root: Path) -> Path:
 
 
 def _replies(path: Path, text: str = "text") -> dict[str, str]:
-    return {str(row["question_id"]): str(row[text]) for row in read_jsonl(path)}
+    replies: dict[str, str] = {}
+    for row in read_jsonl(path):
+        name = str(row["question_id"])
+        if not isinstance(row[text], str):
+            raise TypeError(f"question {name}: `{text}` is no text")
+        if name in replies:
+            raise ValueError(f"question {name} is there twice")
+        replies[name] = row[text]
+    return replies
+
+
+def _no_strangers(replies: Mapping[str, str], questions: Iterable[str]) -> None:
+    if strange := replies.keys() - set(questions):
+        raise ValueError(f"{len(strange)} answers are to no question of the other file, such as {min(strange)}")
 
 
 def _pope(row: ReleasedAnswers, root: Path) -> list[Scored]:
@@ -71,6 +99,7 @@ def _pope(row: ReleasedAnswers, root: Path) -> list[Scored]:
     replies = _replies(root / row.answers)
     labelled = [root / path for path in row.labels if (root / path).is_file()]
     truths = _labels(questions, labelled) if labelled and len(labelled) == len(row.labels) else _construction(questions)
+    _no_strangers(replies, (str(question["question_id"]) for question in questions))
     answered = [
         Answered(name, question["category"], replies[name], truth)
         for question, truth in zip(questions, truths, strict=True)
@@ -96,7 +125,9 @@ def _labels(questions: Sequence[Mapping[str, Any]], files: Sequence[Path]) -> li
                 f"{question['question_id']}",
                 "use the label files of the commit that config/datasets.yaml names",
             )
-        truths.append(str(label["label"]))
+        if label["label"] not in ("yes", "no"):
+            raise ValueError(f"label {label['label']!r} of question {question['question_id']} is neither yes nor no")
+        truths.append(label["label"])
     return truths
 
 
@@ -127,11 +158,13 @@ def _scienceqa(row: ReleasedAnswers, root: Path) -> list[Scored]:
     rows, with_image, failed = [], [], 0
     for question in read_json(_questions(row, root), REMEDY):
         name, truth = str(question["id"]), question["conversations"][1]["value"]
+        if truth not in tuple(LETTERS):
+            raise ValueError(f"question {name}: its answer {truth!r} is no letter")
         if name not in replies:
             failed += 1
             continue
         rows.append((name, "", [float(scienceqa_answer(replies[name]) == truth)]))
-        with_image += rows[-1:] * ("image" in question)
+        with_image += rows[-1:] * bool(question.get("image"))
     units = {"exact_match": as_units("mean", with_image, 100.0), "exact_match_all": as_units("mean", rows, 100.0)}
     return [Scored(units, failed)]
 
@@ -159,9 +192,11 @@ def _llava_bench(row: ReleasedAnswers, root: Path) -> list[Scored]:
     failed = 0
     for review in read_jsonl(root / row.answers):
         marks = MARKS.match(review["content"])
-        if marks is None:
+        if marks is None or not all(1.0 <= float(mark) <= 10.0 for mark in marks.groups()):
             failed += 1
             continue
+        if list(map(float, marks.groups())) != review.get("tuple", list(map(float, marks.groups()))):
+            raise ValueError(f"question {review['question_id']}: `content` and `tuple` have other marks")
         one = (str(review["question_id"]), "", [float(mark) for mark in marks.groups()])
         for kind in ("all", LLAVA_BENCH[review["category"]]):
             parts.setdefault(f"gpt_eval_llava_{kind}", []).append(one)
