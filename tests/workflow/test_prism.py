@@ -43,6 +43,32 @@ def test_a_model_of_one_s_own_is_asked_alone(snakemake: Run, tmp_path: Path) -> 
     assert "environment variable" not in done.stderr
 
 
+def test_a_folder_without_a_checkpoint_is_not_passed_off_by_tables_of_before(snakemake: Run, tmp_path: Path) -> None:
+    results, folder = tmp_path / "results", tmp_path / "gone"
+    (tmp_path / "mine.yaml").write_text(
+        f"models: {{mine: {{inherits: LLaVA, folder: {folder}}}}}\n"
+        "prism: {select: {models: [mine], editions: [v1]}}\n"
+    )
+    command = ["-n", f"{results}/tables/prism.csv", "--configfile", f"{tmp_path}/mine.yaml"]
+    command += ["--config", f"results={results}"]
+    (results / "tables").mkdir(parents=True)
+    (results / "tables/prism.csv").touch()
+    done = snakemake(*command)
+    assert done.returncode == 1
+    assert f"models.mine.folder: {folder} holds no checkpoint" in done.stdout + done.stderr
+
+    # The answers are that folder's: its weights are asked for only where a job needs them.
+    record = results / "prism/answers/v1/mine/record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"row": {"folder": str(folder)}}))
+    done = snakemake(*command)
+    assert "(rule prism_answers" in done.stdout + done.stderr
+    record.write_text(json.dumps({"row": {"folder": "another"}}))
+    done = snakemake(*command)
+    assert "holds no checkpoint" in done.stdout + done.stderr
+    assert "(rule prism_answers" not in done.stdout + done.stderr
+
+
 def test_a_pair_of_which_a_model_is_not_asked_asks_for_none(snakemake: Run, tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text(ONE)
     done = snakemake("-n", "paper", "--configfile", f"{tmp_path}/one.yaml", *FRESH)
