@@ -142,3 +142,30 @@ def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "refusal_soft.jsonl", ("Age/1.jpg", "30"))
     with pytest.raises(PrismError, match="name each file once"):
         read_any_answers([file, file])
+
+
+def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path: Path) -> None:
+    file = tmp_path / "refusal_soft.csv"
+    file.write_text('Age/1.jpg,yes\n"Age/2.jpg","unclosed\nGender/3.jpg,ok\n')
+    with pytest.raises(PrismError, match=r"refusal_soft\.csv: line 3: not a CSV file"):
+        read_any_answers([file])
+
+
+def test_answers_of_two_models_are_not_one_model_s(tmp_path: Path) -> None:
+    file = write(tmp_path / "refusal_soft.jsonl", ("Age/1.jpg", "30"), model_id="m1")
+    file.write_text(file.read_text() + write(tmp_path / "x.jsonl", ("Age/2.jpg", "30"), model_id="m2").read_text())
+    with pytest.raises(PrismError, match="answers of several models: m1, m2"):
+        read_any_answers([file])
+    assert {answer.model for answer in read_any_answers([file], model="both")} == {"both"}
+
+
+def test_a_name_of_two_tasks_says_none(tmp_path: Path) -> None:
+    file = write(tmp_path / "refusal_soft and refusal_hard.csv", ("Age/1.jpg", "30"))
+    with pytest.raises(PrismError, match="does not say its task"):
+        read_any_answers([file])
+
+
+def test_questions_that_no_score_counts_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = write(tmp_path / "refusal_soft.csv", ("Age/1.jpg", "30"), ("Hair/2.jpg", "brown"))
+    assert len(read_any_answers([file])) == 1
+    assert "1 answers to questions that no score counts are left out: Hair/2.jpg" in caplog.text

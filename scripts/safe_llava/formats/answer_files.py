@@ -10,6 +10,7 @@ What such a file does not say is taken from where it lies, or from what the call
 from __future__ import annotations
 
 import csv
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ NO_ANSWER = "no answer in the released file"
 EMPTY_ANSWER = "the released answer is empty"
 OTHER_PROMPT = "the released prompt differs from the question: {prompt}"
 DESCRIPTIONS = 3  # of each image, in both editions
+log = logging.getLogger(__name__)
 REMEDY = (
     "give JSON lines, each an object with question_id and text as in upstream's answer files, or a CSV file of two "
     "columns, question_id and answer; an answer that failed is an empty text"
@@ -146,7 +148,12 @@ def _read_one(path: Path, model: str | None, task: Task | None, edition: str | N
     if edition == "v1" and seen == "v2":
         raise PrismError(f"{path}: --edition says v1, the questions are those of v2", "leave --edition out")
     edition = edition or seen
-    named = {row.model_id for row in rows}
+    named = {row.model_id for row in rows} - {""}
+    if len(named) > 1 and model is None:
+        raise PrismError(
+            f"{path}: answers of several models: {', '.join(sorted(named)[:5])}",
+            "give each model a file of its own, or name one with --model",
+        )
     name = model or (named.pop() if len(named) == 1 else "") or _without_task(path)
     pairs = ((Question(question_id=r.question_id, image=_image(r, edition), text=r.prompt or "-"), r) for r in rows)
     answers = to_answers(pairs, edition, name, task, path)
@@ -171,14 +178,15 @@ def _read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
     rows = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream)
+            reader = csv.reader(stream, strict=True)
             for cells in reader:
                 if cells:
                     rows.append((f"{path}: line {reader.line_num}", cells))
     except UnicodeDecodeError as error:
         raise PrismError(f"{path}: not UTF-8: {error}", "save it as UTF-8") from error
     except csv.Error as error:
-        raise PrismError(f"{path}: not a CSV file: {error}", REMEDY) from error
+        said = f"{path}: line {reader.line_num}: not a CSV file: {error}"
+        raise PrismError(said, "close each quote, and double those within a text; " + CSV_REMEDY) from error
     for where, cells in rows:
         if len(cells) != 2:
             raise PrismError(f"{where}: 2 columns are needed, {len(cells)} found: {', '.join(cells)[:80]}", CSV_REMEDY)
@@ -194,23 +202,27 @@ def _read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def _of_prism(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[ReleasedAnswer]:
     """Return the answers of rows, each given with the place where it stands."""
-    kept = []
+    kept, left_out = list[ReleasedAnswer](), list[ReleasedAnswer]()
     for where, row in rows:
         if missing := [key for key in ("question_id", "text") if key not in row]:
             raise PrismError(f"{where} has no {missing[0]}; its keys are {', '.join(row) or 'none'}", REMEDY)
         answer = check_row(ReleasedAnswer, {"prompt": ""} | dict(row), where, PrismError, REMEDY, show_value=True)
         try:
-            if attribute_of(answer.question_id) is not None:
-                kept.append(answer)
+            (kept if attribute_of(answer.question_id) is not None else left_out).append(answer)
         except PrismError as error:
             raise PrismError(
                 f"{where}: {error.message}", f"give answers to PRISM's questions: {error.remedy}"
             ) from error
+    if left_out:
+        log.warning(
+            "%d answers to questions that no score counts are left out: %s …", len(left_out), left_out[0].question_id
+        )
     return kept
 
 
 def _task_named(path: Path) -> Task | None:
-    return next((task for task in Task if task in path.name), None)
+    tasks = [task for task in Task if task in path.name]
+    return tasks[0] if len(tasks) == 1 else None
 
 
 def _without_task(path: Path) -> str:
