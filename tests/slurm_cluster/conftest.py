@@ -102,7 +102,7 @@ def requested(cluster: Cluster, jobs: list[str], what: str) -> list[str]:
     def answers() -> list[str]:
         return [cluster.ask("sacct", "-X", "-n", "-P", "-j", job, "-o", what) for job in jobs]
 
-    until(lambda: all(answers()), "the accounting of the jobs", 120)
+    until(lambda: all(one and "Unknown" not in one for one in answers()), "the accounting of the jobs", 120)
     return answers()
 
 

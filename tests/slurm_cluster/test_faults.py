@@ -206,7 +206,7 @@ def test_a_left_job_that_is_no_longer_wanted_is_ended_first(work: Work) -> None:
     process.wait()
     assert work.run("slow", "--config", "seconds=1") == 0, work.log
     assert job not in work.runs("slow")[1:]
-    assert work.cluster.ask("sacct", "-X", "-n", "-P", "-j", job, "-o", "State").startswith("CANCELLED")
+    assert requested(work.cluster, [job], "State")[0].startswith("CANCELLED")
 
 
 def test_left_jobs_that_are_done_meanwhile_need_nothing(work: Work) -> None:
