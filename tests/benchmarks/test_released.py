@@ -146,6 +146,13 @@ def test_each_run_of_mmvets_grades_is_a_row(tmp_path: Path) -> None:
     assert found["2gpt_eval_score"].score == pytest.approx(80.0)
 
 
+@pytest.mark.parametrize("grade", ["01", [True], ["0.5"], None])
+def test_grades_that_are_no_numbers_are_one_error(tmp_path: Path, grade: Any) -> None:
+    write(tmp_path / "g.json", {"v1_0": {"score": [0.5]}, "v1_1": {"score": grade}})
+    with pytest.raises(BenchmarkError, match=r"g\.json: .*question v1_1: `score` is no list of numbers"):
+        scores(released("mmvet", answers="g.json"), tmp_path)
+
+
 def test_what_cannot_be_scored_says_why(tmp_path: Path) -> None:
     row = released("gqa", scored_as=None, note="It has no labels.", published={"exact_match": 63.3})
     (found,) = released_rows(row, tmp_path, {})

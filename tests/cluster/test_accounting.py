@@ -69,6 +69,15 @@ def test_a_job_that_slurm_ran_twice_counts_twice() -> None:
     assert train.states == "COMPLETED 1, NODE_FAIL 1, PREEMPTED 1"
 
 
+@pytest.mark.parametrize("elapsed", ["", "1-02:03:04", "INVALID", "-5", "nan"])
+def test_a_job_whose_time_does_not_read_is_counted_as_missing(elapsed: str) -> None:
+    (first,) = [line for line in SACCT.splitlines() if line.startswith("100|")][:1]
+    cells = first.split("|")
+    lines = "\n".join([first, "|".join([*cells[:3], elapsed, *cells[4:]])])
+    assert (cells[0], cells[1]) not in parse_usages(lines)
+    assert (cells[0], cells[1]) in parse_usages(first)
+
+
 def test_a_number_that_another_job_had_is_not_counted() -> None:
     """A cluster whose numbers began anew shows both jobs under the one number."""
     other = "101|somebody_else|COMPLETED|999999|999999|gres/gpu=64||\n101.batch|batch|COMPLETED|1|1||999G|\n"

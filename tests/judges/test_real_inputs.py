@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ def start(tmp_path: Path, config: dict[str, Any], *rows: dict[str, Any]) -> subp
     made = arguments(tmp_path, config, *rows)
     around = os.environ | {"PYTHONPATH": str(Path(judge.__file__).parents[2])}
     return subprocess.Popen([sys.executable, "-m", "safe_llava.prism.judge", *made], env=around, text=True)
+
+
+def of_one_store(
+    tmp_path: Path, config: dict[str, Any], count: int, *program: str, **streams: Any
+) -> Iterator[subprocess.Popen[Any]]:
+    """Start three jobs, each with its own answers, that keep the judge's replies in one folder."""
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        made = arguments(folder, config, *[answer(n, f"case {number} {n}") for n in range(count)])
+        made[made.index("--store") + 1] = str(tmp_path / "store")
+        around = os.environ | {"PYTHONPATH": str(Path(judge.__file__).parents[2])}
+        command = [sys.executable, *(program or ("-m", "safe_llava.prism.judge")), *made]
+        yield subprocess.Popen(command, env=around, **streams)
 
 
 def at_most(tmp_path: Path) -> float:
@@ -93,15 +108,7 @@ def test_a_reply_without_choices_that_counts_its_tokens_is_paid(tmp_path: Path) 
 def test_three_judge_jobs_at_once_keep_one_bound(tmp_path: Path) -> None:
     with JudgeServer(reply=lambda prompt, nth: server.wrapped("openai", prompt, "yes", completion=1000)) as server:
         server.latency_s = 0.05
-        jobs = []
-        for number in range(3):
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            rows = [answer(n, f"case {number} {n}") for n in range(40)]
-            made = arguments(folder, server.row(**PRICES, max_cost=0.5), *rows)
-            made[made.index("--store") + 1] = str(tmp_path / "store")
-            around = os.environ | {"PYTHONPATH": str(Path(judge.__file__).parents[2])}
-            jobs.append(subprocess.Popen([sys.executable, "-m", "safe_llava.prism.judge", *made], env=around))
+        jobs = list(of_one_store(tmp_path, server.row(**PRICES, max_cost=0.5), 40))
         assert {job.wait(120) for job in jobs} <= {0, 1}
     spent = sum(line["cost"] for line in lines(tmp_path))
     assert 0.4 < spent <= 0.5
@@ -119,17 +126,8 @@ def test_three_jobs_that_start_together_pay_no_more_than_the_bound_before_a_repl
     )
     with JudgeServer(reply=lambda prompt, nth: server.wrapped("openai", prompt, "yes", completion=1000)) as server:
         server.latency_s = 1.0
-        jobs = []
-        for number in range(3):
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            made = arguments(
-                folder, server.row(**PRICES, max_cost=0.025), *[answer(n, f"{number} {n}") for n in range(4)]
-            )
-            made[made.index("--store") + 1] = str(tmp_path / "store")
-            around = os.environ | {"PYTHONPATH": str(Path(judge.__file__).parents[2])}
-            command = [sys.executable, "-c", code, *made]
-            jobs.append(subprocess.Popen(command, env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        row, pipe = server.row(**PRICES, max_cost=0.025), subprocess.PIPE
+        jobs = list(of_one_store(tmp_path, row, 4, "-c", code, stdout=pipe, stderr=pipe))
         for job in jobs:
             assert job.stdout is not None
             assert job.stdout.readline() == b"ready\n"
@@ -147,15 +145,9 @@ def test_batches_of_several_jobs_keep_one_bound(tmp_path: Path) -> None:
     with serving(state) as url:
         config |= {"base_url": f"{url}/v1", "key_env": KEY_ENV, "max_cost": 0.02}
         jobs = []
-        for number in range(3):
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            made = arguments(folder, config, *[answer(n, f"case {number} {n}") for n in range(12)])
-            made[made.index("--store") + 1] = str(tmp_path / "store")
-            around = os.environ | {"PYTHONPATH": str(Path(judge.__file__).parents[2])}
-            jobs.append(subprocess.Popen([sys.executable, "-m", "safe_llava.prism.judge", *made], env=around))
-            if number == 0:
-                assert state.submitted.wait(60)
+        for job in of_one_store(tmp_path, config, 12):
+            jobs.append(job)
+            assert state.submitted.wait(60)
         # One of them may pay 12 calls of at most 0.0008 each, two may; the third does not submit all of its calls.
         for job in jobs[1:]:
             with contextlib.suppress(subprocess.TimeoutExpired):

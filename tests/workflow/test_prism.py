@@ -47,7 +47,7 @@ def test_a_folder_without_a_checkpoint_is_not_passed_off_by_tables_of_before(sna
     results, folder = tmp_path / "results", tmp_path / "gone"
     (tmp_path / "mine.yaml").write_text(
         f"models: {{mine: {{inherits: LLaVA, folder: {folder}}}}}\n"
-        "prism: {select: {models: [mine], editions: [v1]}}\n"
+        "prism: {select: {models: [mine], editions: [v1]}}\nbenchmarks: {select: {models: [mine], tasks: [pope]}}\n"
     )
     command = ["-n", f"{results}/tables/prism.csv", "--configfile", f"{tmp_path}/mine.yaml"]
     command += ["--config", f"results={results}"]
@@ -61,6 +61,11 @@ def test_a_folder_without_a_checkpoint_is_not_passed_off_by_tables_of_before(sna
     record = results / "prism/answers/v1/mine/record.json"
     record.parent.mkdir(parents=True)
     record.write_text(json.dumps({"row": {"folder": str(folder)}}))
+    done = snakemake(*command)
+    assert "(rule prism_answers" not in done.stdout + done.stderr, "the benchmark was not answered from there"
+    asked = results / "benchmarks/mine/pope/results.json"
+    asked.parent.mkdir(parents=True)
+    asked.write_text(json.dumps({"provenance": {"row": {"folder": str(folder)}}}))
     done = snakemake(*command)
     assert "(rule prism_answers" in done.stdout + done.stderr
     record.write_text(json.dumps({"row": {"folder": "another"}}))

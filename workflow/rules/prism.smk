@@ -73,24 +73,6 @@ def retry_verdicts(wildcards):
     return retry_stamp(record, [f"{R}/prism/{asked}/{wildcards.task}.jsonl"])
 
 
-def answered(name):
-    """Whether the answers to every selected edition are there, of the folder that a model's row names."""
-    records = [Path(f"{R}/prism/answers/{edition}/{name}/record.json") for edition in cfg.prism.select.editions]
-    try:
-        return all(json.loads(record.read_text())["row"]["folder"] == cfg.models[name].folder for record in records)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-# Snakemake takes a file whose job cannot be planned for one that was given: a table of before would pass for that of a
-# folder that holds no checkpoint. Where answers of this very folder are there, the checkpoint may be gone since.
-OF_BEFORE = any(Path(R, "tables").glob("prism*.csv"))
-for name in cfg.prism.select.models if OF_BEFORE else ():
-    row = cfg.models[name]
-    if row.folder and (Path(row.folder, "config.json").is_file() or not answered(name)):
-        source_ready(name)
-
-
 # Checkpoints in a format of their own become ones that transformers and vLLM load; nothing that came with them is run.
 rule prism_convert:
     input:

@@ -41,6 +41,35 @@ if NO_APPTAINER:
     Singularity().checked = True
 
 
+def answers_of_folder(name):
+    """Whether everything that a model is asked was answered from the folder that its row names now."""
+    records = [f"prism/answers/{edition}/{name}/record.json" for edition in cfg.prism.select.editions]
+    results = [f"benchmarks/{name}/{benchmark}/results.json" for benchmark in cfg.benchmarks.select.tasks]
+    asked = records * (name in cfg.prism.select.models) + results * (name in cfg.benchmarks.select.models)
+    try:
+        facts = [json.loads(Path(R, record).read_text()) for record in asked]
+        return all(one.get("provenance", one)["row"]["folder"] == cfg.models[name].folder for one in facts)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def check_folders():
+    """Refuse a folder without a checkpoint where there are tables of before.
+
+    Snakemake takes a file whose job cannot be planned for one that was given: those tables would pass for the folder's.
+    Where the answers are this very folder's, its checkpoint may be gone since.
+    """
+    if not any(Path(R, "tables").glob("*.csv")):
+        return
+    for name in dict.fromkeys([*cfg.prism.select.models, *cfg.benchmarks.select.models]):
+        folder = cfg.models[name].folder
+        if folder and (Path(folder, "config.json").is_file() or not answers_of_folder(name)):
+            source_ready(name)
+
+
+check_folders()
+
+
 def check_container_images(jobs):
     """Refuse to start where Apptainer or a container image is not there: Snakemake notices in the first job."""
     jobs = list(jobs) if IN_CONTAINERS else []

@@ -5,8 +5,8 @@ import shlex
 from safe_llava.cluster.estimates.footprint import memory_mb, notice_seconds
 from safe_llava.cluster.estimates.measured import read_measured
 
-SINGLE = [name for name in TRAINED if cfg.train.models[name].nodes == 1]
 MEASURED = read_measured()
+SINGLE = [name for name in TRAINED if cfg.train.models[name].nodes == 1]
 SPREAD = [name for name in TRAINED if cfg.train.models[name].nodes > 1]
 
 

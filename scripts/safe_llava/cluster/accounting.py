@@ -130,9 +130,11 @@ def parse_usages(text: str) -> dict[tuple[str, str], JobUsage]:
     """Read what sacct prints, by SLURM's number and the job's name.
 
     A number alone is not enough: a cluster may begin to count anew. Times are those of the job's own lines, one for
-    each time that it was requeued; memory is the most of the steps, whose lines follow.
+    each time that it was requeued; memory is the most of the steps, whose lines follow. A job whose times are no whole
+    seconds in one of its lines is left out: part of a sum would pass for all of it.
     """
     usages: dict[tuple[str, str], JobUsage] = {}
+    unread: set[tuple[str, str]] = set()
     latest = JobUsage()
     for line in text.split("\n"):
         cells = line.split("|", FORMAT.count(","))
@@ -144,13 +146,16 @@ def parse_usages(text: str) -> dict[tuple[str, str], JobUsage]:
                 latest.memory = max(size, latest.memory or 0.0)
             continue
         latest = usages.setdefault((number, name), JobUsage())
-        seconds = float(elapsed or 0)
+        if not (elapsed.isdecimal() and cpu.isdecimal()):
+            unread.add((number, name))
+            continue
+        seconds = float(elapsed)
         latest.states.append(state.split()[0] if state else "UNKNOWN")
         latest.wall += seconds
         count = allocated_gpus(resources, submitted)
         latest.gpu = None if latest.gpu is None or (count is None and seconds) else latest.gpu + seconds * (count or 0)
-        latest.cpu += float(cpu or 0)
-    return usages
+        latest.cpu += float(cpu)
+    return {job: usage for job, usage in usages.items() if job not in unread}
 
 
 def allocated_gpus(resources: str, submitted: str) -> int | None:

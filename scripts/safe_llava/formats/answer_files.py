@@ -23,11 +23,12 @@ from safe_llava.core.files import read_jsonl
 from safe_llava.core.rows import check_row
 from safe_llava.formats.prism import ALL, Answer, Attribute, Question, Task, attribute_of, numbered, read_answers
 
+log = logging.getLogger(__name__)
+
 NO_ANSWER = "no answer in the released file"
 EMPTY_ANSWER = "the released answer is empty"
 OTHER_PROMPT = "the released prompt differs from the question: {prompt}"
 DESCRIPTIONS = 3  # of each image, in both editions
-log = logging.getLogger(__name__)
 REMEDY = (
     "give JSON lines, each an object with question_id and text as in upstream's answer files, or a CSV file of two "
     "columns, question_id and answer; an answer that failed is an empty text"

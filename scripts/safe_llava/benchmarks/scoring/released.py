@@ -155,8 +155,10 @@ def _construction(questions: Sequence[Mapping[str, Any]]) -> list[str]:
 def _scienceqa(row: ReleasedAnswers, root: Path) -> list[Scored]:
     """Score ScienceQA: the questions with an image, which the published score is of, and all."""
     replies: dict[str, str] = read_json(root / row.answers, REMEDY)["outputs"]
+    questions = read_json(_questions(row, root), REMEDY)
+    _no_strangers(replies, (str(question["id"]) for question in questions))
     rows, with_image, failed = [], [], 0
-    for question in read_json(_questions(row, root), REMEDY):
+    for question in questions:
         name, truth = str(question["id"]), question["conversations"][1]["value"]
         if truth not in tuple(LETTERS):
             raise ValueError(f"question {name}: its answer {truth!r} is no letter")
@@ -180,6 +182,8 @@ def _seedbench(row: ReleasedAnswers, root: Path) -> list[Scored]:
         if name not in replies:
             failed += 1
             continue
+        if question["answer"] not in tuple(LETTERS):
+            raise ValueError(f"question {name}: its answer {question['answer']!r} is no letter")
         right = [float(seedbench_answer(replies[name]) == question["answer"])]
         for metric in ("seed_all", f"seed_{question['data_type']}"):
             found[metric].append((name, "", right))
@@ -206,6 +210,9 @@ def _llava_bench(row: ReleasedAnswers, root: Path) -> list[Scored]:
 def _mmvet(row: ReleasedAnswers, root: Path) -> list[Scored]:
     """Score MM-Vet from a judge's grades between 0 and 1, of one or more runs in a file."""
     grades: dict[str, dict[str, Any]] = read_json(root / row.answers, REMEDY)
+    for name, grade in grades.items():
+        if not isinstance(grade["score"], list) or any(type(mark) not in (int, float) for mark in grade["score"]):
+            raise TypeError(f"question {name}: `score` is no list of numbers")
     runs = max(len(grade["score"]) for grade in grades.values())
 
     def run(place: int) -> Iterator[tuple[str, str, list[float]]]:

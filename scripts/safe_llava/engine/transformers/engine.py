@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 READERS = 8  # threads that open images
 AHEAD = 160  # images that are made ready while the model is busy
 MEMORY_SHARE = 0.8  # of a GPU's free memory that a block is planned for
-MOST_ROWS = 1024  # questions of a block; more makes a GPU no faster
+MOST_ROWS = 1024  # questions of a block, each of which holds its image's keys and values once more
 
 
 class FiniteLogits(LogitsProcessor):

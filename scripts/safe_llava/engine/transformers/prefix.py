@@ -22,7 +22,7 @@ from safe_llava.engine.transformers.asked import Asked, Pair
 # Models whose answers were compared, with and without (tests/engine/transformers/test_prefix.py).
 SHARED = frozenset({"llava", "llava_next", "llava_onevision", "internvl", "qwen2_5_vl"})
 
-PASS_TOKENS = 16_384  # of images in one pass through the model; more makes a GPU no faster
+PASS_TOKENS = 16_384  # of images in one pass through the model
 ANSWER_ROOM = 32  # tokens of an answer that memory is planned for: most are shorter, and ended rows give theirs back
 
 

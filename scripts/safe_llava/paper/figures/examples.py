@@ -12,7 +12,7 @@ from safe_llava.formats.prism import Answer, Attribute, Task, read_answers
 from safe_llava.formats.tables import unique
 from safe_llava.images import store as imagefiles
 
-CUE = "\nAnswer"  # the line that every prompt of PRISM ends with; it is sent, and left out of the image
+CUE = "\nAnswer"  # the line that every prompt of PRISM ends with; it is sent, and left out of the figure
 Key = tuple[str, str, str, int]  # edition, task, question_id, index
 
 
