@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from checkpoints import tiny_released
 from engine import tiny
-from safe_llava.checkpoints.llava_qwen import read_pictures
-from safe_llava.checkpoints.weights import ShardWriter, grown
+from safe_llava.checkpoints.llava_qwen import read_image_handling
+from safe_llava.checkpoints.weights import WeightsWriter, grown
 from safe_llava.core.errors import CheckpointError
 from safe_llava.core.files import file_digest
 from safe_llava.engine import convert as step
@@ -290,17 +290,19 @@ def test_the_published_grid() -> None:
         "mm_patch_merge_type": "spatial_unpad",
         "image_grid_pinpoints": "(1x1),...,(6x6)",
     }
-    pictures = read_pictures(values, 384, Path("config.json"))
+    pictures = read_image_handling(values, 384, Path("config.json"))
     assert (pictures.tiles, pictures.most, len(pictures.grid)) == (True, 9, 36)
     assert pictures.grid[:2] == ((384, 384), (768, 384)), "height first; the original counts widths outside"
-    listed = read_pictures({**values, "image_grid_pinpoints": [[384, 768], [1152, 384]]}, 384, Path("config.json"))
+    listed = read_image_handling(
+        {**values, "image_grid_pinpoints": [[384, 768], [1152, 384]]}, 384, Path("config.json")
+    )
     assert listed.grid == ((768, 384), (384, 1152))
 
 
 def test_shards_hold_what_fits(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    writer = ShardWriter(tmp_path, shard_bytes=50)
+    writer = WeightsWriter(tmp_path, shard_bytes=50)
     tensors = {f"t{number}": torch.arange(10.0) + number for number in range(3)}
     for name, tensor in tensors.items():
         writer.add(name, tensor[:8])

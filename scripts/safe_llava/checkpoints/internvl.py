@@ -18,7 +18,7 @@ from safe_llava.checkpoints.processors import processor_class_of, write_video_se
 from safe_llava.checkpoints.sentencepieces import read_internlm2_tokenizer
 from safe_llava.checkpoints.templates import KNOWN
 from safe_llava.checkpoints.tokenizer import TURN_END, read_qwen_tokenizer
-from safe_llava.checkpoints.weights import ShardWriter, check_fit, read_tensors
+from safe_llava.checkpoints.weights import WeightsWriter, check_fit, read_tensors
 from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 from safe_llava.core.files import read_json
 
@@ -75,7 +75,7 @@ def convert(source: Path, folder: Path) -> None:
     tokenizer = read_internlm2_tokenizer(source) if internlm2 else read_qwen_tokenizer(source)
     _check_tokens(tokenizer, source)
 
-    writer = ShardWriter(folder)
+    writer = WeightsWriter(folder)
     dtype = torch.float32
     for name, tensor in read_tensors(source):
         for public, part in _public(name, tensor, llm, internlm2):

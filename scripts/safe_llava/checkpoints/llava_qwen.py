@@ -23,7 +23,7 @@ import torch
 from safe_llava.checkpoints.processors import processor_class_of, write_video_settings
 from safe_llava.checkpoints.templates import KNOWN
 from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, TURN_END, read_qwen_tokenizer
-from safe_llava.checkpoints.weights import ShardWriter, check_fit, grown, read_tensors
+from safe_llava.checkpoints.weights import WeightsWriter, check_fit, grown, read_tensors
 from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 from safe_llava.core.files import read_json
 
@@ -44,7 +44,7 @@ HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # how SigLIP's pixels 
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageHandling:
     """How the original treats an image.
 
     Attributes:
@@ -60,7 +60,7 @@ class Pictures:
     grid: tuple[tuple[int, int], ...] = ()
 
 
-def read_pictures(values: Mapping[str, Any], size: int, where: Path) -> Pictures:
+def read_image_handling(values: Mapping[str, Any], size: int, where: Path) -> ImageHandling:
     """Read how images are treated from a ``config.json``.
 
     Args:
@@ -76,11 +76,11 @@ def read_pictures(values: Mapping[str, Any], size: int, where: Path) -> Pictures
         grid = _grid(values.get("image_grid_pinpoints"), size, where)
         most = max(height * width for height, width in grid) // size**2
         if found := re.fullmatch(r"anyres_max_(\d+)", ratio):
-            return Pictures(tiles=True, most=int(found[1]), grid=grid)
+            return ImageHandling(tiles=True, most=int(found[1]), grid=grid)
         if ratio == "anyres":
-            return Pictures(tiles=True, most=most, grid=grid)  # so many tiles that nothing is ever shrunk
+            return ImageHandling(tiles=True, most=most, grid=grid)  # so many tiles that nothing is ever shrunk
     if ratio in ("pad", "square") and merge in ("flat", "spatial"):
-        return Pictures(tiles=False, pad=ratio == "pad")
+        return ImageHandling(tiles=False, pad=ratio == "pad")
     raise CheckpointError(
         f"{where}: image_aspect_ratio `{ratio}` with mm_patch_merge_type `{merge}`: no class computes that",
         "known are anyres and anyres_max_N with spatial_unpad, and pad or square with flat or spatial",
@@ -110,23 +110,23 @@ def convert(source: Path, folder: Path, vision_tower: Path | None) -> None:
     """
     values = _read_config(source)
     vision = _vision_config(values, vision_tower, source)
-    pictures = read_pictures(values, vision.image_size, source / "config.json")
+    images = read_image_handling(values, vision.image_size, source / "config.json")
     tokenizer = read_qwen_tokenizer(source)
     tokenizer.add_tokens([IMAGE_TOKEN, VIDEO], special_tokens=True)
     image_id = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
     rows = int(tokenizer.convert_tokens_to_ids(VIDEO)) + 1
 
-    writer = ShardWriter(folder)
+    writer = WeightsWriter(folder)
     dtype = _write_weights(source, vision_tower, vision, rows, bool(values.get("tie_word_embeddings")), writer)
-    config = _config(values, vision, pictures, image_id, writer.shapes[EMBEDDINGS][0], dtype)
-    model_class = _model_class(pictures)
+    config = _config(values, vision, images, image_id, writer.shapes[EMBEDDINGS][0], dtype)
+    model_class = _model_class(images)
     check_fit(model_class, config, writer.shapes)
     writer.close()
     config.architectures = [model_class.__name__]
     config.save_pretrained(folder)
     _ends(tokenizer).save_pretrained(folder)
-    _processor(pictures, vision, tokenizer).save_pretrained(folder)
-    if pictures.tiles:
+    _processor(images, vision, tokenizer).save_pretrained(folder)
+    if images.tiles:
         square = {"height": vision.image_size, "width": vision.image_size}
         write_video_settings(folder, "LlavaOnevisionVideoProcessor", {"size": square, **HALF})
 
@@ -168,7 +168,7 @@ def _vision_config(values: Mapping[str, Any], tower: Path | None, source: Path) 
 
 
 def _write_weights(
-    source: Path, tower: Path | None, vision: Any, rows: int, tied: bool, writer: ShardWriter
+    source: Path, tower: Path | None, vision: Any, rows: int, tied: bool, writer: WeightsWriter
 ) -> torch.dtype:
     """Write every weight under its published name; return the precision of the language model."""
     dtype, seen_tower = None, False
@@ -233,7 +233,7 @@ def _text_config(values: Mapping[str, Any], rows: int, dtype: torch.dtype) -> An
 
 
 def _config(
-    values: Mapping[str, Any], vision: Any, pictures: Pictures, image_id: int, rows: int, dtype: torch.dtype
+    values: Mapping[str, Any], vision: Any, images: ImageHandling, image_id: int, rows: int, dtype: torch.dtype
 ) -> Any:
     from transformers import LlavaConfig, LlavaOnevisionConfig
 
@@ -247,20 +247,20 @@ def _config(
         "tie_word_embeddings": bool(values.get("tie_word_embeddings")),
         "dtype": dtype,
     }
-    if not pictures.tiles:
+    if not images.tiles:
         return LlavaConfig(**common, image_seq_length=(vision.image_size // vision.patch_size) ** 2)
     return LlavaOnevisionConfig(
         **common,
         video_token_index=image_id + 1,
-        image_grid_pinpoints=[list(size) for size in pictures.grid],
-        vision_aspect_ratio=f"anyres_max_{pictures.most}",
+        image_grid_pinpoints=[list(size) for size in images.grid],
+        vision_aspect_ratio=f"anyres_max_{images.most}",
     )
 
 
-def _model_class(pictures: Pictures) -> Any:
+def _model_class(images: ImageHandling) -> Any:
     from transformers import LlavaForConditionalGeneration, LlavaOnevisionForConditionalGeneration
 
-    return LlavaOnevisionForConditionalGeneration if pictures.tiles else LlavaForConditionalGeneration
+    return LlavaOnevisionForConditionalGeneration if images.tiles else LlavaForConditionalGeneration
 
 
 def _ends(tokenizer: Any) -> Any:
@@ -274,24 +274,24 @@ def _ends(tokenizer: Any) -> Any:
     )
 
 
-def _processor(pictures: Pictures, vision: Any, tokenizer: Any) -> Any:
+def _processor(images: ImageHandling, vision: Any, tokenizer: Any) -> Any:
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
     from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
     side = vision.image_size
     square = {"height": side, "width": side}
     common = {"tokenizer": tokenizer, "vision_feature_select_strategy": "full", "chat_template": KNOWN["qwen_1_5"]}
-    if pictures.tiles:
-        grid = [list(size) for size in pictures.grid]
+    if images.tiles:
+        grid = [list(size) for size in images.grid]
         return processor_class_of("llava_onevision")(
             image_processor=LlavaOnevisionImageProcessorPil(size=square, image_grid_pinpoints=grid, **HALF),
             num_image_tokens=(side // vision.patch_size) ** 2,
-            vision_aspect_ratio=f"anyres_max_{pictures.most}",
+            vision_aspect_ratio=f"anyres_max_{images.most}",
             **common,
         )
     return processor_class_of("llava")(
         image_processor=LlavaImageProcessorPil(
-            size=square, crop_size=square, do_center_crop=False, do_pad=pictures.pad, **HALF
+            size=square, crop_size=square, do_center_crop=False, do_pad=images.pad, **HALF
         ),
         patch_size=vision.patch_size,
         num_additional_image_tokens=0,

@@ -107,7 +107,7 @@ def read_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         yield from read_file(file)
 
 
-class ShardWriter:
+class WeightsWriter:
     """Writes tensors to ``model-00001-of-….safetensors`` and an index, as many at once as ``SHARD_BYTES`` hold.
 
     Args:

@@ -19,7 +19,7 @@ from safe_llava.config.models import EvaluatedModel
 from safe_llava.engine.base import Reply, Request
 from safe_llava.engine.images import open_image
 from safe_llava.engine.transformers import prefix
-from safe_llava.engine.transformers.asked import Asked, NotSharedError, by_image, prepared
+from safe_llava.engine.transformers.asked import NotSharedError, SharedImage, by_image, prepared
 from safe_llava.engine.transformers.engine import TransformersEngine
 
 FAMILIES = {
@@ -170,7 +170,7 @@ def test_blocks_are_bounded(checkpoints: dict[str, Path], row: EvaluatedModel, r
     assert engine.decoder is not None
     answers, sizes = engine.decoder.answers, []
 
-    def counting(block: Sequence[Asked]) -> Iterator[Any]:
+    def counting(block: Sequence[SharedImage]) -> Iterator[Any]:
         sizes.append([len(asked.pairs) for asked in block])
         return answers(block)
 
@@ -229,7 +229,7 @@ def test_a_block_that_fails_is_halved(
     assert engine.decoder is not None
     answers, sizes = engine.decoder.answers, []
 
-    def failing(block: Sequence[Asked]) -> Iterator[Any]:
+    def failing(block: Sequence[SharedImage]) -> Iterator[Any]:
         sizes.append(len(block))
         for place, answer in enumerate(answers(block)):
             if len(block) > 2 and place > 3:

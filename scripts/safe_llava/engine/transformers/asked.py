@@ -12,7 +12,7 @@ import torch
 from safe_llava.engine.adapters import ChatTemplateAdapter
 from safe_llava.engine.base import Request
 
-Pair = tuple[Request, str]  # a request and its prompt
+RequestPrompt = tuple[Request, str]  # a request and its prompt
 
 
 class NotSharedError(Exception):
@@ -20,7 +20,7 @@ class NotSharedError(Exception):
 
 
 @dataclass
-class Asked:
+class SharedImage:
     """All questions about one image.
 
     Attributes:
@@ -30,12 +30,12 @@ class Asked:
         tensors: the image, as the model takes it, and what it takes of each token of the prefix.
     """
 
-    pairs: list[Pair]
+    pairs: list[RequestPrompt]
     prefix: list[int]
     suffixes: list[list[int]]
     tensors: dict[str, torch.Tensor]
 
-    def without(self, done: set[str]) -> Asked | None:
+    def without(self, done: set[str]) -> SharedImage | None:
         """Return the questions whose keys are not in ``done``; None if there is none left."""
         left = [place for place, (request, _) in enumerate(self.pairs) if request.key not in done]
         if not left:
@@ -49,16 +49,18 @@ class Asked:
         return len(self.prefix), *((name, tensor.shape[1:]) for name, tensor in sorted(self.tensors.items()))
 
 
-def by_image(pairs: Iterable[Pair]) -> list[list[Pair]]:
+def by_image(pairs: Iterable[RequestPrompt]) -> list[list[RequestPrompt]]:
     """Return requests of one image each, those of the same image together, in the order of its first question."""
-    groups: dict[object, list[Pair]] = {}
+    groups: dict[object, list[RequestPrompt]] = {}
     for request, prompt in pairs:
         (source,) = request.images
         groups.setdefault(source if isinstance(source, Path) else id(source), []).append((request, prompt))
     return list(groups.values())
 
 
-def prepared(pairs: list[Pair], image: PIL.Image.Image, adapter: ChatTemplateAdapter, marker: int) -> Asked:
+def prepared(
+    pairs: list[RequestPrompt], image: PIL.Image.Image, adapter: ChatTemplateAdapter, marker: int
+) -> SharedImage:
     """Return the tokens and the image of a group.
 
     The processor runs once, over the first question: it writes the image's placeholder as many tokens. The same
@@ -92,7 +94,7 @@ def prepared(pairs: list[Pair], image: PIL.Image.Image, adapter: ChatTemplateAda
     for name, tensor in tensors.items():
         if tensor.ndim == 2 and tensor.shape[1] == len(whole):
             tensors[name] = tensor[:, : len(prefix)]
-    return Asked(pairs, prefix, [tokens[len(begin) :] for tokens in short], tensors)
+    return SharedImage(pairs, prefix, [tokens[len(begin) :] for tokens in short], tensors)
 
 
 def _common(whole: Sequence[int], short: Sequence[int]) -> tuple[int, int]:

@@ -33,7 +33,7 @@ from safe_llava.engine.base import DECODING, ENGINE_VERSION, Reply, Request, che
 from safe_llava.engine.cleaning import clean_reply, end_tokens
 from safe_llava.engine.images import open_image
 from safe_llava.engine.prompts import check_template
-from safe_llava.engine.transformers.asked import Asked, Pair, by_image, prepared
+from safe_llava.engine.transformers.asked import RequestPrompt, SharedImage, by_image, prepared
 from safe_llava.engine.transformers.prefix import PrefixDecoder, can_share
 
 logger = logging.getLogger(__name__)
@@ -146,10 +146,10 @@ class TransformersEngine:
             yield from self._shared(self.decoder, alone)
         yield from self.plain([pair for pair in pairs if self.decoder is None or len(pair[0].images) != 1])
 
-    def _shared(self, decoder: PrefixDecoder, pairs: Sequence[Pair]) -> Iterator[Reply]:
+    def _shared(self, decoder: PrefixDecoder, pairs: Sequence[RequestPrompt]) -> Iterator[Reply]:
         """Answer requests of one image each in blocks; an image that does not open fails all of its questions."""
-        others: list[Pair] = []
-        block: list[Asked] = []
+        others: list[RequestPrompt] = []
+        block: list[SharedImage] = []
         spent, limit = 0, self._limit()
         with ThreadPoolExecutor(READERS) as readers:
             for group, made in ahead(readers, self._prepare, by_image(pairs), AHEAD):
@@ -172,7 +172,7 @@ class TransformersEngine:
             yield from self._answer_block(decoder, block)
         yield from self.plain(others)
 
-    def _prepare(self, group: list[Pair]) -> Asked:
+    def _prepare(self, group: list[RequestPrompt]) -> SharedImage:
         image = open_image(group[0][0].images[0], self.row.image_size)
         with self._processing:
             return prepared(group, image, self.adapter, self.model.config.image_token_id)
@@ -184,10 +184,10 @@ class TransformersEngine:
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(self.device)[0] * MEMORY_SHARE * self._part
 
-    def _answer_block(self, decoder: PrefixDecoder, block: list[Asked]) -> Iterator[Reply]:
+    def _answer_block(self, decoder: PrefixDecoder, block: list[SharedImage]) -> Iterator[Reply]:
         """Answer a block; what is left of one that fails is halved, and an image that fails alone asked plainly."""
         done: set[str] = set()
-        alone: list[Pair] = []
+        alone: list[RequestPrompt] = []
         reason = None
         try:
             for pair, tokens in decoder.answers(block):
@@ -215,7 +215,7 @@ class TransformersEngine:
         yield from self._answer_block(decoder, left[:middle])
         yield from self._answer_block(decoder, left[middle:])
 
-    def plain(self, pairs: list[Pair]) -> Iterator[Reply]:
+    def plain(self, pairs: list[RequestPrompt]) -> Iterator[Reply]:
         """Answer through ``generate``, the longest prompts first, so that memory runs out at once or never."""
         pairs.sort(key=lambda pair: (_kind(pair[0]), len(pair[1])), reverse=True)
         batches = []
@@ -227,11 +227,13 @@ class TransformersEngine:
             for batch, inputs in ahead(reader, self._inputs, batches, 1):
                 yield from self._answer(batch, inputs)
 
-    def _inputs(self, batch: list[Pair]) -> dict[str, torch.Tensor]:
+    def _inputs(self, batch: list[RequestPrompt]) -> dict[str, torch.Tensor]:
         with self._processing:
             return self.adapter.tensors([request for request, _ in batch], [prompt for _, prompt in batch])
 
-    def _answer(self, batch: list[Pair], made: Future[dict[str, torch.Tensor]] | None = None) -> Iterator[Reply]:
+    def _answer(
+        self, batch: list[RequestPrompt], made: Future[dict[str, torch.Tensor]] | None = None
+    ) -> Iterator[Reply]:
         """Answer a batch; one that fails is halved until what cannot be answered stands alone."""
         try:
             replies = self._generate(batch, made.result() if made else self._inputs(batch))
@@ -250,7 +252,7 @@ class TransformersEngine:
         yield from self._answer(batch[middle:])
 
     @torch.inference_mode()
-    def _generate(self, batch: list[Pair], made: dict[str, torch.Tensor]) -> list[Reply]:
+    def _generate(self, batch: list[RequestPrompt], made: dict[str, torch.Tensor]) -> list[Reply]:
         inputs = {name: value.to(self.device) for name, value in made.items()}
         output = self.model.generate(
             **inputs,

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from safe_llava.engine.base import Request
-from safe_llava.engine.transformers.asked import Asked, Pair
+from safe_llava.engine.transformers.asked import RequestPrompt, SharedImage
 
 # Models whose answers were compared, with and without (tests/engine/transformers/test_prefix.py).
 SHARED = frozenset({"llava", "llava_next", "llava_onevision", "internvl", "qwen2_5_vl"})
@@ -45,13 +45,13 @@ class PrefixDecoder:
         #: tokens that went through each phase, and passes that decoded one token of every row
         self.tokens: Counter[str] = Counter()
 
-    def cost(self, asked: Asked) -> int:
+    def cost(self, asked: SharedImage) -> int:
         """Return the bytes that an image and its questions take."""
         rows = sum(len(asked.prefix) + len(suffix) + ANSWER_ROOM for suffix in asked.suffixes)
         return (len(asked.prefix) + rows) * self.token_bytes
 
     @torch.inference_mode()
-    def answers(self, block: Sequence[Asked]) -> Iterator[tuple[Pair, list[int] | None]]:
+    def answers(self, block: Sequence[SharedImage]) -> Iterator[tuple[RequestPrompt, list[int] | None]]:
         """Answer a block; each answer comes as soon as it has ended.
 
         Yields:
@@ -59,7 +59,7 @@ class PrefixDecoder:
             of a token were not finite numbers: what would be picked from them is noise.
         """
         block = sorted(block, key=lambda asked: str(asked.shape()))
-        rows: list[tuple[Pair, list[int]]] = [(pair, []) for asked in block for pair in asked.pairs]
+        rows: list[tuple[RequestPrompt, list[int]]] = [(pair, []) for asked in block for pair in asked.pairs]
         cache, ids, seen, positions = self._begin(block)
         while True:
             picked = self._next(ids, seen, positions, cache)
@@ -82,7 +82,7 @@ class PrefixDecoder:
             self.tokens["decode"] += len(rows)
             self.tokens["steps"] += 1
 
-    def _begin(self, block: Sequence[Asked]) -> tuple[DynamicCache, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _begin(self, block: Sequence[SharedImage]) -> tuple[DynamicCache, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Read the images of a block.
 
         Returns:
@@ -105,7 +105,7 @@ class PrefixDecoder:
         self.tokens["questions"] += sum(map(len, suffixes))
         return cache, torch.tensor(lines, device=device), seen, positions
 
-    def _read(self, block: Sequence[Asked]) -> tuple[DynamicCache, torch.Tensor]:
+    def _read(self, block: Sequence[SharedImage]) -> tuple[DynamicCache, torch.Tensor]:
         """Run the images through the model, those of one shape together.
 
         Returns:
@@ -114,7 +114,7 @@ class PrefixDecoder:
         """
         longest = max(len(asked.prefix) for asked in block)
         passes, deltas = [], []
-        for _, group in groupby(block, key=Asked.shape):
+        for _, group in groupby(block, key=SharedImage.shape):
             same = list(group)
             step = max(1, PASS_TOKENS // len(same[0].prefix))
             for start in range(0, len(same), step):
@@ -132,7 +132,7 @@ class PrefixDecoder:
         layers = [tuple(torch.cat(parts) for parts in zip(*layer, strict=True)) for layer in zip(*passes, strict=True)]
         return DynamicCache(layers), torch.cat(deltas)
 
-    def _read_some(self, block: Sequence[Asked]) -> DynamicCache:
+    def _read_some(self, block: Sequence[SharedImage]) -> DynamicCache:
         """Return the cache of images of one shape, as the model makes it."""
         device = self._model.device
         ids = torch.tensor([asked.prefix for asked in block], device=device)

@@ -124,7 +124,7 @@ def deepspeed_config(
     }
 
 
-class Engine:
+class TrainingEngine:
     """A model under DeepSpeed that takes one optimizer step at a time.
 
     Args:
