@@ -20,7 +20,7 @@ from safe_llava.core.errors import CheckpointError, TrainError
 from safe_llava.formats.metrics import StepMetrics
 from safe_llava.train import run
 from safe_llava.train.loop import storage
-from safe_llava.train.loop.deepspeed import Engine
+from safe_llava.train.loop.deepspeed import TrainingEngine
 from safe_llava.train.loop.guards import LossGuard, dead_worker_named, listed, memory_named, taken_gpu_named
 from safe_llava.train.loop.metrics import COLUMNS, MetricsLog, read_metrics
 from safe_llava.train.samples import annotated as samples
@@ -117,16 +117,16 @@ def test_a_step_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 def test_out_of_memory_names_the_micro_batch(
     tiny: Tiny, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward_backward, calls = Engine.forward_backward, []
+    forward_backward, calls = TrainingEngine.forward_backward, []
 
-    def sometimes(engine: Engine, *arguments: Any, **options: Any) -> torch.Tensor:
+    def sometimes(engine: TrainingEngine, *arguments: Any, **options: Any) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
         return forward_backward(engine, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "forward_backward", sometimes)
+        patch.setattr(TrainingEngine, "forward_backward", sometimes)
         with pytest.raises(TrainError, match="out of memory in a micro-batch of 8 samples with") as caught:
             train(tiny, tmp_path, SIX)
     assert "Tried to allocate 2.00 GiB" in caught.value.message

@@ -193,27 +193,27 @@ def test_missing_inputs_are_named(tiny: Tiny, tmp_path: Path, option: str, value
     assert message in caught.value.message
 
 
-def read_row(tiny: Tiny, folder: Path, values: object, *extra: str) -> TrainedModel:
+def read_model_row(tiny: Tiny, folder: Path, values: object, *extra: str) -> TrainedModel:
     arguments = run.parser().parse_args(tiny.arguments(folder, make_row(), "finetune", *extra))
     arguments.config.write_text(json.dumps(values))
-    return run.read_row(arguments)
+    return run.read_model_row(arguments)
 
 
 def test_a_row_with_a_wrong_key_names_it(tiny: Tiny, tmp_path: Path) -> None:
     values = json.loads(make_row().model_dump_json())
     values["finetune"]["learning_rate"] = "fast"
     with pytest.raises(TrainError, match=r"finetune\.learning_rate"):
-        read_row(tiny, tmp_path, values)
+        read_model_row(tiny, tmp_path, values)
     with pytest.raises(TrainError, match=r"checkpoints\.keep"):
-        read_row(tiny, tmp_path, json.loads(make_row().model_dump_json()), "--keep", "0")
+        read_model_row(tiny, tmp_path, json.loads(make_row().model_dump_json()), "--keep", "0")
     with pytest.raises(TrainError, match=r"row\.json: cannot be read"):
-        read_row(tiny, tmp_path, ["no row"])
+        read_model_row(tiny, tmp_path, ["no row"])
 
 
 def test_a_stage_s_part_of_a_row_is_enough_with_what_changes_no_number(tiny: Tiny, tmp_path: Path) -> None:
     row = make_row(lora=LORA, loss_limit=5, checkpoints={"every_steps": 9, "every_minutes": 8, "keep": 7})
     saving = ("--every-steps", "9", "--every-minutes", "8", "--keep", "7", "--loss-limit", "5")
-    read = read_row(tiny, tmp_path, row.identity("finetune"), *saving)
+    read = read_model_row(tiny, tmp_path, row.identity("finetune"), *saving)
     assert read.identity("finetune") == row.identity("finetune")
     assert (read.checkpoints, read.loss_limit) == (row.checkpoints, 5)
     assert {"pretrain", "checkpoints", "processes"}.isdisjoint(row.identity("finetune"))

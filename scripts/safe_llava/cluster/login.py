@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safe_llava.cluster.checks import partitions
-from safe_llava.cluster.checks.findings import CheckResult, State
-from safe_llava.cluster.checks.node import Expected, Kind, labelled, made_again
+from safe_llava.cluster.checks.findings import CheckResult, CheckState
+from safe_llava.cluster.checks.node import Expected, NodeKind, labelled, made_again
 from safe_llava.cluster.estimates.estimate import StageName, answering_hours, benchmark_hours, training_hours
 from safe_llava.cluster.estimates.footprint import GB, Footprint, footprint
 from safe_llava.cluster.estimates.measured import Measured, read_measured
@@ -60,7 +60,7 @@ class JobPlan(Row):
     """What the workflow is about to do, as ``preflight.smk`` knows it."""
 
     slurm: bool
-    jobs: dict[Kind, Expected]
+    jobs: dict[NodeKind, Expected]
     asks: list[RuleResources]
     keys: list[str]  # names of the judges that will be asked
     layouts: dict[str, str]  # the summary of a passed layout check, by data set
@@ -70,10 +70,10 @@ class LoginFindings(Row):
     """What this step hands to ``preflight``: its findings, and the jobs whose facts are still to come."""
 
     findings: list[CheckResult]
-    jobs: dict[Kind, Expected]
+    jobs: dict[NodeKind, Expected]
 
 
-def check_images(images: Mapping[Kind, str]) -> Iterator[CheckResult]:
+def check_images(images: Mapping[NodeKind, str]) -> Iterator[CheckResult]:
     """Say whether each container image is there, and what its labels or the note beside it tell."""
     if not images:
         yield CheckResult(
@@ -113,7 +113,7 @@ def check_data_room(data: DataConfig, lines: Sequence[PlanLine], there: Room) ->
     if unknown and not faults:
         remedy = "look at the sizes where the sets come from; `snakemake -n data` lists what is known of each"
     # Where room is not to be looked at, the run starts all the same.
-    state: State = "red" if faults and not data.ignore_space else "open" if faults or unknown else "ok"
+    state: CheckState = "red" if faults and not data.ignore_space else "open" if faults or unknown else "ok"
     return CheckResult(WHERE, "room for the data", state, room_verdict(lines, there, Path(data.root)), remedy)
 
 

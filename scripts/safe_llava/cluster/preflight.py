@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 from safe_llava.cluster.checks.findings import as_page, as_text, red
-from safe_llava.cluster.checks.node import Kind, node_findings
+from safe_llava.cluster.checks.node import NodeKind, node_findings
 from safe_llava.cluster.estimates.measured import read_measured
 from safe_llava.cluster.login import LoginFindings
 from safe_llava.config.schema import Config
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     config, login = read_row(options.config, Config, ConfigError), read_row(options.login, LoginFindings, ConfigError)
     figures, facts = read_measured(), {name: read_json(path) for name, path in options.facts if path.is_file()}
-    jobs = [(kind, login.jobs[kind]) for kind in get_args(Kind) if kind in login.jobs]
+    jobs = [(kind, login.jobs[kind]) for kind in get_args(NodeKind) if kind in login.jobs]
     found = [
         *login.findings,
         *(line for kind, job in jobs for line in node_findings(kind, facts.get(kind), job, config, figures)),

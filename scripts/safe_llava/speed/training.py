@@ -236,7 +236,7 @@ def run_steps(arguments: argparse.Namespace, row: TrainedModel, processes: Proce
         image=image,
     )
     gpu = processes.device.type == "cuda"
-    chosen = attention.choose(arguments.attention, processes.device)
+    chosen = attention.choose_backend(arguments.attention, processes.device)
     packed = chosen != attention.PADDED
     compiled = packed and (gpu if arguments.compile == "auto" else arguments.compile == "on")
     paths = Paths(chosen, compiled, arguments.workers)
@@ -311,7 +311,7 @@ def conditions(arguments: argparse.Namespace, row: TrainedModel, processes: Proc
         "device": torch.cuda.get_device_name() if gpu else platform.processor() or "cpu",
         "devices": processes.world_size,
         "arguments": {key: value for key, value in vars(arguments).items() if not isinstance(value, Path)},
-        "attention": attention.choose(arguments.attention, processes.device),
+        "attention": attention.choose_backend(arguments.attention, processes.device),
         "global_batch": getattr(row, arguments.stage).global_batch,
         "versions": {"python": sys.version.split()[0], **_versions()},
     }

@@ -26,7 +26,7 @@ from safe_llava.core.errors import TrainError
 from safe_llava.core.files import read_json, write_jsonl
 from safe_llava.core.progress import track
 from safe_llava.train.model.sample_loss import SampleLoss, load_loss
-from safe_llava.train.samples.annotated import Features, ImageFormat, SampleDataset, Stage, load_annotations
+from safe_llava.train.samples.annotated import Features, ImageFormat, SampleDataset, StageName, load_annotations
 from safe_llava.train.samples.conversation import IGNORE_INDEX
 
 LOG = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, required=True, help="folder with the tokenizer of the language model")
     parser.add_argument("--annotations", type=Path, required=True, help="JSON list of samples, or .jsonl")
     parser.add_argument("--images", type=Path, help="image folder; without it no image is opened")
-    parser.add_argument("--stage", choices=get_args(Stage), required=True)
+    parser.add_argument("--stage", choices=get_args(StageName), required=True)
     parser.add_argument("--template", choices=list(TEMPLATES), help="default: plain or v1, by the stage")
     parser.add_argument("--max-length", type=int, default=2048, help="tokens after the image is expanded")
     parser.add_argument("--image-tokens", type=int, help="positions of an image; default: what the model folder says")

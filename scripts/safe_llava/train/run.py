@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_row(arguments: argparse.Namespace) -> TrainedModel:
+def read_model_row(arguments: argparse.Namespace) -> TrainedModel:
     """Read a train.models row, of which all may be missing that changes no number of the stage.
 
     Raises:
@@ -150,7 +150,7 @@ def choose_paths(arguments: argparse.Namespace, processes: Processes, stage: Sta
 
     gpu = processes.device.type == "cuda"
     asked = before.get("attention", "auto") if arguments.attention == "auto" else arguments.attention
-    chosen = attention.choose(asked, processes.device)
+    chosen = attention.choose_backend(asked, processes.device)
     # ZeRO-3 exchanges a layer's weights in hooks that a compiled layer would not run.
     automatic = gpu and stage.zero_stage != 3
     compiled = chosen != attention.PADDED and (automatic if arguments.compile == "auto" else arguments.compile == "on")
@@ -222,7 +222,9 @@ def open_folder(arguments: argparse.Namespace, row: TrainedModel, processes: Pro
     return CheckpointFolder(arguments.checkpoints, given[0], processes, row.checkpoints.keep)
 
 
-def prepare(arguments: argparse.Namespace, row: TrainedModel, processes: Processes, folder: CheckpointFolder) -> Job:
+def prepare_training(
+    arguments: argparse.Namespace, row: TrainedModel, processes: Processes, folder: CheckpointFolder
+) -> Job:
     """Load samples, tokenizer and weights, and put them under DeepSpeed."""
     from safe_llava.core.imports import light_transformers
 
@@ -327,7 +329,7 @@ def summary(arguments: argparse.Namespace, job: Job, steps: list[StepMetrics], p
     }
 
 
-def announce(job: Job, processes: Processes) -> None:
+def announce_training(job: Job, processes: Processes) -> None:
     """Say what is about to be trained."""
     plan = job.loop.plan
     each = f"{plan.micro_batches} x {plan.micro_batch}"
@@ -347,17 +349,17 @@ def announce(job: Job, processes: Processes) -> None:
 def train(arguments: argparse.Namespace) -> int:
     """Train a stage to its end, or to a signal; return the exit code."""
     check_arguments(arguments)
-    row = read_row(arguments)
+    row = read_model_row(arguments)
     processes = join_processes(row.accelerator, arguments.threads, arguments.exchange_minutes)
     folder, made = open_folder(arguments, row, processes), results.made_with()
     try:
         with taken_gpu_named(processes.device):
-            job = prepare(arguments, row, processes, folder)
+            job = prepare_training(arguments, row, processes, folder)
         job.loop.loss_limit, job.loop.tensorboard = row.loss_limit, arguments.tensorboard
         job.loop.exchange_seconds = 60 * arguments.exchange_minutes
         kept = folder.finished(made)
         if kept is None:
-            announce(job, processes)
+            announce_training(job, processes)
             finished, steps = job.loop.run(job.data)
             if not finished:
                 return cli.EXIT_RUN_AGAIN

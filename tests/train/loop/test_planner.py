@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from safe_llava.core.errors import TrainError
-from safe_llava.train.loop.planner import GIB, Choice, Machine, Size, choose, static_bytes, token_bytes
+from safe_llava.train.loop.planner import GIB, Choice, Machine, Size, choose_computation, static_bytes, token_bytes
 from train.tiny import make_row
 
 LANGUAGE = {"7b": (6_738_000_000, 32, 4096), "13b": (13_016_000_000, 40, 5120)}
@@ -31,7 +31,7 @@ def plan(
     row = make_row(**{stage: {**AUTO, "reference_group": 16, **batch, **own}}, max_length=2048)
     trained = PROJECTOR + (language if stage == "finetune" else 0)
     size = Size(language + TOWER + PROJECTOR, trained, layers, width, 32_000)
-    choice = choose(size, row, getattr(row, stage), Machine(memory, processes, nodes, cpus), before)
+    choice = choose_computation(size, row, getattr(row, stage), Machine(memory, processes, nodes, cpus), before)
     needed = choice.static + choice.micro_tokens * token_bytes(size, choice.checkpointing)
     assert needed < memory
     assert choice.static == static_bytes(size, processes, choice.zero_stage, choice.offload)
@@ -133,5 +133,5 @@ def test_a_run_goes_on_with_its_micro_batches_where_they_fit() -> None:
 
 def test_cpus_are_left_as_they_are() -> None:
     row = make_row(finetune=AUTO)
-    choice = choose(Size(10, 10, 1, 1, 1), row, row.finetune, Machine(0, 2))
+    choice = choose_computation(Size(10, 10, 1, 1, 1), row, row.finetune, Machine(0, 2))
     assert (choice.zero_stage, choice.checkpointing, choice.offload) == (2, False, False)

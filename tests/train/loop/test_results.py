@@ -15,7 +15,7 @@ from safe_llava.core.cli import EXIT_RUN_AGAIN
 from safe_llava.formats.metrics import StepMetrics
 from safe_llava.train import run
 from safe_llava.train.loop import results
-from safe_llava.train.loop.deepspeed import Engine
+from safe_llava.train.loop.deepspeed import TrainingEngine
 from safe_llava.train.loop.metrics import MetricsLog, read_metrics
 from train.tiny import Tiny, make_row
 
@@ -48,7 +48,7 @@ def finished(tiny: Tiny, tmp_path: Path) -> Path:
 
 @pytest.fixture()
 def no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Engine, "forward_backward", None)
+    monkeypatch.setattr(TrainingEngine, "forward_backward", None)
 
 
 def test_lost_results_are_given_again_without_a_step(finished: Path, tiny: Tiny, no_steps: None) -> None:
@@ -66,7 +66,7 @@ def test_a_lost_projector_is_given_again_without_a_step(
     assert train(tiny, tmp_path, make_row(pretrain={"max_steps": 2}), stage="pretrain") == 0
     before = projector.read_bytes()
     projector.unlink()
-    monkeypatch.setattr(Engine, "forward_backward", None)
+    monkeypatch.setattr(TrainingEngine, "forward_backward", None)
     assert train(tiny, tmp_path, make_row(pretrain={"max_steps": 2}), stage="pretrain") == 0
     assert projector.read_bytes() == before
 
@@ -99,7 +99,7 @@ def test_killed_before_the_results_are_in_place_it_loses_none(
         with pytest.raises(KeyboardInterrupt):
             train(tiny, tmp_path)
     assert not (tmp_path / "model").exists()
-    monkeypatch.setattr(Engine, "forward_backward", None)
+    monkeypatch.setattr(TrainingEngine, "forward_backward", None)
     assert train(tiny, tmp_path) == 0
     assert [item.step for item in read_metrics(tmp_path / "metrics.csv")] == [1, 2, 3, 4]
 

@@ -15,9 +15,9 @@ from safe_llava.train.model import packed_loss as packed
 from safe_llava.train.model.build import set_trainable
 from safe_llava.train.model.loss import LossModel
 from safe_llava.train.model.packed_loss import PackedLossModel
-from safe_llava.train.samples.annotated import Features, Sample, SampleDataset
+from safe_llava.train.samples.annotated import Features, SampleDataset, TrainingSample
 from safe_llava.train.samples.batches import MicroBatch, Packing
-from safe_llava.train.samples.schedule import Plan, TokenBudget
+from safe_llava.train.samples.schedule import MicroBatchBudget, Plan
 from train.model.test_loss import CUTS, gradients, load, micro, weighted_loss
 from train.tiny import Tiny, make_row
 
@@ -153,11 +153,11 @@ def test_the_same_attention_for_fewer_heads_of_keys(tmp_path: Any) -> None:
 
 def test_a_cpu_takes_the_plain_path_unless_told_otherwise() -> None:
     cpu = torch.device("cpu")
-    assert attention.choose("auto", cpu) == attention.PADDED
-    assert attention.choose(attention.BLOCKS, cpu) == attention.BLOCKS
+    assert attention.choose_backend("auto", cpu) == attention.PADDED
+    assert attention.choose_backend(attention.BLOCKS, cpu) == attention.BLOCKS
     for name in (attention.VARLEN, attention.FLASH):
         with pytest.raises(TrainError, match=name):
-            attention.choose(name, cpu)
+            attention.choose_backend(name, cpu)
 
 
 def test_another_kind_of_layer_is_refused(pair: Any) -> None:
@@ -185,10 +185,10 @@ def test_a_run_on_packed_rows_goes_as_the_plain_one(tiny: Tiny, tmp_path: Any, o
 def test_shares_are_cut_by_tokens_alike_for_all_processes() -> None:
     stage = make_row(finetune={"global_batch": 16, "reference_group": 4, "order": "shuffled"}).finetune
     samples = [
-        Sample(str(k), "x.png" if k % 3 else None, [{"from": "human", "value": "word " * (1 + 7 * k % 60)}])
+        TrainingSample(str(k), "x.png" if k % 3 else None, [{"from": "human", "value": "word " * (1 + 7 * k % 60)}])
         for k in range(32)
     ]
-    budget = TokenBudget(400, 50, 128)
+    budget = MicroBatchBudget(400, 50, 128)
     plan = Plan(stage, samples, 7, 3, None, budget)
     for step in range(2):
         shares = [plan.share(step, rank) for rank in range(3)]

@@ -18,7 +18,14 @@ from safe_llava.core.errors import DataError, TrainError
 from safe_llava.core.files import read_jsonl
 from safe_llava.train import inspect
 from safe_llava.train.samples import annotated
-from safe_llava.train.samples.annotated import Features, ImageFormat, Sample, SampleDataset, collate, load_annotations
+from safe_llava.train.samples.annotated import (
+    Features,
+    ImageFormat,
+    SampleDataset,
+    TrainingSample,
+    collate,
+    load_annotations,
+)
 from safe_llava.train.samples.conversation import IGNORE_INDEX
 from safe_llava.train.samples.images import ImageGeometry, preprocess
 
@@ -32,8 +39,8 @@ def row(identity: Any = "a", image: str | None = None, human: str = "Hi.", gpt: 
     return {"id": identity, "conversations": turns} | ({"image": image} if image else {})
 
 
-def sample(identity: str = "a", image: str | None = None, human: str = "Hi.", gpt: str = "Hello.") -> Sample:
-    return Sample(identity, image, row(identity, image, human, gpt)["conversations"])
+def sample(identity: str = "a", image: str | None = None, human: str = "Hi.", gpt: str = "Hello.") -> TrainingSample:
+    return TrainingSample(identity, image, row(identity, image, human, gpt)["conversations"])
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,11 @@ def images(tmp_path: Path) -> Path:
 
 
 def dataset(
-    samples: list[Sample], images: Path, tokenizer: PreTrainedTokenizerFast, stage: Any = "finetune", **options: Any
+    samples: list[TrainingSample],
+    images: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    stage: Any = "finetune",
+    **options: Any,
 ) -> SampleDataset:
     options = {"image_token_id": IMAGE_ID, "max_length": 2048, "image": SMALL, **options}
     return SampleDataset(samples, images, tokenizer, stage, **options)
@@ -174,7 +185,7 @@ def test_an_image_that_cannot_be_had_names_sample_and_path(
     ],
 )
 def test_a_sample_that_does_not_suit_the_stage_is_found_before_the_run(
-    stage: Any, faulty: Sample, images: Path, tokenizer: PreTrainedTokenizerFast
+    stage: Any, faulty: TrainingSample, images: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     with pytest.raises(TrainError, match="s17"):
         dataset([faulty], images, tokenizer, stage)

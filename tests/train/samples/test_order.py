@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from safe_llava.core.errors import TrainError
-from safe_llava.train.samples.annotated import Sample, signed_length
+from safe_llava.train.samples.annotated import TrainingSample, signed_length
 from safe_llava.train.samples.order import modality_length_order, shuffled_order
 
 
@@ -78,8 +78,8 @@ def test_a_sample_without_words_is_refused() -> None:
 
 def test_signed_length_counts_the_words_of_all_turns() -> None:
     turns = [{"from": "human", "value": "<image>\n What  is it?"}, {"from": "gpt", "value": "A cat."}]
-    assert signed_length(Sample("a", "a.png", turns)) == 6
-    assert signed_length(Sample("a", None, turns)) == -6
+    assert signed_length(TrainingSample("a", "a.png", turns)) == 6
+    assert signed_length(TrainingSample("a", None, turns)) == -6
 
 
 def test_shuffled_order_is_that_of_torchs_random_sampler() -> None:

@@ -14,9 +14,9 @@ from safe_llava.config.schema import Config
 from safe_llava.containers.tag import tag_in
 from safe_llava.core.errors import TrainError
 from safe_llava.data.planning.volume import decimal_size
-from safe_llava.train.loop.planner import GIB, Machine, choose
+from safe_llava.train.loop.planner import GIB, Machine, choose_computation
 
-Kind = Literal["train", "eval", "paper"]
+NodeKind = Literal["train", "eval", "paper"]
 REQUIRED: dict[str, tuple[str, ...]] = {
     "train": ("torch", "transformers", "deepspeed", "pydantic"),
     "eval": ("torch", "transformers", "lmms-eval", "pydantic"),
@@ -42,7 +42,7 @@ class Expected(Row):
 
 
 def node_findings(
-    kind: Kind, facts: Mapping[str, Any] | None, want: Expected, config: Config, known: Measured
+    kind: NodeKind, facts: Mapping[str, Any] | None, want: Expected, config: Config, known: Measured
 ) -> list[CheckResult]:
     """Return the lines of one job.
 
@@ -163,7 +163,7 @@ def _memory(where: str, facts: Mapping[str, Any], config: Config, known: Measure
                 yield CheckResult(where, what, "open", said, "nothing: training plans for itself when it starts")
                 continue
             try:
-                choice = choose(size, row, getattr(row, stage), machine)
+                choice = choose_computation(size, row, getattr(row, stage), machine)
                 found = footprint(config, known, name, stage)
                 said = choice.reason
                 if found is not None and not choice.offload:

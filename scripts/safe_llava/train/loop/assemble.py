@@ -11,7 +11,7 @@ import torch
 from safe_llava.config.train import Stage, TrainedModel
 from safe_llava.train.loop import planner
 from safe_llava.train.loop.checkpoint import CheckpointFolder
-from safe_llava.train.loop.deepspeed import Engine, Processes
+from safe_llava.train.loop.deepspeed import Processes, TrainingEngine
 from safe_llava.train.loop.flops import arithmetic_of
 from safe_llava.train.loop.loop import Loop
 from safe_llava.train.model import attention
@@ -20,7 +20,7 @@ from safe_llava.train.model.loss import LossModel
 from safe_llava.train.model.packed_loss import HEAD_ROWS, PackedLossModel
 from safe_llava.train.samples.annotated import SampleDataset
 from safe_llava.train.samples.batches import Packing, StepDataset
-from safe_llava.train.samples.schedule import Plan, TokenBudget
+from safe_llava.train.samples.schedule import MicroBatchBudget, Plan
 
 CACHE_BYTES = 1 << 30  # decoded samples that a process without loader processes keeps in memory
 
@@ -56,9 +56,9 @@ def loss_model(llava: Any, image_token_id: int, paths: Paths, stage: Stage) -> L
     return model
 
 
-def token_budget(tokens: int | None, row: TrainedModel, image_tokens: int) -> TokenBudget | None:
+def token_budget(tokens: int | None, row: TrainedModel, image_tokens: int) -> MicroBatchBudget | None:
     """Return how micro-batches are cut by tokens; None where they are cut by samples."""
-    return TokenBudget(tokens, image_tokens, row.max_length) if tokens else None
+    return MicroBatchBudget(tokens, image_tokens, row.max_length) if tokens else None
 
 
 def packing_for(dataset: SampleDataset, row: TrainedModel, paths: Paths) -> Packing | None:
@@ -85,13 +85,16 @@ def trained_elements(llava: Any, row: TrainedModel, stage: Stage) -> int:
 def plan_for(
     llava: Any, row: TrainedModel, stage: Stage, processes: Processes, before: int | None = None
 ) -> planner.Choice:
-    """Return how the planner would compute the stage on the GPUs that are there; ``before`` is as for ``choose``."""
+    """Return how the planner would compute the stage on the GPUs that are there.
+
+    ``before`` is as for ``choose_computation``.
+    """
     memory = 0.0
     if processes.device.type == "cuda":
         memory = float(torch.cuda.get_device_properties(processes.device).total_memory)
-    size = planner.measure(llava, trained_elements(llava, row, stage))
+    size = planner.measure_model(llava, trained_elements(llava, row, stage))
     machine = planner.Machine(memory, processes.world_size, row.nodes, len(os.sched_getaffinity(0)))
-    return planner.choose(size, row, stage, machine, before)
+    return planner.choose_computation(size, row, stage, machine, before)
 
 
 def assemble(
@@ -111,7 +114,7 @@ def assemble(
     tower_config = llava.config.vision_config
     arithmetic = arithmetic_of(llava, tower_config, dataset.image.tokens, trains_language)
     model = loss_model(llava, dataset.image_token_id, paths, stage)
-    engine = Engine(model, row, stage, plan.micro_batch, plan.micro_batches, processes)
+    engine = TrainingEngine(model, row, stage, plan.micro_batch, plan.micro_batches, processes)
     loop = Loop(engine, plan, stage, row.checkpoints, folder, processes, row.seed, paths.workers, label)
     loop.arithmetic = arithmetic
     cache = 0 if paths.workers else CACHE_BYTES

@@ -19,7 +19,7 @@ from safe_llava.core.errors import TrainError
 from safe_llava.core.progress import Progress
 from safe_llava.formats.metrics import StepMetrics
 from safe_llava.train.loop.checkpoint import CheckpointFolder
-from safe_llava.train.loop.deepspeed import Engine, Processes
+from safe_llava.train.loop.deepspeed import Processes, TrainingEngine
 from safe_llava.train.loop.flops import Arithmetic, peak_flops
 from safe_llava.train.loop.guards import LossGuard, dead_worker_named, memory_named
 from safe_llava.train.loop.metrics import MetricsLog
@@ -85,7 +85,7 @@ class Loop:
         arithmetic: what the model FLOP utilisation is estimated from; None leaves it out.
     """
 
-    engine: Engine
+    engine: TrainingEngine
     plan: Plan
     stage: Stage
     checkpoints: Checkpoints

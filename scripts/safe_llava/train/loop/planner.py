@@ -114,7 +114,7 @@ ORDER = (
 )
 
 
-def measure(llava: Any, trained: int) -> Size:
+def measure_model(llava: Any, trained: int) -> Size:
     """Read the size of a model, ``trained`` of whose elements get gradients."""
     text = llava.config.text_config
     parameters = sum(value.numel() for value in llava.parameters())
@@ -135,7 +135,9 @@ def token_bytes(size: Size, checkpointing: bool) -> float:
     return float(each * size.width)
 
 
-def choose(size: Size, row: TrainedModel, stage: Stage, machine: Machine, before: int | None = None) -> Choice:
+def choose_computation(
+    size: Size, row: TrainedModel, stage: Stage, machine: Machine, before: int | None = None
+) -> Choice:
     """Return the fastest way that fits; what the stage says itself, instead of ``auto``, is kept.
 
     Args:

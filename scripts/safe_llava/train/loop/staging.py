@@ -10,7 +10,7 @@ from torch.distributed.checkpoint.staging import AsyncStager
 
 from safe_llava.core.errors import TrainError
 from safe_llava.train.loop.state import LARGEST, Piece
-from safe_llava.train.loop.storage import ELEMENT, State, threads
+from safe_llava.train.loop.storage import ELEMENT, PiecesByName, threads
 
 
 class Staging(AsyncStager):
@@ -40,7 +40,7 @@ class Staging(AsyncStager):
         torch.cuda.cudart().cudaHostRegister(block.data_ptr(), ELEMENT * size, 0)
         return block
 
-    def stage(self, state_dict: State) -> State:
+    def stage(self, state_dict: PiecesByName) -> PiecesByName:
         """Return the same pieces, perhaps in more parts, in the host's memory.
 
         Raises:
@@ -49,7 +49,7 @@ class Staging(AsyncStager):
         self._thread.join()
         if len(self._blocks) < len(self._sizes):
             raise TrainError("no memory for a checkpoint could be pinned", "give the job more memory (mem_mb)")
-        staged: State = {}
+        staged: PiecesByName = {}
         blocks = iter(self._blocks)
         block, at = next(blocks), 0
         for piece in (piece for pieces in state_dict.values() for piece in pieces):

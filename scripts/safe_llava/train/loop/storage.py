@@ -50,7 +50,7 @@ READ_AT_ONCE = 1 << 26  # bytes that a thread reads for a GPU at a time
 HASH_AT_ONCE = 1 << 24  # bytes that a thread writes or reads, and hashes while a cache has them
 SMALLEST_FILE = 1 << 26  # bytes below which another file is worth no thread
 MOST_THREADS = 16
-State = dict[str, list[Piece]]
+PiecesByName = dict[str, list[Piece]]
 
 
 def threads() -> int:
@@ -58,16 +58,16 @@ def threads() -> int:
     return min(MOST_THREADS, cpu_threads())
 
 
-def by_name(pieces: Sequence[Piece]) -> State:
+def by_name(pieces: Sequence[Piece]) -> PiecesByName:
     """Return pieces as the library takes them, each small enough for one thread."""
-    state: State = {}
+    state: PiecesByName = {}
     for piece in split(pieces):
         state.setdefault(piece.name, []).append(piece)
     return state
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredPiece:
     """Where a piece lies: ``length`` elements from ``begin`` on of its state, at a byte ``offset`` of a file."""
 
     begin: int
@@ -82,7 +82,7 @@ class Index:
     """What a checkpoint holds, by the name of a state: its elements in all, and its pieces."""
 
     totals: Mapping[str, int]
-    pieces: Mapping[str, Sequence[Stored]]
+    pieces: Mapping[str, Sequence[StoredPiece]]
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Index:
@@ -92,7 +92,7 @@ class Index:
             ValueError: a state is not there from its first element to its last.
         """
         totals = {name: int(value["elements"]) for name, value in values.items()}
-        pieces = {name: [Stored(*piece) for piece in value["pieces"]] for name, value in values.items()}
+        pieces = {name: [StoredPiece(*piece) for piece in value["pieces"]] for name, value in values.items()}
         for name, stored in pieces.items():
             if sum(piece.length for piece in stored) != totals[name]:
                 raise ValueError(f"{name} is not whole")
@@ -114,7 +114,7 @@ def verify(folder: Path, index: Index, rank: int, world_size: int) -> bool:
     mine = [piece for stored in index.pieces.values() for piece in stored][rank::world_size]
     own = threading.local()
 
-    def sound(piece: Stored) -> bool:
+    def sound(piece: StoredPiece) -> bool:
         if not hasattr(own, "buffer"):  # one a thread: memory that is taken anew for each piece costs more than reading
             own.buffer = memoryview(bytearray(HASH_AT_ONCE))
         crc, left = 0, ELEMENT * piece.length
@@ -206,7 +206,9 @@ class ShardSavePlanner(DefaultSavePlanner):
 class ShardLoadPlanner(DefaultLoadPlanner):
     """Plans to fill the pieces that a process has, from those that were written."""
 
-    def set_up_planner(self, state_dict: State, metadata: Metadata | None = None, is_coordinator: bool = False) -> None:
+    def set_up_planner(
+        self, state_dict: PiecesByName, metadata: Metadata | None = None, is_coordinator: bool = False
+    ) -> None:
         """Take the pieces to fill."""
         self.state_dict, self.metadata, self.is_coordinator = state_dict, metadata, is_coordinator
         self._values = {(p.name, p.begin): p.values for pieces in state_dict.values() for p in pieces}
@@ -283,12 +285,12 @@ class ShardWriter(StorageWriter):
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Hand on what was written."""
-        pieces: dict[str, list[Stored]] = {}
+        pieces: dict[str, list[StoredPiece]] = {}
         for result in (result for written in results for result in written):
             assert result.index.offset is not None
             name, (file, offset, crc) = result.index.fqn, result.storage_data
             length = result.size_in_bytes // ELEMENT
-            pieces.setdefault(name, []).append(Stored(result.index.offset[0], length, file, offset, crc))
+            pieces.setdefault(name, []).append(StoredPiece(result.index.offset[0], length, file, offset, crc))
         totals = {}
         for name, stored in metadata.state_dict_metadata.items():
             assert isinstance(stored, TensorStorageMetadata)

@@ -1,7 +1,7 @@
 """Attention back ends for padding-free rows: many samples in one row, attention kept inside each of them.
 
 All of them take the same arguments, are found by transformers under their name (``AttentionInterface``), and give the
-same numbers up to rounding. None is a hard dependency: ``choose`` takes what is there.
+same numbers up to rounding. None is a hard dependency: ``choose_backend`` takes what is there.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _has_flash() -> bool:
     )
 
 
-def choose(name: str, device: torch.device) -> str:
+def choose_backend(name: str, device: torch.device) -> str:
     """Return the back end to use: the fastest one measured that can run, or the one asked for.
 
     Raises:

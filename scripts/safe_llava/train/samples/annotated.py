@@ -19,16 +19,16 @@ from safe_llava.core.files import read_json, read_jsonl
 from safe_llava.train.samples import conversation as chat
 from safe_llava.train.samples.images import ImageGeometry, load_image, preprocess
 
-Stage = Literal["pretrain", "finetune"]
-STAGE_GEOMETRY: dict[Stage, ImageGeometry] = {"pretrain": ImageGeometry.CROP, "finetune": ImageGeometry.PAD}
-STAGE_TEMPLATE: dict[Stage, str] = {"pretrain": PLAIN.name, "finetune": V1.name}
+StageName = Literal["pretrain", "finetune"]
+STAGE_GEOMETRY: dict[StageName, ImageGeometry] = {"pretrain": ImageGeometry.CROP, "finetune": ImageGeometry.PAD}
+STAGE_TEMPLATE: dict[StageName, str] = {"pretrain": PLAIN.name, "finetune": V1.name}
 REMEDY = f"{FETCH_AGAIN}; or mend the row"
 # Pixels of a set that is small enough to be kept ready, in each loader: such a one is learnt from in many epochs.
 KEPT_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSample:
     """One row of the annotations: a conversation, with the path of its image below the image folder."""
 
     id: str
@@ -41,7 +41,7 @@ class Sample:
         return sum(len(turn["value"].split()) for turn in self.conversations)
 
 
-def signed_length(sample: Sample) -> int:
+def signed_length(sample: TrainingSample) -> int:
     """Return the whitespace-separated words of all turns, negative for a sample without an image."""
     return sample.words if sample.image is not None else -sample.words
 
@@ -109,7 +109,7 @@ class Batch:
     sample_ids: list[str]
 
 
-def load_annotations(path: Path) -> list[Sample]:
+def load_annotations(path: Path) -> list[TrainingSample]:
     """Read and check annotations: a JSON list of samples, or one sample a line in a ``.jsonl`` file.
 
     Raises:
@@ -123,7 +123,7 @@ def load_annotations(path: Path) -> list[Sample]:
         if fault := _row_fault(row):
             name = f" (id {row['id']!r})" if isinstance(row, dict) and "id" in row else ""
             raise DataError(f"{path}: row {number}{name}: {fault}", REMEDY)
-        samples.append(Sample(str(row["id"]), row.get("image"), row["conversations"]))
+        samples.append(TrainingSample(str(row["id"]), row.get("image"), row["conversations"]))
     return samples
 
 
@@ -137,7 +137,7 @@ def _row_fault(row: Any) -> str | None:
         return "'image' is not a path"
     if image is not None and (PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts):
         return f"'image' leaves the image folder: {image!r}"
-    return chat.find_fault(row.get("conversations"))
+    return chat.conversation_fault(row.get("conversations"))
 
 
 class SampleDataset:
@@ -160,10 +160,10 @@ class SampleDataset:
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[TrainingSample],
         images: Path,
         tokenizer: PreTrainedTokenizerFast,
-        stage: Stage,
+        stage: StageName,
         *,
         image_token_id: int,
         max_length: int,
@@ -201,7 +201,7 @@ class SampleDataset:
             self._kept[index] = features
         return features
 
-    def _features(self, sample: Sample) -> Features:
+    def _features(self, sample: TrainingSample) -> Features:
         shows = sample.image is not None
         encoded = chat.encode(
             sample.conversations, self.template, self.tokenizer, shows, self.max_length, self.image.tokens
@@ -221,7 +221,7 @@ class SampleDataset:
         """Signed length of every sample, for ``modality_length_order``."""
         return [signed_length(sample) for sample in self.samples]
 
-    def _check(self, sample: Sample) -> None:
+    def _check(self, sample: TrainingSample) -> None:
         """Refuse before the run what would stop it hours later."""
         remedy = "mend or remove the sample in the annotations"
         turns = sample.conversations if self.template is PLAIN else chat.spoken_turns(sample.conversations)
@@ -234,7 +234,7 @@ class SampleDataset:
         if sample.image is not None and any(chat.image_first(turn["value"]).count(IMAGE_TOKEN) > 1 for turn in turns):
             raise TrainError(f"sample {sample.id}: a turn asks for more than one image", remedy)
 
-    def _pixels(self, sample: Sample) -> torch.Tensor:
+    def _pixels(self, sample: TrainingSample) -> torch.Tensor:
         path = self.images / str(sample.image)
         try:
             image = load_image(path)

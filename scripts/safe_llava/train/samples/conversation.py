@@ -24,7 +24,7 @@ HUMAN, GPT = "human", "gpt"
 
 
 @dataclass(frozen=True)
-class Piece:
+class PromptPart:
     """A stretch of the prompt, labelled or not."""
 
     text: str
@@ -50,7 +50,7 @@ class Encoded:
     would_mismatch: bool = False
 
 
-def find_fault(conversation: Any) -> str | None:
+def conversation_fault(conversation: Any) -> str | None:
     """Return what is wrong with a conversation, or None: turns of ``from`` and ``value`` that alternate.
 
     A first turn that is not the human's is allowed, and dropped later.
@@ -100,7 +100,7 @@ def encode(
     Raises:
         TrainError: the turns do not alternate, or a "plain" sample is not one image and its caption.
     """
-    if fault := find_fault(conversation):
+    if fault := conversation_fault(conversation):
         raise TrainError(f"a conversation cannot be encoded: {fault}", "mend or remove the sample in the annotations")
     pieces = _plain_pieces(conversation, has_image) if template is PLAIN else _pieces(conversation, template, has_image)
     ids, labels = _tokenize(pieces, template, tokenizer, has_image)
@@ -132,31 +132,31 @@ def image_first(text: str) -> str:
     return f"{IMAGE_TOKEN}\n{text.replace(IMAGE_TOKEN, '').strip()}".strip()
 
 
-def _plain_pieces(conversation: list[dict[str, str]], has_image: bool) -> list[Piece]:
+def _plain_pieces(conversation: list[dict[str, str]], has_image: bool) -> list[PromptPart]:
     if not has_image or len(conversation) != 2 or IMAGE_TOKEN not in conversation[0]["value"]:
         raise TrainError(
             "a sample of the pretrain stage is not one turn with an image and one with its caption",
             "pretrain on image and caption pairs only; conversations belong to the finetune stage",
         )
-    return [Piece(IMAGE_TOKEN), Piece(image_first(conversation[1]["value"]) + PLAIN.gpt_end, taught=True)]
+    return [PromptPart(IMAGE_TOKEN), PromptPart(image_first(conversation[1]["value"]) + PLAIN.gpt_end, taught=True)]
 
 
-def _pieces(conversation: list[dict[str, str]], template: Template, has_image: bool) -> list[Piece]:
-    pieces = [Piece(template.system)]
+def _pieces(conversation: list[dict[str, str]], template: Template, has_image: bool) -> list[PromptPart]:
+    pieces = [PromptPart(template.system)]
     for turn in spoken_turns(conversation):
         text = image_first(turn["value"]) if has_image else turn["value"]
         human = turn["from"] == HUMAN
-        pieces.append(Piece(template.human if human else template.gpt))
+        pieces.append(PromptPart(template.human if human else template.gpt))
         if not text and not template.close_empty:
             continue
         end = template.human_end if human else template.gpt_end
         # An answer without text teaches nothing, not even to stop.
-        pieces.append(Piece(template.gap + text + end, taught=not human and bool(text)))
-        pieces.append(Piece("" if human else template.gpt_tail))
+        pieces.append(PromptPart(template.gap + text + end, taught=not human and bool(text)))
+        pieces.append(PromptPart("" if human else template.gpt_tail))
     return pieces
 
 
-def _chunks(pieces: list[Piece], separate: bool) -> Iterator[tuple[str, bytes]]:
+def _chunks(pieces: list[PromptPart], separate: bool) -> Iterator[tuple[str, bytes]]:
     """Yield texts to tokenise on their own, each with one byte a character: labelled or not."""
     groups = [[piece] for piece in pieces] if separate else [pieces]
     for group in groups:
@@ -165,7 +165,7 @@ def _chunks(pieces: list[Piece], separate: bool) -> Iterator[tuple[str, bytes]]:
 
 
 def _tokenize(
-    pieces: list[Piece], template: Template, tokenizer: PreTrainedTokenizerFast, has_image: bool
+    pieces: list[PromptPart], template: Template, tokenizer: PreTrainedTokenizerFast, has_image: bool
 ) -> tuple[list[int], list[int]]:
     ids: list[int] = list(tokenizer("").input_ids)  # the <s> that legacy Llama puts in front, if the model has one
     labels = [IGNORE_INDEX] * len(ids)
@@ -188,7 +188,7 @@ def _tokenize(
 
 
 def _original_drops(
-    pieces: list[Piece], ids: list[int], tokenizer: PreTrainedTokenizerFast, has_image: bool, max_length: int
+    pieces: list[PromptPart], ids: list[int], tokenizer: PreTrainedTokenizerFast, has_image: bool, max_length: int
 ) -> bool:
     """Say whether the original's count of the tokens of the rounds misses the length of the sequence.
 

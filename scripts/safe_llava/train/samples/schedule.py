@@ -10,7 +10,7 @@ import torch
 from safe_llava.config.train import Stage
 from safe_llava.core.errors import TrainError
 from safe_llava.train.samples import order as sampler
-from safe_llava.train.samples.annotated import Sample, signed_length
+from safe_llava.train.samples.annotated import TrainingSample, signed_length
 
 
 def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:
@@ -52,7 +52,7 @@ def fill_last_step(order: list[int], global_batch: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class TokenBudget:
+class MicroBatchBudget:
     """How many tokens a micro-batch may hold, and what a sample is estimated at before it is tokenised.
 
     Attributes:
@@ -117,11 +117,11 @@ class Plan:
     def __init__(
         self,
         stage: Stage,
-        samples: list[Sample],
+        samples: list[TrainingSample],
         seed: int,
         world_size: int,
         micro_batch: int | None,
-        budget: TokenBudget | None = None,
+        budget: MicroBatchBudget | None = None,
     ) -> None:
         if not samples:
             raise TrainError("the annotation file has no samples", "check the data stage's output")
