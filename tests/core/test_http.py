@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from safe_llava.core.errors import DataError
-from safe_llava.core.http import open_client, proxy_for
+from safe_llava.core.http import open_http_client, proxy_for
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def address() -> Iterator[str]:
 def test_whatever_no_proxy_holds_there_is_a_client(monkeypatch: pytest.MonkeyPatch, hosts: str, proxy: str) -> None:
     monkeypatch.setenv("NO_PROXY", hosts)
     monkeypatch.setenv("ALL_PROXY", proxy)
-    open_client(DataError).close()
+    open_http_client(DataError).close()
     assert proxy_for("https://huggingface.co/x") in (None if hosts == "*" else proxy, f"http://{proxy}")
     assert proxy_for("http://[::1]:8/x") is None and proxy_for("http://127.0.0.1:8/x") is None
 
@@ -46,11 +46,11 @@ def test_a_proxy_that_cannot_be_is_named_by_its_variable(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(DataError, match=f"variable {name} names no proxy") as caught:
-        open_client(DataError)
+        open_http_client(DataError)
     assert "secret" not in str(caught.value)
 
 
 def test_this_machine_is_asked_without_proxy(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    with open_client(DataError) as client:
+    with open_http_client(DataError) as client:
         assert client.get(address).status_code == 501 or client.get(address).status_code == 404

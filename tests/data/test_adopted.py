@@ -16,7 +16,7 @@ from safe_llava.config.data import ResolvedFile, ResolvedSet, Unpack
 from safe_llava.core.errors import DataError
 from safe_llava.data import fetch, index, pin, unpack
 from safe_llava.data.archives.unpacking import unpack_archive
-from safe_llava.data.planning.volume import describe
+from safe_llava.data.planning.volume import plan_set
 
 COUNT = 5
 
@@ -66,7 +66,7 @@ def test_all_of_them_are_taken_over_and_nothing_is_fetched(
 
 
 def test_the_plan_fetches_nothing(root: Path) -> None:
-    line = describe(ResolvedSet(set="coco", title="", kind="images", licence="", files=[row()]), root)
+    line = plan_set(ResolvedSet(set="coco", title="", kind="images", licence="", files=[row()]), root)
     assert (line.missing, line.to_fetch, line.to_write) == (0, 0, 0)
 
 

@@ -191,7 +191,7 @@ def test_a_folder_on_disk_is_what_is_read(tmp_path: Path) -> None:
     folder = indexed(tmp_path)
     folder.mkdir()
     (folder / "a0.jpg").write_bytes(b"from the folder")
-    imagefiles.forget()
+    imagefiles.forget_indexes()
     assert imagefiles.read_bytes(folder / "a0.jpg") == b"from the folder"
     assert not imagefiles.exists(folder / "empty.jpg")
     assert imagefiles.hidden_index(folder) == tmp_path / "set" / "pics.index"
@@ -214,7 +214,7 @@ def test_both_ways_to_store_give_the_same_bytes(tmp_path: Path) -> None:
     with imagefiles.open_stored_image(folder / "gif.jpg") as image:
         assert (image.format, image.convert("RGB").size) == ("JPEG", (6, 5))
     unpack.unpack_archive(tmp_path / "downloads" / "x.zip", row(normalise_images=True), tmp_path)
-    imagefiles.forget()
+    imagefiles.forget_indexes()
     assert folder.is_dir()
     assert held(folder, covers) == read
     assert {name: imagefiles.image_digest(folder / name[5:]) for name in covers} == digests
@@ -266,12 +266,12 @@ def test_an_archive_that_changed_its_size_is_refused(tmp_path: Path) -> None:
     folder = indexed(tmp_path)
     with (tmp_path / "downloads" / "x.zip").open("ab") as stream:
         stream.write(b"more")
-    imagefiles.forget()
+    imagefiles.forget_indexes()
     with pytest.raises(DataError, match="were indexed: it was changed afterwards") as caught:
         imagefiles.read_bytes(folder / "a0.jpg")
     assert "pics.index" in caught.value.remedy
     (tmp_path / "downloads" / "x.zip").unlink()
-    imagefiles.forget()
+    imagefiles.forget_indexes()
     with pytest.raises(DataError, match=r"x\.zip: No such file"):
         imagefiles.exists(folder / "a0.jpg")
 
@@ -279,12 +279,12 @@ def test_an_archive_that_changed_its_size_is_refused(tmp_path: Path) -> None:
 def test_other_bytes_of_the_same_size_are_never_taken_for_the_image(tmp_path: Path) -> None:
     folder = indexed(tmp_path)
     make_zip(tmp_path, {name: content[::-1] for name, content in MEMBERS.items()})
-    imagefiles.forget()
+    imagefiles.forget_indexes()
     with pytest.raises(imagefiles.BrokenMemberError, match=r"a/1\.jpg in .*x\.zip: its CRC is another"):
         imagefiles.read_bytes(folder / "a" / "1.jpg")
     size = (tmp_path / "downloads" / "x.zip").stat().st_size
     (tmp_path / "downloads" / "x.zip").write_bytes(bytes(size))
-    imagefiles.forget()
+    imagefiles.forget_indexes()
     with pytest.raises(imagefiles.BrokenMemberError, match="no header where it should begin"):
         imagefiles.read_bytes(folder / "a" / "1.jpg")
 
@@ -296,7 +296,7 @@ def test_a_damaged_deflated_member(tmp_path: Path) -> None:
     begin = content.index(b"pics/a/b/2.jpg") + len("pics/a/b/2.jpg")
     content[begin : begin + 4] = b"\xff\xff\xff\xff"
     path.write_bytes(content)
-    imagefiles.forget()
+    imagefiles.forget_indexes()
     with pytest.raises(imagefiles.BrokenMemberError, match=r"2\.jpg in .*changed since it was indexed"):
         imagefiles.read_bytes(folder / "a" / "b" / "2.jpg")
     assert imagefiles.read_bytes(folder / "a" / "1.jpg") == MEMBERS["pics/a/1.jpg"], "only that one is lost"
@@ -306,7 +306,7 @@ def test_a_damaged_deflated_member(tmp_path: Path) -> None:
 def test_a_file_that_is_no_index_is_said_to_be_none_and_made_again(tmp_path: Path, content: bytes) -> None:
     folder = indexed(tmp_path)
     (tmp_path / "set" / "pics.index").write_bytes(content)
-    imagefiles.forget()
+    imagefiles.forget_indexes()
     with pytest.raises(DataError, match=r"pics\.index: (not an index|an index of version None)"):
         imagefiles.read_bytes(folder / "a0.jpg")
     step.index_archive(tmp_path / "downloads" / "x.zip", row(), tmp_path)

@@ -299,7 +299,7 @@ def test_archives_give_the_same_summary_and_the_same_faults(data: Path, tmp_path
     rows = json.loads((other / "mix.json").read_text())
     rows.append(sample(10, "vg/VG_100K/gone.jpg"))
     (other / "mix.json").write_text(json.dumps(rows))
-    imagefiles.forget()
+    imagefiles.forget_indexes()
     with pytest.raises(DataError, match="1 images are missing and 1 empty or undecodable of 6"):
         run(other, "--decode", "all")
     found = {row["image"]: (row["problem"], row["detail"]) for row in report(other)}
@@ -312,7 +312,7 @@ def test_a_folder_that_hides_an_archive_is_named(data: Path) -> None:
     archive_folder(data / "coco/train2017", data, "coco/packed")
     (data / "coco/packed").mkdir()
     (data / "mix.json").write_text(json.dumps([sample(1, "coco/packed/1.jpg")]))
-    imagefiles.forget()
+    imagefiles.forget_indexes()
     with pytest.raises(DataError, match="1 images are missing"):
         run(data)
     assert "packed.index is not asked: remove the folder" in report(data)[0]["detail"]

@@ -41,7 +41,7 @@ def test_the_plan_says_what_is_missing(upstream: Upstream, tmp_path: Path) -> No
     here = upstream.row()
     fetch_file(here, tmp_path / here.path, [], RetryPolicy())
     sets = [dataset(here), dataset(row("large", reported_bytes=27_400_000_000)), dataset(row("dark"))]
-    text = plan.plan_table([plan.describe(one, tmp_path) for one in sets]).splitlines()
+    text = plan.plan_table([plan.plan_set(one, tmp_path) for one in sets]).splitlines()
     lines = [line.split() for line in text]
     assert lines[1] == ["demo", "images", "524.3", "kB", "nothing", "1", "file", "unknown"]
     assert lines[2] == ["large", "images", "27.4", "GB", "27.4", "GB", "1", "file", "unknown"]
@@ -51,24 +51,24 @@ def test_the_plan_says_what_is_missing(upstream: Upstream, tmp_path: Path) -> No
 
 def test_what_came_of_a_file_is_not_to_be_fetched(tmp_path: Path) -> None:
     (tmp_path / "large.zip.part").write_bytes(b"x" * 1000)
-    line = plan.describe(dataset(row("large", size=5000)), tmp_path)
+    line = plan.plan_set(dataset(row("large", size=5000)), tmp_path)
     assert (line.size, line.to_fetch) == (5000, 4000)
 
 
 def test_unpacking_doubles_what_is_written_and_an_index_does_not(tmp_path: Path) -> None:
-    unpacked = plan.describe(dataset(archive("a")), tmp_path, "extracted")
+    unpacked = plan.plan_set(dataset(archive("a")), tmp_path, "extracted")
     assert (unpacked.to_fetch, unpacked.to_write, unpacked.files) == (2 * GB, 4 * GB, 100 + plan.BESIDE)
     assert unpacked.becomes == "100 files, unpacked"
-    kept = plan.describe(dataset(archive("a")), tmp_path, "archive")
+    kept = plan.plan_set(dataset(archive("a")), tmp_path, "archive")
     assert (kept.to_fetch, kept.to_write, kept.files) == (2 * GB, 2 * GB, plan.BESIDE)
     assert kept.becomes == "2 files, read from the archive"
     (tmp_path / "a.unpacked.json").write_text("{}")
-    done = plan.describe(dataset(archive("a")), tmp_path, "extracted")
+    done = plan.plan_set(dataset(archive("a")), tmp_path, "extracted")
     assert (done.to_write, done.files) == (2 * GB, plan.BESIDE)
 
 
 def test_a_count_that_nobody_knows_is_said_to_be_unknown(tmp_path: Path) -> None:
-    line = plan.describe(dataset(archive("a", "unknown")), tmp_path, "extracted")
+    line = plan.plan_set(dataset(archive("a", "unknown")), tmp_path, "extracted")
     assert line.files is None
     assert line.becomes == "unknown files, unpacked"
 
@@ -77,12 +77,12 @@ def test_a_pinned_repository_has_a_size(tmp_path: Path) -> None:
     pins = {name: Pin(size=10, sha256="unknown") for name in ("a", "b")}
     repository = ResolvedSnapshot(set="w", repo="o/n", repo_type="model", revision="main", path="w", pins=pins)
     one = ResolvedSet(set="w", title="", kind="weights", licence="x", snapshot=repository)
-    line = plan.describe(one, tmp_path)
+    line = plan.plan_set(one, tmp_path)
     assert (line.size, line.to_fetch, line.becomes) == (20, 20, "2 files")
 
 
 def test_room_that_does_not_suffice_is_an_error_with_remedies(tmp_path: Path) -> None:
-    lines = [plan.describe(dataset(archive("a")), tmp_path, "extracted")]
+    lines = [plan.plan_set(dataset(archive("a")), tmp_path, "extracted")]
     plan.require_room(lines, Room(4 * GB, 200, "file system"), tmp_path)
     plan.require_room(lines, Room(None, None, "file system"), tmp_path)
     with pytest.raises(DataError, match=r"4\.0 GB are to be written and 3\.0 GB are free") as caught:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from safe_llava.core.errors import DataError
-from safe_llava.formats.annotations import Facts, Turn, find_fault, read_samples
+from safe_llava.formats.annotations import Facts, Turn, read_samples, sample_fault
 
 ASK = {"from": "human", "value": "<image>\nWho is it?"}
 SAY = {"from": "gpt", "value": "A person."}
@@ -58,7 +58,7 @@ def test_training_refuses_the_same(tmp_path: Path) -> None:
     from safe_llava.train.samples.annotated import load_annotations
 
     good = [row(1), row(2, id=7), row(3, SAY), row(4, ASK), row(5, image=None), row(6, model="gpt-4")]
-    assert [find_fault(one) for one in good] == [None] * len(good)
+    assert [sample_fault(one) for one in good] == [None] * len(good)
     assert len(load_annotations(write(tmp_path / "good.json", good))) == len(good)
     for bad, _ in BAD:
         with pytest.raises(DataError):

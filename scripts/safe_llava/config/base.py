@@ -35,7 +35,7 @@ def _each_once(values: list[Value]) -> list[Value]:
 
 Place = Annotated[str, AfterValidator(_place)]
 PlaceOrAddress = Annotated[str, AfterValidator(_place_or_address)]
-Mirror = Annotated[str, AfterValidator(_mirror)]
+MirrorRoot = Annotated[str, AfterValidator(_mirror)]
 Once = AfterValidator(_each_once)  # of a list whose values are each there once
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="A name that is safe in a path.")]
 Unknown = Literal["unknown"]

@@ -41,7 +41,7 @@ def _md5(value: str) -> str:
     return value
 
 
-Count = Annotated[int, Field(ge=0)] | Unknown
+KnownCount = Annotated[int, Field(ge=0)] | Unknown
 BelowRoot = Annotated[str, AfterValidator(_below_root)]
 Sha256 = Annotated[str, AfterValidator(_sha256)]
 Md5 = Annotated[str, AfterValidator(_md5)]
@@ -56,7 +56,9 @@ class Unpack(Row):
     to: BelowRoot = Field(description="Folder under data.root that receives the members.")
     strip: str = Field("", description="Folder inside the archive that becomes `to`; members outside it are left out.")
     creates: BelowRoot = Field(description="Path under data.root that must be there afterwards.")
-    files: Count = Field("unknown", description="Published number of files; checked where the archive is not pinned.")
+    files: KnownCount = Field(
+        "unknown", description="Published number of files; checked where the archive is not pinned."
+    )
     normalise_images: bool = Field(
         False, description="Rewrite images of another format that bear the name `.jpg` as JPEG."
     )
@@ -70,7 +72,9 @@ class SourceFile(Row):
     revision: str = Field("unknown", description="Commit that `{revision}` stands for; unknown: the newest.")
     mirrors: list[str] = Field(default=[], description="Addresses of other copies of the same bytes, asked first.")
     md5: Md5 = Field("unknown", description="Checksum that the origin publishes.")
-    reported_bytes: Count = Field("unknown", description="Size as others report it; shown in plans, never checked.")
+    reported_bytes: KnownCount = Field(
+        "unknown", description="Size as others report it; shown in plans, never checked."
+    )
     unpack: Unpack | None = Field(None, description="What becomes of it if it is an archive.")
     covers: BelowRoot | None = Field(
         None,
@@ -110,7 +114,9 @@ class Annotations(Row):
 
     path: BelowRoot = Field(description="The file, under data.root.")
     images: str = Field(".", description="Folder that its image names are relative to, under data.root.")
-    samples: Count = Field("unknown", description="Published number of rows; checked where the file is not pinned.")
+    samples: KnownCount = Field(
+        "unknown", description="Published number of rows; checked where the file is not pinned."
+    )
 
 
 class DataSet(Row):
@@ -143,7 +149,7 @@ class Pin(Row):
     size: int = Field(ge=0, description="Bytes.")
     sha256: Sha256 = Field(description="Checksum of the bytes.")
     md5: Md5 = Field("unknown", description="Checksum of the bytes, where the origin publishes one.")
-    files: Count = Field("unknown", description="Files that it unpacks to, if it is an archive.")
+    files: KnownCount = Field("unknown", description="Files that it unpacks to, if it is an archive.")
 
 
 class Tolerance(Row):
@@ -160,10 +166,10 @@ class ResolvedFile(Row):
     path: BelowRoot
     url: str
     mirrors: list[str] = Field(default=[])
-    size: Count = "unknown"
+    size: KnownCount = "unknown"
     sha256: Sha256 = "unknown"
     md5: Md5 = "unknown"
-    reported_bytes: Count = "unknown"
+    reported_bytes: KnownCount = "unknown"
     unpack: Unpack | None = None
     covers: BelowRoot | None = None
 

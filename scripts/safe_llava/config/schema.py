@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from safe_llava.config.base import Mirror, Name, Place, Row
+from safe_llava.config.base import MirrorRoot, Name, Place, Row
 from safe_llava.config.benchmarks import BenchmarksConfig
 from safe_llava.config.costs import CostsConfig
 from safe_llava.config.data import DataConfig
@@ -20,7 +20,7 @@ class Config(Row):
     """Everything that a run of the workflow can be told."""
 
     results: Place = Field(description="Folder of all results, relative to the working directory.")
-    mirrors: list[Mirror] = Field(
+    mirrors: list[MirrorRoot] = Field(
         [],
         description="Folders or addresses, laid out as `<host>/<path>`, that are asked before a file's origin; "
         "the environment variable SAFE_LLAVA_MIRRORS adds to them.",

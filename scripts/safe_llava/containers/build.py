@@ -41,7 +41,7 @@ from safe_llava.containers.tag import (
 from safe_llava.core import cli
 from safe_llava.core.errors import ConfigError, DataError
 from safe_llava.core.files import atomic_path, file_digest, write_json, write_text
-from safe_llava.core.http import open_client
+from safe_llava.core.http import open_http_client
 from safe_llava.core.memory import usable_memory
 from safe_llava.core.provenance import code_commit, own_labels
 from safe_llava.core.rows import read_row
@@ -287,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.command == "build":
         build(options.name, read_row(options.images, Images, ConfigError), options.out)
     elif options.command == "pin":
-        with open_client(DataError, timeout=30) as client:
+        with open_http_client(DataError, timeout=30) as client:
             print(f"{BASE}: {pin(ROOT / BASE, client)}")
     else:
         config = load(config_files(options.configfile))

@@ -18,7 +18,7 @@ from safe_llava.core.errors import SafeLlavaError
 VARIABLES = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
 
-def open_client(error: type[SafeLlavaError], **options: Any) -> httpx2.Client:
+def open_http_client(error: type[SafeLlavaError], **options: Any) -> httpx2.Client:
     """Return a client that follows redirects, to be used in a ``with``.
 
     Args:

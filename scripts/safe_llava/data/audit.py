@@ -34,13 +34,13 @@ PART_SAMPLES = 2000  # that one process is given at once
 WAITING = 3  # parts a process that are read ahead
 
 # (part, measure, attribute, unit): the unit is "samples" or "answers".
-Key = tuple[str, str, str, str]
+MentionKey = tuple[str, str, str, str]
 Texts = list[tuple[bool, list[str]]]
 
 
-def count_part(samples: Texts) -> Counter[Key]:
+def count_part(samples: Texts) -> Counter[MentionKey]:
     """Count the mentions in some samples, each given as whether it has an image, and its answers."""
-    counts: Counter[Key] = Counter()
+    counts: Counter[MentionKey] = Counter()
     for pictured, answers in samples:
         parts = PARTS if pictured else (ALL,)
         found = [find_mentions(answer) for answer in answers]
@@ -55,9 +55,9 @@ def count_part(samples: Texts) -> Counter[Key]:
     return counts
 
 
-def count_mentions(samples: Iterable[Sample], processes: int = 1) -> Counter[Key]:
+def count_mentions(samples: Iterable[Sample], processes: int = 1) -> Counter[MentionKey]:
     """Count the mentions of all samples, and under the attribute "" how many samples and answers there are."""
-    counts: Counter[Key] = Counter()
+    counts: Counter[MentionKey] = Counter()
     progress = Progress(None, "look for mentions", "samples")
     parts = _parts(samples, counts, progress)
     first = next(parts, [])
@@ -67,7 +67,7 @@ def count_mentions(samples: Iterable[Sample], processes: int = 1) -> Counter[Key
     else:
         # Spawned: a process that is forked may inherit another thread's lock.
         with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-            waiting: deque[Future[Counter[Key]]] = deque([pool.submit(count_part, first)])
+            waiting: deque[Future[Counter[MentionKey]]] = deque([pool.submit(count_part, first)])
             for part in parts:
                 if len(waiting) > WAITING * processes:
                     counts.update(waiting.popleft().result())
@@ -78,7 +78,7 @@ def count_mentions(samples: Iterable[Sample], processes: int = 1) -> Counter[Key
     return counts
 
 
-def _parts(samples: Iterable[Sample], counts: Counter[Key], progress: Progress) -> Iterator[Texts]:
+def _parts(samples: Iterable[Sample], counts: Counter[MentionKey], progress: Progress) -> Iterator[Texts]:
     stream = iter(samples)
     while part := [(sample.image is not None, sample.answers) for sample in islice(stream, PART_SAMPLES)]:
         for name, within in ((ALL, part), (PICTURED, [one for one in part if one[0]])):

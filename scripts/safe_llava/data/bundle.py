@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser.set_defaults(**configured(config.data))
     args = parser.parse_args(argv)
     sets, root = needed(config), Path(config.data.root)
-    lines = [volume.describe(one, args.out, "archive") for one in sets]
+    lines = [volume.plan_set(one, args.out, "archive") for one in sets]
     if not config.data.ignore_space:
         volume.require_room(lines, room(args.out), args.out)
     mirrors, policy = sources_of(args, args.out, config.mirrors)

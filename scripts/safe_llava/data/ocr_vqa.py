@@ -73,7 +73,7 @@ class GoneCover:
 
 
 @dataclass
-class Where:
+class CoverSources:
     """Where covers are asked for, and how."""
 
     mirrors: Sequence[Mirror]
@@ -105,7 +105,7 @@ def read_list(path: Path) -> dict[str, str]:
     return {number: row["imageURL"] for number, row in tree.items()}
 
 
-def fetch_covers(dataset: Path, target: Path, where: Where) -> dict[str, object]:
+def fetch_covers(dataset: Path, target: Path, where: CoverSources) -> dict[str, object]:
     """Make sure that every cover that can be had is in the folder, and return the receipt.
 
     Raises:
@@ -144,7 +144,7 @@ def cover_path(target: Path, number: str) -> Path:
 
 
 def _fetch_all(
-    wanted: Sequence[tuple[str, str]], target: Path, where: Where, gone: dict[str, GoneCover]
+    wanted: Sequence[tuple[str, str]], target: Path, where: CoverSources, gone: dict[str, GoneCover]
 ) -> list[Cover]:
     """Fetch and write covers; note what is gone in ``gone`` and return what may come later."""
     later: list[Cover] = []
@@ -175,7 +175,7 @@ def _judge(cover: Cover, done: int, gone: int, later: int) -> None:
         )
 
 
-def _stream(wanted: Sequence[tuple[str, str]], where: Where) -> Iterator[Cover]:
+def _stream(wanted: Sequence[tuple[str, str]], where: CoverSources) -> Iterator[Cover]:
     """Fetch several at once and yield them in order; no more are held than a few for each connection."""
     jobs = where.policy.connections
     queue: deque[Future[Cover]] = deque()
@@ -193,7 +193,7 @@ def _stream(wanted: Sequence[tuple[str, str]], where: Where) -> Iterator[Cover]:
                 future.cancel()
 
 
-def one(number: str, url: str, where: Where) -> Cover:
+def one(number: str, url: str, where: CoverSources) -> Cover:
     """Fetch one cover from the first source that has it."""
     reasons = []
     for source in sources.candidates(url, [], where.mirrors, where.origin):
@@ -207,18 +207,18 @@ def one(number: str, url: str, where: Where) -> Cover:
     return Cover(number, url, gone="; ".join(error.reason for error in reasons))
 
 
-def _read(path: Path, where: Where) -> bytes:
+def _read(path: Path, where: CoverSources) -> bytes:
     if not path.is_file():
         # What only mirrors may give is gone when they do not have it; else the origin is asked next.
         raise SourceError("not in the mirror", again=False)
     return path.read_bytes()
 
 
-def _ask(url: str, where: Where) -> bytes:
+def _ask(url: str, where: CoverSources) -> bytes:
     return retried(lambda: _get(url, where), where.policy, url)
 
 
-def _get(url: str, where: Where) -> bytes:
+def _get(url: str, where: CoverSources) -> bytes:
     body = b""
     try:
         with where.client.stream("GET", url, headers=headers_for(url)) as response:
@@ -277,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser.add_argument("--ask-again", action="store_true", help="ask for covers that are listed as gone, too")
     add_source_flags(parser)
     args = parser.parse_args(argv)
-    target, where = args.root / args.to, Where(*sources_of(args, args.root), origin=not args.mirrors_only)
+    target, where = args.root / args.to, CoverSources(*sources_of(args, args.root), origin=not args.mirrors_only)
     if args.ask_again:
         gone_path(target).unlink(missing_ok=True)
     write_json(args.out, fetch_covers(args.dataset, target, where) | {"to": args.to})

@@ -114,7 +114,7 @@ def read_samples(path: Path, facts: Facts | None = None) -> Iterator[Sample]:
     """
     number, remedy = 0, damaged(path, "mend the row")
     for number, row in enumerate(read_rows(path, remedy), start=1):
-        if fault := find_fault(row):
+        if fault := sample_fault(row):
             name = f" (id {row['id']!r})" if isinstance(row, dict) and "id" in row else ""
             raise DataError(f"{path}: sample {number}{name}: {fault}", remedy)
         turns = tuple(Turn(turn["from"], turn["value"]) for turn in row["conversations"])
@@ -185,7 +185,7 @@ def _holds_half_pair(stream: BinaryIO) -> bool:
     return any(found[1] for found in ESCAPES.finditer(text))
 
 
-def find_fault(row: Any) -> str | None:
+def sample_fault(row: Any) -> str | None:
     """Return what is wrong with a sample, beginning with the key, or None."""
     if not isinstance(row, dict):
         return "not an object"

@@ -179,7 +179,7 @@ _generation = 0
 _inherited: list[Archive] = []
 
 
-def forget() -> None:
+def forget_indexes() -> None:
     """Have every thread look at the disk anew: an index was made or replaced."""
     global _generation
     _generation += 1

@@ -54,7 +54,7 @@ def index_archive(archive_path: Path, row: ResolvedFile, root: Path) -> dict[str
             _refuse_incomplete(archive_path, row, row.unpack, taken)
             found = facts | _counted(taken)
             _write(target, found, taken)
-        imagefiles.forget()
+        imagefiles.forget_indexes()
     if folder.is_dir():
         logger.warning(
             "%s is on disk and is what will be read; `rm -r` it to read from the archive and be rid of its %d files",

@@ -109,7 +109,7 @@ class _ByHost(httpx2.BaseTransport):
             transport.close()
 
 
-def prepare() -> None:
+def prepare_client() -> None:
     """Let the hub's client choose proxies as this project does; call it before the hub is asked.
 
     Raises:

@@ -184,7 +184,7 @@ def _list(endpoint: str | None, row: ResolvedSnapshot, policy: RetryPolicy) -> t
     """Ask which commit the revision is, and what of it is wanted."""
     if constants.is_offline_mode():
         raise SourceError("the hub is not to be asked (HF_HUB_OFFLINE)", "unset HF_HUB_OFFLINE, or name a mirror")
-    hub.prepare()
+    hub.prepare_client()
     # A token belongs to the hub: a mirror never sees it.
     api = HfApi(endpoint=endpoint, token=None if endpoint is None else False)
     try:

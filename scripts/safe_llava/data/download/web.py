@@ -13,7 +13,7 @@ import httpx2
 from huggingface_hub import get_token
 
 from safe_llava.core.errors import DataError
-from safe_llava.core.http import open_client
+from safe_llava.core.http import open_http_client
 from safe_llava.data.download.hub import is_hub, refusal_remedy
 from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import SourceError, shown
@@ -31,7 +31,7 @@ def client_for(policy: RetryPolicy, **options: Any) -> httpx2.Client:
         DataError: the environment names a proxy that cannot be used.
     """
     timeout = httpx2.Timeout(policy.read_timeout_s, connect=policy.connect_timeout_s)
-    return open_client(DataError, timeout=timeout, **options)
+    return open_http_client(DataError, timeout=timeout, **options)
 
 
 def headers_for(url: str) -> dict[str, str]:

@@ -43,7 +43,7 @@ class PlanLine:
     becomes: str
 
 
-def describe(dataset: ResolvedSet, root: Path, storage: Storage = "extracted") -> PlanLine:
+def plan_set(dataset: ResolvedSet, root: Path, storage: Storage = "extracted") -> PlanLine:
     """Compare a set with what lies under the data root."""
     if dataset.snapshot is not None:
         return _of_snapshot(dataset, root)
@@ -229,7 +229,7 @@ def lines_of(
 ) -> list[PlanLine]:
     """Describe sets as the configuration stores them."""
     root = Path(data.root)
-    return [describe(one, root, (storage or {}).get(one.set) or data.storage_of(one.set)) for one in sets]
+    return [plan_set(one, root, (storage or {}).get(one.set) or data.storage_of(one.set)) for one in sets]
 
 
 def report(data: DataConfig, sets: Iterable[ResolvedSet]) -> tuple[str, list[PlanLine], Room]:

@@ -13,7 +13,7 @@ from safe_llava.formats.annotations import read_samples
 from safe_llava.formats.prism import Attribute, read_questions
 
 ATTRIBUTES = tuple(str(attribute) for attribute in Attribute)
-Kind = Literal["train", "prism"]
+AnnotationKind = Literal["train", "prism"]
 ImageProblem = Literal["missing", "empty", "undecodable"]
 
 
@@ -36,7 +36,7 @@ class Named:
     counts: Mapping[str, int]
     samples: int
     parts: Mapping[str, int]
-    kind: Kind = "train"
+    kind: AnnotationKind = "train"
     silent: int = 0
 
 

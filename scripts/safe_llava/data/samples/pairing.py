@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from safe_llava.formats.annotations import HUMAN, Sample, Turn
 
-Pair = tuple[Sample | None, Sample | None]
+SamplePair = tuple[Sample | None, Sample | None]
 What = Literal["changed", "added", "dropped", "image", "sample added", "sample dropped"]
 
 
@@ -44,7 +44,7 @@ class TurnDifference:
     safe: str
 
 
-def pairs(original: Iterable[Sample], safe: Iterable[Sample]) -> Iterator[Pair]:
+def pairs(original: Iterable[Sample], safe: Iterable[Sample]) -> Iterator[SamplePair]:
     """Yield pairs (original, safe) with the same id; None stands for a sample that the other side has not.
 
     Samples that share their id are paired by what they have in common: image and questions, image and first question,
@@ -99,7 +99,7 @@ class _Waiting:
         return left
 
 
-def _rest(originals: list[bytes], safes: list[bytes]) -> Iterator[Pair]:
+def _rest(originals: list[bytes], safes: list[bytes]) -> Iterator[SamplePair]:
     """Pair what is left by less and less, then give what has no partner, each side in its own order."""
     for key in (_by_first_question, _by_image, _by_id):
         places: dict[bytes, deque[int]] = {}
