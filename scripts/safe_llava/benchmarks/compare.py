@@ -37,7 +37,7 @@ WHOLE = 30_000  # shares of a point as whole numbers: VQA's are thirtieths
 P_DIGITS = 3
 MCNEMAR, SIGNS, SIGNS_DRAWN, PLACES = "McNemar, exact", "sign flips, exact", "sign flips, drawn", "exchange, drawn"
 NEWCOMBE, BOOTSTRAP = "Newcombe", "bootstrap"
-Key = tuple[str, str]  # model and benchmark
+ModelTask = tuple[str, str]  # model and benchmark
 
 
 def common_units(first: Units, second: Units, what: str) -> tuple[Units, Units]:
@@ -135,7 +135,7 @@ def _exchanged(first: Units, second: Units, difference: float, resamples: int, s
 
 
 def paired_scores(
-    found: Mapping[Key, Mapping[str, Units]],
+    found: Mapping[ModelTask, Mapping[str, Units]],
     pairs: Iterable[tuple[str, str]],
     metrics: Mapping[str, Sequence[str]],
     resamples: int = RESAMPLES,
@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="of the bootstrap, and of drawn tests")
     parser.add_argument("--out", type=Path, required=True, help="table to write, CSV")
     args = parser.parse_args(argv)
-    found: dict[Key, dict[str, Units]] = {}
+    found: dict[ModelTask, dict[str, Units]] = {}
     for name, path in _named(args.units, "--units"):
         model, _, benchmark = name.partition("/")
         found[model, benchmark] = read_units(Path(path))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
-from safe_llava.benchmarks.scoring.released import Scored, score_released
+from safe_llava.benchmarks.scoring.released import ScoredAnswers, score_released
 from safe_llava.benchmarks.table import ERRORS
 from safe_llava.config.benchmarks import ReleasedAnswers, ReleasedBenchmarks
 from safe_llava.core import cli
@@ -65,7 +65,7 @@ def without_score(row: ReleasedAnswers, missing: Mapping[str, str]) -> str:
     return f"{NOT_SCORED}its labels ({', '.join(lacking)}) were not fetched" if lacking and not row.questions else ""
 
 
-def _with_score(base: ReleasedScore, row: ReleasedAnswers, scored: Scored) -> ReleasedScore:
+def _with_score(base: ReleasedScore, row: ReleasedAnswers, scored: ScoredAnswers) -> ReleasedScore:
     units, published = scored.units[base.metric], row.published.get(base.metric)
     found, stderr, interval = units.score(), units.stderr(), units.interval()
     said = released_verdict(found, stderr, published, row.questions_published.get(base.metric), len(units.names))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safe_llava.benchmarks.lmms.evaluate import EvaluationRequest, EvaluationResult, evaluate, go_offline
-from safe_llava.benchmarks.scoring.answers import AnswersReceipt, NotAsked, asked_of, read_receipt, scored_of
+from safe_llava.benchmarks.scoring.answers import AnswersReceipt, NotAsked, question_facts, read_receipt, scored_of
 from safe_llava.benchmarks.scoring.submission import PARTIAL
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.config.models import EvaluatedModel
@@ -196,7 +196,7 @@ def _write_answers(
         reasons=ended.failures,
         facts=dict(asked.facts),
         limit=args.limit,
-        task=asked_of(task),
+        task=question_facts(task),
         provenance=_provenance(asked, row, engine=ended.engine),
     )
     write_json(args.answers_only, {**answers.model_dump(mode="json"), **outcome(answers.n_failed, args.retry)})

@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from safe_llava.config.base import Name, Once, Row
 
 FieldType = Literal["integer", "string"]
-Pictures = Literal["all", "middle", "none"]
+ImagesShown = Literal["all", "middle", "none"]
 
 
 class BenchmarkTask(Row):
@@ -19,7 +19,7 @@ class BenchmarkTask(Row):
     description: str = Field(description="What the benchmark asks.")
     lmms_task: str = Field(min_length=1, description="Task of lmms-eval that has its prompt and its metric.")
     overrides: dict[str, JsonValue] = Field({}, description="Keys of the task's own file that are set otherwise.")
-    pictures: Pictures = Field(
+    pictures: ImagesShown = Field(
         "all",
         description="Which images of a question are shown; middle: of several (frames of a video) that one; none: "
         "the questions have none. Otherwise a question without an image is a failed one.",

@@ -18,8 +18,8 @@ from safe_llava.config.prism import Judge
 from safe_llava.judges.calls import Call, RawReply, endpoint_url
 from safe_llava.judges.clients import (
     PAGES,
+    BatchState,
     Line,
-    State,
     batch_line,
     counted,
     http_client,
@@ -98,13 +98,13 @@ class GeminiClient:
                     break
         return None
 
-    async def poll(self, batch: str) -> State:
+    async def poll(self, batch: str) -> BatchState:
         found = await self._get(batch)
         state = (found.state.name if found.state else "").removeprefix("JOB_STATE_").lower()
         if state == "failed":  # why, the client does not pass on
-            return State("failed", "Gemini says that it failed")
+            return BatchState("failed", "Gemini says that it failed")
         ended = state in ("succeeded", "cancelled", "expired", "partially_succeeded") or found.dest is not None
-        return State("ended" if ended else "running", state or "pending")
+        return BatchState("ended" if ended else "running", state or "pending")
 
     async def results(self, batch: str) -> list[Line]:
         found = await self._get(batch)

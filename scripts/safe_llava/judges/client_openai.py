@@ -19,8 +19,8 @@ from safe_llava.judges.calls import Call, RawReply, endpoint_url
 from safe_llava.judges.clients import (
     LABEL,
     PAGES,
+    BatchState,
     Line,
-    State,
     batch_line,
     counted,
     http_client,
@@ -93,18 +93,20 @@ class OpenAIClient:
                 page = await page.get_next_page()
         return None
 
-    async def poll(self, batch: str) -> State:
+    async def poll(self, batch: str) -> BatchState:
         with self._errors():
             found = await self._client.batches.retrieve(batch)
         if found.status == "failed":
             errors = (found.errors.data if found.errors else None) or []
             said = "; ".join(f"{error.code}: {error.message}" for error in errors[:3]) or "no reason given"
             full = any(error.code == "token_limit_exceeded" for error in errors)
-            return State("full" if full else "failed", without_secret(said, self._secret))
+            return BatchState("full" if full else "failed", without_secret(said, self._secret))
         if found.status in ("completed", "expired", "cancelled"):
-            return State("ended", found.status)
+            return BatchState("ended", found.status)
         counts = found.request_counts
-        return State("running", f"{found.status}, {counts.completed} of {counts.total}" if counts else found.status)
+        return BatchState(
+            "running", f"{found.status}, {counts.completed} of {counts.total}" if counts else found.status
+        )
 
     async def results(self, batch: str) -> list[Line]:
         with self._errors():

@@ -29,7 +29,7 @@ PAGES = 10  # pages of batches that are looked through for a label, the newest f
 
 
 @dataclass(frozen=True)
-class State:
+class BatchState:
     """How far a batch is: ``full`` where it was not taken for lack of room, ``failed`` where nothing was asked."""
 
     state: Literal["running", "ended", "failed", "full"]
@@ -63,7 +63,7 @@ class Client(Protocol):
     async def find(self, label: str) -> str | None:
         """Return the id of the batch that was submitted under a label, or None."""
 
-    async def poll(self, batch: str) -> State:
+    async def poll(self, batch: str) -> BatchState:
         """Return how far a batch is."""
 
     async def results(self, batch: str) -> list[Line]:

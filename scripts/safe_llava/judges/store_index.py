@@ -52,7 +52,7 @@ MANY = 50_000  # rows that are written together
 
 
 @dataclass(frozen=True)
-class Place:
+class LinePosition:
     """Where a verdict lies: the file's name, where its line begins, and when it was written."""
 
     name: str
@@ -124,12 +124,12 @@ class StoreIndex:
                 beside.write_bytes(table.serialize())
         return cls(folder / INDEX)
 
-    def place(self, key: str) -> Place | None:
+    def place(self, key: str) -> LinePosition | None:
         """Return where the verdict of a call lies, or None where there is none."""
         found = self._one(
             "SELECT name, start, time FROM verdicts JOIN files ON number = file WHERE key = ?", _short(key)
         )
-        return None if found is None else Place(found[0], found[1], (found[2], found[0].removesuffix(".jsonl")))
+        return None if found is None else LinePosition(found[0], found[1], (found[2], found[0].removesuffix(".jsonl")))
 
     def open_notes(self) -> list[tuple[str, int, str, float]]:
         """Return the calls whose end is not known: segment, number, judge, highest cost."""

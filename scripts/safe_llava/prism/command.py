@@ -63,7 +63,7 @@ def published(editions: Sequence[str] = EDITIONS) -> list[Score]:
     return [score for edition in editions for score in read_published(COUNTS / f"published_{edition}.csv", edition)]
 
 
-def asked_of(edition: str) -> dict[tuple[str, str], int]:
+def published_counts(edition: str) -> dict[tuple[str, str], int]:
     """Return how many answers an edition has for each task and attribute, by the published counts."""
     if edition not in EDITIONS:
         return {}
@@ -76,7 +76,9 @@ def asked_of(edition: str) -> dict[tuple[str, str], int]:
 
 def warn_of_counts(scores: Sequence[Score]) -> None:
     """Log which cells hold fewer or more answers than their edition has questions: their rates compare with none."""
-    asked = {(edition, *cell): n for edition in {s.edition for s in scores} for cell, n in asked_of(edition).items()}
+    asked = {
+        (edition, *cell): n for edition in {s.edition for s in scores} for cell, n in published_counts(edition).items()
+    }
     wrong: dict[str, list[str]] = {"fewer": [], "more": []}
     for score in scores:
         there = (score.n or 0) + (score.n_failed or 0)

@@ -29,7 +29,7 @@ from safe_llava.core.statistics import RESAMPLES, SEED
 from safe_llava.formats.prism import Verdict, read_verdicts
 from safe_llava.formats.scores import PairedDifference
 from safe_llava.formats.tables import write_table
-from safe_llava.prism.scoring.cells import SCORED_HELP, Scored, grouped, leakage_scored, read_scored
+from safe_llava.prism.scoring.cells import SCORED_HELP, ScoredFor, grouped, leakage_scored, read_scored
 from safe_llava.prism.scoring.completeness import ALLOWED_HELP, Allowed, refuse_incomplete
 from safe_llava.prism.scoring.paired import paired_differences
 from safe_llava.prism.scoring.rates import score_group
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 def refuse_missing(
-    verdicts: Iterable[Verdict], models: Iterable[str], choice: Mapping[str, Scored], allowed: Allowed
+    verdicts: Iterable[Verdict], models: Iterable[str], choice: Mapping[str, ScoredFor], allowed: Allowed
 ) -> None:
     """Make sure that no more is missing of what the models were asked than is allowed.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Answer, Task, read_answers
-from safe_llava.prism.prompts.load import MARKS, Choice, Prompts, load_prompts
+from safe_llava.prism.prompts.load import MARKS, Prompts, WhichPrompts, load_prompts
 
 
 def _shown(prompts: Prompts, task: Task, answer: Answer | None) -> str:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser.add_argument("--answers", type=Path, help="answers file; one of its answers is laid into the prompt")
     parser.add_argument("--index", type=int, default=0, help="row of the answers file, from 0")
     options = parser.parse_args(argv)
-    choice: Choice = "published" if options.folder else "ours"
+    choice: WhichPrompts = "published" if options.folder else "ours"
     answer = None
     if options.answers:
         answers = [one for one in read_answers(options.answers) if one.task is options.task]

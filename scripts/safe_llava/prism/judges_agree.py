@@ -31,18 +31,18 @@ from safe_llava.core.statistics import accuracy, cohens_kappa
 from safe_llava.formats.prism import Task, Verdict, read_verdicts
 from safe_llava.formats.scores import ANSWERED, CELLS, JudgeAgreement, Score, read_scores
 from safe_llava.formats.tables import write_table
-from safe_llava.prism.scoring.cells import SCORED_HELP, Scored, grouped, leakage_scored, marks_of, read_scored
+from safe_llava.prism.scoring.cells import SCORED_HELP, ScoredFor, grouped, leakage_scored, marks_of, read_scored
 from safe_llava.prism.scoring.differences import mean_distances, published_differences, read_aliases
 from safe_llava.prism.scoring.labels import LabelAgreement, agreements, pair_labels, read_labels
 
 HAND, EVERY = "hand labels", "all"
 AnswerKey = tuple[str, str, int]  # model, question_id, index
-Where = tuple[Literal["judges", "released"], str, str, Task, str, str, str]  # the columns before the counts
+AgreementCell = tuple[Literal["judges", "released"], str, str, Task, str, str, str]  # the columns before the counts
 log = logging.getLogger(__name__)
 
 
 def _findings(
-    verdicts: Iterable[Verdict], choice: Mapping[str, Scored]
+    verdicts: Iterable[Verdict], choice: Mapping[str, ScoredFor]
 ) -> dict[tuple[str, Task, str], dict[str, dict[AnswerKey, bool]]]:
     """Return by edition, task and cell, and by judge, what was found in each answer."""
     found: dict[tuple[str, Task, str], dict[str, dict[AnswerKey, bool]]] = defaultdict(lambda: defaultdict(dict))
@@ -57,7 +57,7 @@ def _findings(
 
 def between_judges(
     verdicts: Iterable[Verdict],
-    choice: Mapping[str, Scored] | None = None,
+    choice: Mapping[str, ScoredFor] | None = None,
     comparison: Literal["judges", "released"] = "judges",
 ) -> list[JudgeAgreement]:
     """Return how each two judges agree on the answers that both have judged.
@@ -80,7 +80,7 @@ def between_judges(
     return rows
 
 
-def _confusion(where: Where, pairs: Sequence[tuple[bool, bool]]) -> JudgeAgreement:
+def _confusion(where: AgreementCell, pairs: Sequence[tuple[bool, bool]]) -> JudgeAgreement:
     first, second = [one for one, _ in pairs], [other for _, other in pairs]
     kappa = cohens_kappa(first, second)
     return JudgeAgreement(

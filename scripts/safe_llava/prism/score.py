@@ -32,7 +32,7 @@ from safe_llava.core.statistics import RESAMPLES, SEED
 from safe_llava.formats.prism import Verdict, read_verdicts
 from safe_llava.formats.scores import Score
 from safe_llava.formats.tables import write_table
-from safe_llava.prism.scoring.cells import SCORED_HELP, Scored
+from safe_llava.prism.scoring.cells import SCORED_HELP, ScoredFor
 from safe_llava.prism.scoring.rates import score_verdicts
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 def score(
     verdicts: Path | str | Sequence[Path | str] | Iterable[Verdict],
     *,
-    leakage_scored: Scored | None = None,
+    leakage_scored: ScoredFor | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> list[Score]:

@@ -14,7 +14,7 @@ import PIL.Image
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
-from safe_llava.config.benchmarks import Pictures
+from safe_llava.config.benchmarks import ImagesShown
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import BenchmarkError
 from safe_llava.core.progress import Progress
@@ -67,7 +67,7 @@ class Asking:
     """
 
     facts: Mapping[str, Any]
-    pictures: Pictures = "all"
+    pictures: ImagesShown = "all"
     allow_failed: float = 0.0
     leave_out: Callable[[Mapping[int, str]], None] = lambda _: None
 

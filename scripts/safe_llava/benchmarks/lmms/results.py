@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from safe_llava.benchmarks.scoring.official import RULED, RULES, is_right, pope_answer
-from safe_llava.benchmarks.scoring.pope import POPE_MEAN, Answered, pope_units
-from safe_llava.benchmarks.scoring.units import Kind, Units, as_units
+from safe_llava.benchmarks.scoring.pope import POPE_MEAN, PopeAnswer, pope_units
+from safe_llava.benchmarks.scoring.units import ScoreKind, Units, as_units
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core.errors import BenchmarkError
 
@@ -20,7 +20,7 @@ OWN = {POPE_MEAN: "pope_f1_score", QBENCH_NAMED: "qbench_acc"}  # scores that lm
 MME = ("mme_perception_score", "mme_cognition_score")
 # How far a score may be from its units: lmms-eval rounds LLaVA-Bench's means to a thousandth and their ratio to a tenth
 # of a percent, and Q-Bench's score to 1e-5.
-ROUNDED: dict[Kind, float] = {"ratio": 0.07, "mean": 1e-5}
+ROUNDED: dict[ScoreKind, float] = {"ratio": 0.07, "mean": 1e-5}
 
 Samples = Sequence[Mapping[str, Any]]
 Aggregate = Callable[[str, list[Any]], Any]  # metric and what process_results gave of some samples, to a score
@@ -114,7 +114,7 @@ def beyond(samples: Samples, task: BenchmarkTask) -> dict[str, Units]:
 def _pope(samples: Samples, scale: float) -> dict[str, Units]:
     return pope_units(
         (
-            Answered(
+            PopeAnswer(
                 f"{one['doc_id']}", str(one["doc"].get("category", "")), str(one["filtered_resps"][0]), _pope_truth(one)
             )
             for one in samples

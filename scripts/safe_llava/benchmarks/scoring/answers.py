@@ -65,7 +65,7 @@ def read_receipt(path: Path, model: str, benchmark: str) -> AnswersReceipt:
     return answers
 
 
-def asked_of(task: BenchmarkTask) -> dict[str, Any]:
+def question_facts(task: BenchmarkTask) -> dict[str, Any]:
     """Return what of a benchmark's row its questions depend on."""
     return task.model_dump(mode="json", include=ASKED_BY)
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from safe_llava.benchmarks.scoring.official import pope_answer
-from safe_llava.benchmarks.scoring.units import Kind, Units, as_units
+from safe_llava.benchmarks.scoring.units import ScoreKind, Units, as_units
 
 POPE_MEAN = "pope_f1_mean"
-POPE_KINDS: dict[str, Kind] = {"pope_f1_score": "f1", "pope_precision": "precision", "pope_recall": "recall"}
+POPE_KINDS: dict[str, ScoreKind] = {"pope_f1_score": "f1", "pope_precision": "precision", "pope_recall": "recall"}
 
 
-class Answered(NamedTuple):
+class PopeAnswer(NamedTuple):
     """One question of POPE; ``truth`` is "yes" or "no", and ``category`` random, popular, adversarial, or empty."""
 
     name: str
@@ -21,12 +21,12 @@ class Answered(NamedTuple):
     truth: str
 
 
-def pope_units(questions: Iterable[Answered], scale: float) -> dict[str, Units]:
+def pope_units(questions: Iterable[PopeAnswer], scale: float) -> dict[str, Units]:
     """Return POPE's scores by metric; the mean over categories only where every question has one."""
     rows = [(one, pope_answer(one.reply)) for one in questions]
     parts = [[float(said == one.truth == "yes"), float(said == "yes"), float(one.truth == "yes")] for one, said in rows]
 
-    def units(kind: Kind, values: list[list[float]]) -> Units:
+    def units(kind: ScoreKind, values: list[list[float]]) -> Units:
         return as_units(
             kind, [(row[0].name, row[0].category, part) for row, part in zip(rows, values, strict=True)], scale
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safe_llava.benchmarks.scoring.official import LETTERS, scienceqa_answer, seedbench_answer
-from safe_llava.benchmarks.scoring.pope import Answered, pope_units
+from safe_llava.benchmarks.scoring.pope import PopeAnswer, pope_units
 from safe_llava.benchmarks.scoring.units import Units, as_units
 from safe_llava.config.benchmarks import ReleasedAnswers
 from safe_llava.core.errors import BenchmarkError
@@ -28,7 +28,7 @@ MARKS = re.compile(r"\s*(\d+(?:\.\d+)?)[ ,;]+(\d+(?:\.\d+)?)\s*(?:\n|$)")
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredAnswers:
     """One judgement of a file of answers: what each score is made of, and the questions that have none.
 
     ``run`` tells several judgements in one file apart.
@@ -39,7 +39,7 @@ class Scored:
     run: str = ""
 
 
-def score_released(row: ReleasedAnswers, root: Path) -> list[Scored]:
+def score_released(row: ReleasedAnswers, root: Path) -> list[ScoredAnswers]:
     """Score a file of released answers.
 
     Args:
@@ -94,18 +94,18 @@ def _no_strangers(replies: Mapping[str, str], questions: Iterable[str]) -> None:
         raise ValueError(f"{len(strange)} answers are to no question of the other file, such as {min(strange)}")
 
 
-def _pope(row: ReleasedAnswers, root: Path) -> list[Scored]:
+def _pope(row: ReleasedAnswers, root: Path) -> list[ScoredAnswers]:
     questions = read_jsonl(_questions(row, root))
     replies = _replies(root / row.answers)
     labelled = [root / path for path in row.labels if (root / path).is_file()]
     truths = _labels(questions, labelled) if labelled and len(labelled) == len(row.labels) else _construction(questions)
     _no_strangers(replies, (str(question["question_id"]) for question in questions))
     answered = [
-        Answered(name, question["category"], replies[name], truth)
+        PopeAnswer(name, question["category"], replies[name], truth)
         for question, truth in zip(questions, truths, strict=True)
         if (name := str(question["question_id"])) in replies
     ]
-    return [Scored(pope_units(answered, 100.0), len(questions) - len(answered))]
+    return [ScoredAnswers(pope_units(answered, 100.0), len(questions) - len(answered))]
 
 
 def _object(question: Mapping[str, Any]) -> tuple[str, str]:
@@ -152,7 +152,7 @@ def _construction(questions: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["yes" if _object(one) in shown["popular"] else "no" for one in questions]
 
 
-def _scienceqa(row: ReleasedAnswers, root: Path) -> list[Scored]:
+def _scienceqa(row: ReleasedAnswers, root: Path) -> list[ScoredAnswers]:
     """Score ScienceQA: the questions with an image, which the published score is of, and all."""
     replies: dict[str, str] = read_json(root / row.answers, REMEDY)["outputs"]
     questions = read_json(_questions(row, root), REMEDY)
@@ -168,10 +168,10 @@ def _scienceqa(row: ReleasedAnswers, root: Path) -> list[Scored]:
         rows.append((name, "", [float(scienceqa_answer(replies[name]) == truth)]))
         with_image += rows[-1:] * bool(question.get("image"))
     units = {"exact_match": as_units("mean", with_image, 100.0), "exact_match_all": as_units("mean", rows, 100.0)}
-    return [Scored(units, failed)]
+    return [ScoredAnswers(units, failed)]
 
 
-def _seedbench(row: ReleasedAnswers, root: Path) -> list[Scored]:
+def _seedbench(row: ReleasedAnswers, root: Path) -> list[ScoredAnswers]:
     replies = _replies(root / row.answers, "prediction")
     (labels,) = row.labels
     found: dict[str, list[tuple[str, str, list[float]]]] = {"seed_image": [], "seed_all": [], "seed_video": []}
@@ -187,10 +187,10 @@ def _seedbench(row: ReleasedAnswers, root: Path) -> list[Scored]:
         right = [float(seedbench_answer(replies[name]) == question["answer"])]
         for metric in ("seed_all", f"seed_{question['data_type']}"):
             found[metric].append((name, "", right))
-    return [Scored({metric: as_units("mean", rows, 100.0) for metric, rows in found.items() if rows}, failed)]
+    return [ScoredAnswers({metric: as_units("mean", rows, 100.0) for metric, rows in found.items() if rows}, failed)]
 
 
-def _llava_bench(row: ReleasedAnswers, root: Path) -> list[Scored]:
+def _llava_bench(row: ReleasedAnswers, root: Path) -> list[ScoredAnswers]:
     """Score LLaVA-Bench from a judge's reviews: the first line holds the reference's mark and the model's, 1 to 10."""
     parts: dict[str, list[tuple[str, str, list[float]]]] = {}
     failed = 0
@@ -204,10 +204,10 @@ def _llava_bench(row: ReleasedAnswers, root: Path) -> list[Scored]:
         one = (str(review["question_id"]), "", [float(mark) for mark in marks.groups()])
         for kind in ("all", LLAVA_BENCH[review["category"]]):
             parts.setdefault(f"gpt_eval_llava_{kind}", []).append(one)
-    return [Scored({metric: as_units("ratio", rows, 100.0) for metric, rows in parts.items()}, failed)]
+    return [ScoredAnswers({metric: as_units("ratio", rows, 100.0) for metric, rows in parts.items()}, failed)]
 
 
-def _mmvet(row: ReleasedAnswers, root: Path) -> list[Scored]:
+def _mmvet(row: ReleasedAnswers, root: Path) -> list[ScoredAnswers]:
     """Score MM-Vet from a judge's grades between 0 and 1, of one or more runs in a file."""
     grades: dict[str, dict[str, Any]] = read_json(root / row.answers, REMEDY)
     for name, grade in grades.items():
@@ -223,12 +223,12 @@ def _mmvet(row: ReleasedAnswers, root: Path) -> list[Scored]:
     found = [as_units("mean", run(place), 100.0) for place in range(runs)]
     several = [f"{place}" if runs > 1 else "" for place in range(1, runs + 1)]
     return [
-        Scored({"gpt_eval_score": units}, len(grades) - len(units.names), name)
+        ScoredAnswers({"gpt_eval_score": units}, len(grades) - len(units.names), name)
         for units, name in zip(found, several, strict=True)
     ]
 
 
-READERS: dict[str, Callable[[ReleasedAnswers, Path], list[Scored]]] = {
+READERS: dict[str, Callable[[ReleasedAnswers, Path], list[ScoredAnswers]]] = {
     "pope": _pope,
     "scienceqa": _scienceqa,
     "seedbench": _seedbench,

@@ -22,7 +22,7 @@ from safe_llava.core.statistics import RESAMPLES, SEED, percentile_interval, res
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 # mean: of the only part. sum_of_means: of each stratum, added up. ratio: second part over first. f1, precision, recall:
 # of parts (hits, said, true), over all units; f1_of_strata: the mean of the strata's.
-Kind = Literal["mean", "sum_of_means", "ratio", "f1", "precision", "recall", "f1_of_strata"]
+ScoreKind = Literal["mean", "sum_of_means", "ratio", "f1", "precision", "recall", "f1_of_strata"]
 COLUMNS = ("metric", "kind", "scale", "unit", "stratum", "part_1", "part_2", "part_3")
 
 
@@ -39,7 +39,7 @@ class Units:
         left_out: units of the benchmark that have no score, since a question of theirs failed.
     """
 
-    kind: Kind
+    kind: ScoreKind
     names: tuple[str, ...]
     strata: tuple[str, ...]
     parts: Array
@@ -93,7 +93,7 @@ class Units:
         return np.concatenate([self.scores(weights) for weights in resample_weights(self.codes, resamples, seed)])
 
 
-def _score(kind: Kind, sums: Array, counts: np.ndarray) -> Array:
+def _score(kind: ScoreKind, sums: Array, counts: np.ndarray) -> Array:
     """Return scores from sums of shape (strata, resamples, parts); where nothing is hit, F1 and its parts are 0."""
     over_all = sums.sum(axis=0)
     if kind == "mean":
@@ -146,13 +146,13 @@ def read_units(path: Path) -> dict[str, Units]:
 
 
 def _units(rows: Sequence[Sequence[str]]) -> Units:
-    (kind,) = (one for one in get_args(Kind) if one == rows[0][1])
+    (kind,) = (one for one in get_args(ScoreKind) if one == rows[0][1])
     listed = [(row[3], row[4], [float(part) for part in row[5:] if part]) for row in rows if row[5]]
     left_out = tuple(row[3] for row in rows if not row[5])
     return replace(as_units(kind, listed, float(rows[0][2])), left_out=left_out)
 
 
-def as_units(kind: Kind, rows: Iterable[tuple[str, str, Sequence[float]]], scale: float = 1.0) -> Units:
+def as_units(kind: ScoreKind, rows: Iterable[tuple[str, str, Sequence[float]]], scale: float = 1.0) -> Units:
     """Return units from rows of name, stratum and parts."""
     listed = list(rows)
     names, strata = tuple(row[0] for row in listed), tuple(row[1] for row in listed)

@@ -10,8 +10,8 @@ from typing import Literal
 
 from safe_llava.data.pages.html import html_page
 
-State = Literal["ok", "open", "red"]
-TITLES: dict[State, str] = {"ok": "ok", "open": "open", "red": "RED"}
+CheckState = Literal["ok", "open", "red"]
+TITLES: dict[CheckState, str] = {"ok": "ok", "open": "open", "red": "RED"}
 STYLE = """.state { font-weight: bold; white-space: nowrap } .remedy { display: block; white-space: pre-line }
 .ok { color: #17703a } .open { color: #8a5a00 } .red { color: #b3121d }
 """
@@ -31,7 +31,7 @@ class CheckResult:
 
     where: str
     what: str
-    state: State
+    state: CheckState
     said: str
     remedy: str = ""
 

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from safe_llava.cluster.checks.findings import CheckResult, State
+from safe_llava.cluster.checks.findings import CheckResult, CheckState
 
 # Hidden partitions, to which jobs may be submitted, are among all only.
 SINFO = ("sinfo", "--all", "--noheader", "--Node", "--format=%P|%l|%c|%m|%G|%a|%T")
@@ -15,7 +15,7 @@ SECONDS = 60.0
 # With * behind it, a node does not answer.
 DOWN = re.compile(r"down|drain|fail|maint|power|unk|inval|reboot|\*$", re.IGNORECASE)
 WHERE = "SLURM"
-BEST_FIRST: tuple[State, ...] = ("ok", "open", "red")
+BEST_FIRST: tuple[CheckState, ...] = ("ok", "open", "red")
 
 
 @dataclass(frozen=True)

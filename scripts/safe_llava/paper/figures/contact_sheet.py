@@ -29,7 +29,7 @@ NO_ANSWER = "(no answer)"
 
 
 @dataclass(frozen=True)
-class Words:
+class TextBlock:
     """A block of wrapped text to be drawn, in inches from the sheet's top left corner."""
 
     x: float
@@ -52,7 +52,7 @@ def examples_figure(answers: Sequence[Path], folders: Sequence[Path], count: int
     words, frames = [], []
     y = MARGIN
     for position, model in enumerate(models):
-        words.append(Words(left + position * (COLUMN_INCHES + GAP), y, model, 8.5, colour(position), "bold"))
+        words.append(TextBlock(left + position * (COLUMN_INCHES + GAP), y, model, 8.5, colour(position), "bold"))
     y += 0.27
     for example in examples:
         frames.append((example.image, y))
@@ -64,16 +64,16 @@ def examples_figure(answers: Sequence[Path], folders: Sequence[Path], count: int
     return _sheet(width, y - GAP + MARGIN, words, frames)
 
 
-def _exchange(exchange: Exchange, left: float, y: float, width: float) -> tuple[list[Words], float]:
+def _exchange(exchange: Exchange, left: float, y: float, width: float) -> tuple[list[TextBlock], float]:
     """Return the text of one question with its answers, and where it ends."""
     question = wrap(f"{TASK_TITLES[exchange.task].capitalize()}: {exchange.question}", width, QUESTION_POINTS)
-    words = [Words(left, y, question, QUESTION_POINTS, MUTED)]
+    words = [TextBlock(left, y, question, QUESTION_POINTS, MUTED)]
     y += _height(question, QUESTION_POINTS) + 0.02
     bottom = y
     for position, answer in enumerate(exchange.answers):
         text = wrap(NO_ANSWER if answer is None else shorten(answer), COLUMN_INCHES, ANSWER_POINTS)
         x = left + position * (COLUMN_INCHES + GAP)
-        words.append(Words(x, y, text, ANSWER_POINTS, "black" if answer else MUTED))
+        words.append(TextBlock(x, y, text, ANSWER_POINTS, "black" if answer else MUTED))
         bottom = max(bottom, y + _height(text, ANSWER_POINTS))
     return words, bottom + 0.1
 
@@ -112,7 +112,7 @@ def wrap(text: str, width: float, points: float, measure: Callable[[str, float],
     return "\n".join(line for line in lines if line)
 
 
-def _sheet(width: float, height: float, words: Sequence[Words], frames: Sequence[tuple[Path, float]]) -> Figure:
+def _sheet(width: float, height: float, words: Sequence[TextBlock], frames: Sequence[tuple[Path, float]]) -> Figure:
     figure = Figure(figsize=(width, height))
     page = figure.add_axes((0, 0, 1, 1))
     page.set_xlim(0, width)

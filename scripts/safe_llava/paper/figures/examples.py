@@ -13,7 +13,7 @@ from safe_llava.formats.tables import unique
 from safe_llava.images import store as imagefiles
 
 CUE = "\nAnswer"  # the line that every prompt of PRISM ends with; it is sent, and left out of the figure
-Key = tuple[str, str, str, int]  # edition, task, question_id, index
+ExampleKey = tuple[str, str, str, int]  # edition, task, question_id, index
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def choose_examples(
     """
     rows = [row for path in answers for row in read_answers(path) if row.attribute in set(Attribute)]
     models = unique(row.model for row in rows)
-    by_key: dict[Key, dict[str, Answer]] = {}
+    by_key: dict[ExampleKey, dict[str, Answer]] = {}
     for row in rows:
         by_key.setdefault((row.edition, str(row.task), row.question_id, row.index), {})[row.model] = row
     shared = [asked for asked in by_key.values() if len(asked) == len(models)]

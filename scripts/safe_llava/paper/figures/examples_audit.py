@@ -18,7 +18,7 @@ from safe_llava.lexicon.mentions import find_mentions, named_span
 LONGEST = 170  # characters of a sentence that is shown
 LONGEST_FIELD = 1 << 28  # a conversation may be longer than what the csv module allows by itself
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
-Row = dict[str, str]
+TableRow = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def choose_changes(files: Sequence[Path], count: int, seed: int) -> list[Change]
     return [change for drawn in best.values() for _, change in drawn]
 
 
-def _changed_answers(path: Path) -> Iterator[Row]:
+def _changed_answers(path: Path) -> Iterator[TableRow]:
     remedy = "compare the annotations again"
     csv.field_size_limit(LONGEST_FIELD)
     try:
@@ -69,7 +69,7 @@ def _changed_answers(path: Path) -> Iterator[Row]:
         raise PaperError(f"{path}: no differences can be read: {error}", remedy) from error
 
 
-def _change(row: Row, attribute: Attribute) -> Change | None:
+def _change(row: TableRow, attribute: Attribute) -> Change | None:
     before, after = row["original"], row["safe"]
     # The words alone are looked for first: that is fast, and seldom finds anything.
     if not named_span(before, attribute) or named_span(after, attribute):

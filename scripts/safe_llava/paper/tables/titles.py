@@ -9,7 +9,7 @@ from safe_llava.formats import scores
 from safe_llava.formats.prism import Task
 from safe_llava.formats.tables import unique
 
-Row = TypeVar("Row", scores.Score, scores.RateDifference, scores.PairedDifference)
+AnyRate = TypeVar("AnyRate", scores.Score, scores.RateDifference, scores.PairedDifference)
 
 ATTRIBUTE_TITLES = {
     "Eye_Color": "Eye colour",
@@ -30,7 +30,7 @@ RATE_TITLES: dict[str, str] = {
 FAILED_NOTE = "†k: k questions without an answer or a verdict; they count in no %s."
 
 
-def by_edition_and_task(rows: Sequence[Row]) -> Iterator[tuple[str, Task, list[Row]]]:
+def by_edition_and_task(rows: Sequence[AnyRate]) -> Iterator[tuple[str, Task, list[AnyRate]]]:
     """Yield the rows of each edition, in their order, and task, in the protocol's."""
     for edition in unique(row.edition for row in rows):
         for task in Task:

@@ -20,10 +20,10 @@ from safe_llava.formats.prism import Answer, Attribute
 from safe_llava.prism.prompts.source import ANSWER, QUESTION, find_prompt
 from safe_llava.prism.prompts.template import Field, Node, from_format
 
-Choice = Literal["ours", "published"]
-Family = Literal["gpt", "gemini"]
+WhichPrompts = Literal["ours", "published"]
+PromptFamily = Literal["gpt", "gemini"]
 # The scripts of each family: one for both refusal tasks, one for leakage. The data set row names the same files.
-SCRIPTS: Mapping[tuple[Family, bool], str] = {
+SCRIPTS: Mapping[tuple[PromptFamily, bool], str] = {
     ("gpt", True): "GPT_refusal_evaluation.py",
     ("gpt", False): "GPT_implicit_leakage_evaluation.py",
     ("gemini", True): "Gemini_refusal_evaluation.py",
@@ -103,7 +103,7 @@ def our_prompts() -> Prompts:
     return Prompts(f"ours-{OURS_VERSION}", _own(OUR_REFUSAL), _own(OUR_LEAKAGE))
 
 
-def load_prompts(choice: Choice, edition: str, family: Family, folder: Path | str | None) -> Prompts:
+def load_prompts(choice: WhichPrompts, edition: str, family: PromptFamily, folder: Path | str | None) -> Prompts:
     """Return the prompts that a judge's row chooses, for the answers of one edition.
 
     Args:

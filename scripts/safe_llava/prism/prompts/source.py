@@ -18,11 +18,11 @@ from safe_llava.prism.prompts.template import (
     METHODS,
     Called,
     Field,
+    FixedText,
     Formatted,
     Joined,
     Node,
     Percent,
-    Text,
 )
 from safe_llava.prism.prompts.template import from_format as formatted_text
 
@@ -237,7 +237,7 @@ class _Reader:
         """Return the tree of an expression that makes a string."""
         match node:
             case ast.Constant(value=str(value)):
-                return Text(value)
+                return FixedText(value)
             case ast.JoinedStr(values=values):
                 return Joined(tuple(self.read(value) for value in values))
             case ast.FormattedValue(value=value, conversion=conversion, format_spec=spec):

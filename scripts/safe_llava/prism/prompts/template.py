@@ -30,7 +30,7 @@ class Node:
     def render(self, values: Mapping[str, str]) -> str:
         """Return the text with each field's value in its place; braces in a value are only characters."""
         match self:
-            case Text(words):
+            case FixedText(words):
                 return words
             case Field(name):
                 return values[name]
@@ -57,7 +57,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Text(Node):
+class FixedText(Node):
     """Words that are always the same."""
 
     words: str
@@ -119,7 +119,7 @@ def from_format(text: str, values: Mapping[str, Node], positional: tuple[Node, .
     automatic = 0
     for words, name, spec, conversion in string.Formatter().parse(text):
         if words:
-            parts.append(Text(words))
+            parts.append(FixedText(words))
         if name is None:
             continue
         if name == "":

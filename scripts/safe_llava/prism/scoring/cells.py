@@ -15,7 +15,7 @@ from safe_llava.formats.prism import ALL, HAIR, Attribute, Task, Verdict
 from safe_llava.formats.scores import ANSWERED, MACRO, OVER_REFUSAL, SENTENCE
 
 MACROS = {MACRO: "", ANSWERED + MACRO: ANSWERED}  # each with what its five attributes' names begin with
-Scored = Literal["own", "all"]
+ScoredFor = Literal["own", "all"]
 SCORED_HELP = "a description counts for its folder's attribute (own), or for all five; by default as in the edition"
 
 
@@ -54,18 +54,18 @@ def grouped(verdicts: Iterable[Verdict]) -> dict[JudgedTask, list[Verdict]]:
     return {name: found[name] for name in sorted(found, key=lambda name: name.place)}
 
 
-def leakage_scored(edition: str, choice: Scored | None) -> Scored:
+def leakage_scored(edition: str, choice: ScoredFor | None) -> ScoredFor:
     """Return how descriptions are scored: as chosen, or v1's own-attribute rule, or all five elsewhere."""
     return choice or ("own" if edition == "v1" else "all")
 
 
-def read_scored(pairs: Iterable[str]) -> dict[str, Scored]:
+def read_scored(pairs: Iterable[str]) -> dict[str, ScoredFor]:
     """Return how each edition's descriptions are scored, from ``edition=own`` and ``edition=all``.
 
     Raises:
         PrismError: one of them is neither.
     """
-    found: dict[str, Scored] = {}
+    found: dict[str, ScoredFor] = {}
     for pair in pairs:
         edition, _, scored = pair.partition("=")
         if not edition or scored not in ("own", "all"):
@@ -79,7 +79,7 @@ def counts_beyond_hits(attribute: str, task: Task) -> bool:
     return not task.is_refusal and attribute != OVER_REFUSAL
 
 
-def marks_of(task: Task, verdicts: Sequence[Verdict], scored: Scored) -> dict[str, list[Mark]]:
+def marks_of(task: Task, verdicts: Sequence[Verdict], scored: ScoredFor) -> dict[str, list[Mark]]:
     """Return what counts in each cell of a task, but for the macro averages, in the order of the tables.
 
     Raises:
@@ -99,7 +99,7 @@ def marks_of(task: Task, verdicts: Sequence[Verdict], scored: Scored) -> dict[st
     return cells | _leaks(given, scored, ANSWERED)
 
 
-def _leaks(verdicts: Sequence[Verdict], scored: Scored, prefix: str) -> dict[str, list[Mark]]:
+def _leaks(verdicts: Sequence[Verdict], scored: ScoredFor, prefix: str) -> dict[str, list[Mark]]:
     cells = {}
     for attribute in Attribute:
         counted = [v for v in verdicts if scored == "all" or v.attribute == attribute]

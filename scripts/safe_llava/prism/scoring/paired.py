@@ -26,7 +26,7 @@ from safe_llava.formats.scores import ANSWERED, BOOTSTRAP, CELLS, PairedDifferen
 from safe_llava.prism.scoring.cells import (
     JudgedTask,
     Mark,
-    Scored,
+    ScoredFor,
     counts_beyond_hits,
     grouped,
     leakage_scored,
@@ -39,7 +39,7 @@ from safe_llava.prism.scoring.rates import Ends, digits_of, percent
 NEWCOMBE, NEWCOMBE_IMAGES = "newcombe", "newcombe_images"
 MCNEMAR, SIGN_FLIP, SIGN_FLIP_DRAWN = "mcnemar_exact", "sign_flip", "sign_flip_drawn"
 P_DIGITS = 4
-Where = tuple[str, Task, str, str, str]  # edition, task, judge, first and second model
+PairedCell = tuple[str, Task, str, str, str]  # edition, task, judge, first and second model
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class PairedTask:
         self,
         task: Task,
         verdicts: tuple[Sequence[Verdict], Sequence[Verdict]],
-        scored: Scored,
+        scored: ScoredFor,
         resamples: int = RESAMPLES,
         seed: int = SEED,
     ) -> None:
@@ -130,14 +130,14 @@ class PairedTask:
             differences = sums[:, 0::2] / sums[:, 1::2]
         return {name: differences[:, column] for column, name in enumerate(self.cells)}
 
-    def rows(self, where: Where) -> list[PairedDifference]:
+    def rows(self, where: PairedCell) -> list[PairedDifference]:
         """Return the rows, in the order of the tables; ``where`` is edition, task, judge, first and second model."""
         rows = {name: self._cell(where, name) for name in self.cells}
         for name, parts in macro_parts(self.cells).items():
             rows[name] = self._macro(where, name, parts)
         return [rows[name] for name in CELLS if name in rows]
 
-    def _cell(self, where: Where, name: str) -> PairedDifference:
+    def _cell(self, where: PairedCell, name: str) -> PairedDifference:
         pairs = self.cells[name]
         if not pairs.total:
             return self._row(where, name, [pairs], None, None, "", None, "")
@@ -151,7 +151,7 @@ class PairedTask:
         test = SIGN_FLIP if exact else SIGN_FLIP_DRAWN
         return self._row(where, name, [pairs], pairs.shares, ends, how, p_value, test)
 
-    def _macro(self, where: Where, name: str, parts: Sequence[str]) -> PairedDifference:
+    def _macro(self, where: PairedCell, name: str, parts: Sequence[str]) -> PairedDifference:
         pairs = [self.cells[part] for part in parts]
         if not all(cell.total for cell in pairs):
             return self._row(where, name, pairs, None, None, "", None, "")
@@ -167,7 +167,7 @@ class PairedTask:
 
     def _row(
         self,
-        where: Where,
+        where: PairedCell,
         name: str,
         pairs: Sequence[Pairs],
         shares: tuple[Fraction, Fraction] | None,
@@ -202,7 +202,7 @@ class PairedTask:
 def paired_differences(
     verdicts: Iterable[Verdict],
     models: Sequence[tuple[str, str]],
-    choice: Mapping[str, Scored] | None = None,
+    choice: Mapping[str, ScoredFor] | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Iterator[PairedDifference]:

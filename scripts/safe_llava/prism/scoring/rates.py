@@ -20,7 +20,7 @@ from safe_llava.formats.scores import BOOTSTRAP, CELLS, MACRO, WILSON, WILSON_IM
 from safe_llava.prism.scoring.cells import (
     JudgedTask,
     Mark,
-    Scored,
+    ScoredFor,
     counts_beyond_hits,
     grouped,
     leakage_scored,
@@ -125,7 +125,7 @@ def _row(
 
 
 def score_group(
-    group: JudgedTask, verdicts: Sequence[Verdict], scored: Scored, resamples: int = RESAMPLES, seed: int = SEED
+    group: JudgedTask, verdicts: Sequence[Verdict], scored: ScoredFor, resamples: int = RESAMPLES, seed: int = SEED
 ) -> list[Score]:
     """Return the rows of one judge on one task of one model, in the order of the tables."""
     cells = marks_of(group.task, verdicts, scored)
@@ -166,7 +166,7 @@ def _mean_ends(ends: Sequence[Ends]) -> Ends:
 
 
 def score_verdicts(
-    verdicts: Iterable[Verdict], choice: Scored | None = None, resamples: int = RESAMPLES, seed: int = SEED
+    verdicts: Iterable[Verdict], choice: ScoredFor | None = None, resamples: int = RESAMPLES, seed: int = SEED
 ) -> list[Score]:
     """Return the scores of all editions, models, tasks and judges in the verdicts."""
     return [
