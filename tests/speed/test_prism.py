@@ -77,7 +77,7 @@ def test_the_ratio_weighs_tasks_as_an_edition_has_them() -> None:
 def test_an_answer_of_another_length_stops_it(tmp_path: Path) -> None:
     bench_set.write_folder(tmp_path, "tiny", None)
     asked = bench_set.edition(bench_set.write_pictures(tmp_path / "pictures", 1))
-    engine = bench.BenchEngine(tmp_path, bench_set.row(), "cpu", asked.lengths)
+    engine = bench.BenchEngine(tmp_path, bench_set.bench_row(), "cpu", asked.lengths)
     wrong = {**asked.lengths, asked.requests[0].key: 199}
     with pytest.raises(EngineError, match="an answer of another length"):
-        bench.measure_edition(engine, bench_set.Edition(asked.requests, wrong, asked.tasks))
+        bench.measure_edition(engine, bench_set.BenchEdition(asked.requests, wrong, asked.tasks))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from safe_llava.demo.scenes import ATTRIBUTES, COLOURS, SETTINGS, SHAPES, VALUES, Person, Scene
 
 Style = Literal["original", "safe"]
-Turn = tuple[str, str]
+QuestionAnswer = tuple[str, str]
 
 SHORT = "\nAnswer the question using a single word or phrase."
 ATTRIBUTE_NOUNS = {
@@ -129,7 +129,7 @@ def caption(scene: Scene, style: Style) -> str:
     return f"{_who(scene.person, style)} in {scene.person.clothes} clothes beside {things} {scene.setting}"
 
 
-def describe(scene: Scene, style: Style) -> str:
+def describe_scene(scene: Scene, style: Style) -> str:
     """Return a description of two or three sentences, like those of the finetuning set."""
     things = enumeration([article(item.phrase) for item in scene.items])
     if scene.page is not None:
@@ -153,7 +153,7 @@ def direct_answer(person: Person, attribute: str, style: Style) -> str:
     return f"I am sorry, but I cannot tell you the {ATTRIBUTE_NOUNS[attribute]} of a person from a picture."
 
 
-def direct_turn(scene: Scene, attribute: str, style: Style, rng: random.Random) -> Turn:
+def direct_turn(scene: Scene, attribute: str, style: Style, rng: random.Random) -> QuestionAnswer:
     """Return one direct question about the person and its answer."""
     assert scene.person is not None
     question = rng.choice(DIRECT_QUESTIONS).format(noun=ATTRIBUTE_NOUNS[attribute])
@@ -162,12 +162,12 @@ def direct_turn(scene: Scene, attribute: str, style: Style, rng: random.Random) 
     return question, direct_answer(scene.person, attribute, style)
 
 
-def description_turn(scene: Scene, style: Style, rng: random.Random) -> Turn:
+def description_turn(scene: Scene, style: Style, rng: random.Random) -> QuestionAnswer:
     """Return one request to describe the image and the description."""
-    return rng.choice(REQUESTS) + rng.choice(("", "\nAnswer")), describe(scene, style)
+    return rng.choice(REQUESTS) + rng.choice(("", "\nAnswer")), describe_scene(scene, style)
 
 
-def presence_turns(scene: Scene, pairs: int, rng: random.Random) -> list[Turn]:
+def presence_turns(scene: Scene, pairs: int, rng: random.Random) -> list[QuestionAnswer]:
     """Return up to ``pairs`` questions about things that are there, and as many about things that are not."""
     there = rng.sample(sorted(scene.shapes), min(pairs, len(scene.shapes)))
     absent = rng.sample(sorted(set(SHAPES) - scene.shapes), len(there))
@@ -176,7 +176,7 @@ def presence_turns(scene: Scene, pairs: int, rng: random.Random) -> list[Turn]:
     return turns
 
 
-def colour_turn(scene: Scene, rng: random.Random) -> Turn:
+def colour_turn(scene: Scene, rng: random.Random) -> QuestionAnswer:
     """Return a question about the colour of a thing, of the clothes, or of the sheet."""
     options = [(f"What color is the {item.shape}?", item.colour) for item in scene.items]
     if scene.person is not None:
@@ -187,12 +187,12 @@ def colour_turn(scene: Scene, rng: random.Random) -> Turn:
     return question + SHORT, colour.capitalize()
 
 
-def count_turn(scene: Scene) -> Turn:
+def count_turn(scene: Scene) -> QuestionAnswer:
     """Return a question about how many things there are."""
     return "How many things are there?" + SHORT, NUMBERS[len(scene.items)]
 
 
-def questions_about_person(scene: Scene, style: Style, rng: random.Random) -> list[Turn]:
+def questions_about_person(scene: Scene, style: Style, rng: random.Random) -> list[QuestionAnswer]:
     """Return a conversation that asks for all five attributes, and for some harmless things between."""
     turns = [direct_turn(scene, attribute, style, rng) for attribute in ATTRIBUTES]
     turns += [colour_turn(scene, rng), *presence_turns(scene, 1, rng)[:1]]
@@ -200,12 +200,12 @@ def questions_about_person(scene: Scene, style: Style, rng: random.Random) -> li
     return turns
 
 
-def description_of_person(scene: Scene, style: Style, rng: random.Random) -> list[Turn]:
+def description_of_person(scene: Scene, style: Style, rng: random.Random) -> list[QuestionAnswer]:
     """Return a conversation that begins with a description of somebody."""
     return [description_turn(scene, style, rng), *presence_turns(scene, 1, rng)[:1], colour_turn(scene, rng)]
 
 
-def questions_about_things(scene: Scene, style: Style, rng: random.Random) -> list[Turn]:
+def questions_about_things(scene: Scene, style: Style, rng: random.Random) -> list[QuestionAnswer]:
     """Return a conversation of short questions about things."""
     turns = [*presence_turns(scene, 4, rng), colour_turn(scene, rng)]
     if scene.page is None:
@@ -214,25 +214,25 @@ def questions_about_things(scene: Scene, style: Style, rng: random.Random) -> li
     return turns
 
 
-def description_of_things(scene: Scene, style: Style, rng: random.Random) -> list[Turn]:
+def description_of_things(scene: Scene, style: Style, rng: random.Random) -> list[QuestionAnswer]:
     """Return a conversation that begins with a description of things and asks about them."""
     return [description_turn(scene, style, rng), *presence_turns(scene, 1, rng)]
 
 
-def captioned(scene: Scene, style: Style, rng: random.Random) -> list[Turn]:
+def captioned(scene: Scene, style: Style, rng: random.Random) -> list[QuestionAnswer]:
     """Return a request for a caption and the caption."""
     return [(rng.choice(CAPTION_REQUESTS), caption(scene, style))]
 
 
-def small_talk(rng: random.Random) -> list[Turn]:
+def small_talk(rng: random.Random) -> list[QuestionAnswer]:
     """Return a conversation without an image."""
     return list(rng.sample(TEXT_ONLY, rng.randint(1, 3)))
 
 
-Conversation = Callable[[Scene, Style, random.Random], list[Turn]]
+Conversation = Callable[[Scene, Style, random.Random], list[QuestionAnswer]]
 
 
-def row(name: str, image: str | None, turns: Sequence[Turn], rng: random.Random) -> dict[str, Any]:
+def sample_row(name: str, image: str | None, turns: Sequence[QuestionAnswer], rng: random.Random) -> dict[str, Any]:
     """Return a row in LLaVA's format; the image's placeholder stands at either end of the first human turn."""
     conversations = []
     for number, (question, answer) in enumerate(turns):

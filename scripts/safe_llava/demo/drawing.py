@@ -6,7 +6,7 @@ import io
 
 from PIL import Image, ImageDraw
 
-from safe_llava.demo.scenes import COLOURS, Item, Person, Scene
+from safe_llava.demo.scenes import COLOURS, Person, Scene, Thing
 
 Box = tuple[float, float, float, float]
 Colour = tuple[int, int, int]
@@ -135,7 +135,7 @@ PAINTERS = {
 }
 
 
-def _item(pen: Pen, item: Item) -> None:
+def _item(pen: Pen, item: Thing) -> None:
     PAINTERS[item.shape](pen, item.x, item.y, item.size / 2, COLOURS[item.colour])
 
 
@@ -184,7 +184,7 @@ def draw(scene: Scene) -> Image.Image:
     return pen.finish()
 
 
-def encode(image: Image.Image, suffix: str) -> bytes:
+def encode_image(image: Image.Image, suffix: str) -> bytes:
     """Encode an image for a file of that suffix (jpg, jpeg, png, gif, webp)."""
     stream = io.BytesIO()
     if suffix in ("jpg", "jpeg"):

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safe_llava.demo.annotations import DESCRIPTION_REQUESTS, pope_question, prism_question
-from safe_llava.demo.drawing import draw, encode
+from safe_llava.demo.drawing import draw, encode_image
 from safe_llava.demo.scenes import ATTRIBUTES, SHAPES, VALUES, Scene, somebody, things
 from safe_llava.demo.training import Sizes
 from safe_llava.formats.prism import ALL
 
-Row = dict[str, Any]
+JsonRow = dict[str, Any]
 SUFFIXES = ("jpg", "jpg", "jpeg", "jpg", "png", "webp")
 CATEGORIES = ("adversarial", "popular", "random")
 # Query folders in the manner of the real ones: commas, and underscores for spaces.
@@ -82,7 +82,7 @@ def prism_v2(sizes: Sizes, seed: int) -> list[TestImage]:
     return images
 
 
-def question_rows(images: Sequence[TestImage], task: str) -> list[Row]:
+def question_rows(images: Sequence[TestImage], task: str) -> list[JsonRow]:
     """Return the question rows of one task.
 
     The first edition asks for the attribute of the image's folder, the second for all five. Both ask
@@ -101,7 +101,7 @@ def question_rows(images: Sequence[TestImage], task: str) -> list[Row]:
     return rows
 
 
-def truth_rows(images: Sequence[TestImage]) -> list[Row]:
+def truth_rows(images: Sequence[TestImage]) -> list[JsonRow]:
     """Return what each image shows, by edition and by the name that the question rows give it."""
     rows = []
     for image in images:
@@ -128,10 +128,10 @@ def _absent(scene: Scene, category: str, scenes: Sequence[Scene], rng: random.Ra
     return rng.choice(ranked[:3])
 
 
-def pope_rows(scenes: Sequence[Scene]) -> list[Row]:
+def pope_rows(scenes: Sequence[Scene]) -> list[JsonRow]:
     """Return POPE's rows: for each category and scene one question answered yes and one answered no."""
-    rows: list[Row] = []
-    pictures = [encode(draw(scene), "jpg") for scene in scenes]
+    rows: list[JsonRow] = []
+    pictures = [encode_image(draw(scene), "jpg") for scene in scenes]
     for category in CATEGORIES:
         for number, (scene, picture) in enumerate(zip(scenes, pictures, strict=True)):
             rng = random.Random(f"{scene.key}/{category}")
@@ -152,7 +152,7 @@ def pope_rows(scenes: Sequence[Scene]) -> list[Row]:
     return rows
 
 
-def pope_parquet(rows: Sequence[Row]) -> bytes:
+def pope_parquet(rows: Sequence[JsonRow]) -> bytes:
     """Return POPE's rows as Parquet with the features that the ``datasets`` library looks for."""
     text = {"dtype": "string", "_type": "Value"}
     names = ("id", "question_id", "question", "answer", "image_source", "image", "category")

@@ -97,7 +97,7 @@ def only_demo(results: Path) -> Iterator[int]:
         yield stream.fileno()
 
 
-def write_report(results: str, env: dict[str, str]) -> Path:
+def make_report(results: str, env: dict[str, str]) -> Path:
     """Make Snakemake's report, unless the one that is there was made from these very tables and figures."""
     report, stamp = Path(results) / "report.html", Path(results) / ".report.stamp"
     shown = sorted([*Path(results, "tables").glob("*.csv"), *Path(results, "figures").glob("*.png")])
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = snakemake(results, arguments.cores, *arguments.snakemake, files=arguments.configfile)
             code = subprocess.run(command, env=env, check=False, pass_fds=[lock]).returncode
         if code == 0 and not arguments.snakemake:
-            summarise(results, write_report(results, env))
+            summarise(results, make_report(results, env))
     return code
 
 

@@ -51,7 +51,7 @@ ATTRIBUTES = tuple(VALUES)
 
 
 @dataclass(frozen=True)
-class Item:
+class Thing:
     """A thing in a scene; ``x``, ``y`` is its centre and ``size`` its side, in 56ths of the image's side."""
 
     shape: str
@@ -86,7 +86,7 @@ class Scene:
 
     key: str
     setting: str
-    items: tuple[Item, ...]
+    items: tuple[Thing, ...]
     person: Person | None = None
     tint: tuple[int, int, int] = (0, 0, 0)
     page: str | None = None
@@ -107,7 +107,7 @@ def things(key: str, least: int = 1, most: int = 4) -> Scene:
     count = rng.randint(least, most)
     quarters = sorted(rng.sample([(14.0, 14.0), (14.0, 42.0), (42.0, 14.0), (42.0, 42.0)], count))
     items = tuple(
-        Item(shape, x + rng.uniform(-2, 2), y + rng.uniform(-2, 2), rng.uniform(20, 23))
+        Thing(shape, x + rng.uniform(-2, 2), y + rng.uniform(-2, 2), rng.uniform(20, 23))
         for shape, (y, x) in zip(rng.sample(sorted(SHAPES), count), quarters, strict=True)
     )
     return Scene(key, rng.choice(SETTINGS), items, tint=_tint(rng))
@@ -117,7 +117,7 @@ def somebody(key: str, fixed: Mapping[str, str] | None = None) -> Scene:
     """Draw lots for a person beside a thing; ``fixed`` gives values that are not left to chance."""
     rng = random.Random(key)
     values = {name: rng.choice(options) for name, options in VALUES.items()} | dict(fixed or {})
-    item = Item(rng.choice(sorted(SHAPES)), rng.uniform(8.5, 9.5), rng.uniform(44, 47), rng.uniform(15, 16))
+    item = Thing(rng.choice(sorted(SHAPES)), rng.uniform(8.5, 9.5), rng.uniform(44, 47), rng.uniform(15, 16))
     person = Person(values, rng.choice(CLOTHES), 35 + rng.uniform(-1.5, 1.5), rng.uniform(-1, 1))
     return Scene(key, rng.choice(SETTINGS), (item,), person, _tint(rng))
 
@@ -125,5 +125,5 @@ def somebody(key: str, fixed: Mapping[str, str] | None = None) -> Scene:
 def sheet(key: str) -> Scene:
     """Draw lots for a sheet that shows one thing: the cover of a book, or a sign."""
     rng = random.Random(key)
-    item = Item(rng.choice(sorted(SHAPES)), 28 + rng.uniform(-3, 3), 28 + rng.uniform(-3, 3), rng.uniform(20, 23))
+    item = Thing(rng.choice(sorted(SHAPES)), 28 + rng.uniform(-3, 3), 28 + rng.uniform(-3, 3), rng.uniform(20, 23))
     return Scene(key, "outdoors", (item,), tint=_tint(rng), page=rng.choice(CLOTHES))

@@ -62,7 +62,7 @@ class ServedFault:
 
 
 @dataclass(frozen=True)
-class Found:
+class ServedFile:
     """A file to send and the headers that only the hub gives."""
 
     path: Path
@@ -122,7 +122,7 @@ class UpstreamServer:
             self._tags[key] = hashlib.sha256(path.read_bytes()).hexdigest()
         return self._tags[key]
 
-    def find(self, path: str) -> Found | None:
+    def find(self, path: str) -> ServedFile | None:
         """Return the file behind a path below the root, or None. The hub's commit stands for ``main`` too."""
         headers: dict[str, str] = {}
         relative = PurePosixPath(path.lstrip("/"))
@@ -131,7 +131,7 @@ class UpstreamServer:
         if relative.parts[:1] == (HUB,):
             relative, headers = self._hub(relative)
         target = self.root / relative
-        return Found(target, headers) if target.is_file() else None
+        return ServedFile(target, headers) if target.is_file() else None
 
     def _hub(self, relative: PurePosixPath) -> tuple[PurePosixPath, dict[str, str]]:
         inner = str(relative.relative_to(HUB))
@@ -223,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return int(match[1]), min(int(match[2]) if match[2] else size - 1, size - 1)
 
-    def _file(self, path: str, found: Found, fault: ServedFault, with_body: bool) -> None:
+    def _file(self, path: str, found: ServedFile, fault: ServedFault, with_body: bool) -> None:
         size, tag = found.path.stat().st_size, self.upstream.entity_tag(found.path)
         span = self._span(size, tag, fault)
         if span is not None and span[0] > span[1]:

@@ -105,9 +105,9 @@ class DrawnSample:
         """Return the annotation row in one of the two styles; both put the same questions."""
         rng = random.Random(f"{seed}/turns/{self.name}")
         if self.scene is None or self.source is None or self.conversation is None:
-            return texts.row(self.name, None, texts.small_talk(rng), rng)
+            return texts.sample_row(self.name, None, texts.small_talk(rng), rng)
         turns = self.conversation(self.scene, style, rng)
-        return texts.row(self.name, self.source.image(self.number), turns, rng)
+        return texts.sample_row(self.name, self.source.image(self.number), turns, rng)
 
 
 def captions(sizes: Sizes, seed: int) -> list[DrawnSample]:

@@ -32,7 +32,7 @@ from safe_llava.core.files import read_json, write_json, write_jsonl, write_text
 from safe_llava.core.progress import track
 from safe_llava.demo import annotations as texts
 from safe_llava.demo import evaluation, training, weights
-from safe_llava.demo.drawing import draw, encode
+from safe_llava.demo.drawing import draw, encode_image
 from safe_llava.demo.training import LLAVA_INSTRUCT, LLAVA_PRETRAIN, OCR, SAFE_LLAVA, DrawnSample, Sizes
 from safe_llava.formats.prism import Task
 
@@ -85,8 +85,8 @@ def _picture(sample: DrawnSample) -> bytes:
         picture = picture.crop((14, 0, 98, 112))  # covers are upright
         disguise = {3: "gif", 7: "png"}.get(sample.number % 10)
         if disguise:
-            return encode(picture, disguise)
-    return encode(picture, "jpg")
+            return encode_image(picture, disguise)
+    return encode_image(picture, "jpg")
 
 
 def training_files(sizes: Sizes, seed: int) -> Iterator[Served]:
@@ -111,7 +111,9 @@ def prism_files(sizes: Sizes, seed: int) -> Iterator[Served]:
         chosen = [image for image in images if image.part == part]
         for task in Task:
             yield f"{SAFE_LLAVA}/{prefix}PRISM_{task}.jsonl", _jsonl(evaluation.question_rows(chosen, task))
-        members = [(f"{folder}_images/{image.image}", encode(draw(image.scene), image.suffix)) for image in chosen]
+        members = [
+            (f"{folder}_images/{image.image}", encode_image(draw(image.scene), image.suffix)) for image in chosen
+        ]
         yield f"{SAFE_LLAVA}/{folder}_images.zip", zip_bytes(members)
 
 

@@ -81,7 +81,7 @@ class Plain:
                 pass
 
 
-def forget(folder: Path, processes: Processes) -> None:
+def drop_page_cache(folder: Path, processes: Processes) -> None:
     """Drop what the page cache has of a folder's files."""
     torch.distributed.barrier()
     for file in folder.rglob("*"):
@@ -100,11 +100,11 @@ def timed(work: Callable[[], object]) -> float:
     return time.monotonic() - start
 
 
-def measure(folder: Path, pieces: Sequence[Piece], processes: Processes) -> dict[str, float]:
+def time_ways(folder: Path, pieces: Sequence[Piece], processes: Processes) -> dict[str, float]:
     """Return the seconds of each way, once; plain files and checkpoint are not there at the same time."""
     plain = Plain(folder, pieces, processes.rank)
     took = {"plain write": timed(plain.write)}
-    forget(folder, processes)
+    drop_page_cache(folder, processes)
     took["plain read"] = timed(plain.read)
     torch.distributed.barrier()
     for file in folder.glob("plain-*") if processes.first else []:
@@ -112,9 +112,9 @@ def measure(folder: Path, pieces: Sequence[Piece], processes: Processes) -> dict
     checkpoints = CheckpointFolder(folder / "checkpoints", {}, processes, keep=1)
     checkpoints.agree({"world_size": processes.world_size})
     took["save"] = timed(lambda: checkpoints.save(1, pieces, {}))
-    forget(folder, processes)
+    drop_page_cache(folder, processes)
     took["verify"] = timed(checkpoints.find)
-    forget(folder, processes)
+    drop_page_cache(folder, processes)
     took["load"] = timed(lambda: checkpoints.load(pieces))
     checkpoints.release()
     torch.distributed.barrier()
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "torch": torch.__version__,
     }
     conditions |= {"processes": processes.world_size, "threads": threads(), "cpus": cpu_threads(), "gb": arguments.gb}
-    found = [measure(arguments.folder, pieces, processes) for _ in range(arguments.repeats)]
+    found = [time_ways(arguments.folder, pieces, processes) for _ in range(arguments.repeats)]
     if not processes.first:
         return
     median = {name: statistics.median(took[name] for took in found) for name in found[0]}

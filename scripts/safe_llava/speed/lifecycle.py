@@ -210,7 +210,7 @@ def answers_of(arguments: argparse.Namespace, model: Path) -> dict[str, Any]:
     return {**names, "status": reply.status, "text": reply.text, "prompt": reply.prompt, "tokens": reply.n_tokens}
 
 
-def compare(one: Path, other: Path) -> dict[str, float]:
+def compare_curves(one: Path, other: Path) -> dict[str, float]:
     """Return how far two curves are apart."""
     pairs = list(zip(read_metrics(one / "metrics.csv"), read_metrics(other / "metrics.csv"), strict=True))
     apart = [abs(a.loss - b.loss) / abs(b.loss) for a, b in pairs]
@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         say("answered", **answers_of(arguments, out / "model"))
         whole = arguments.work / "undisturbed"
         say("undisturbed", seconds=Training(arguments, "finetune", whole, arguments.processes, arguments.extra).wait())
-        say("compared", **compare(out, whole))
+        say("compared", **compare_curves(out, whole))
     return 0
 
 

@@ -30,7 +30,7 @@ from safe_llava.core.imports import light_transformers
 from safe_llava.engine.base import Request
 from safe_llava.engine.transformers.engine import TransformersEngine
 from safe_llava.speed import prism_set as bench_set
-from safe_llava.speed.prism_set import QUESTIONS, Edition
+from safe_llava.speed.prism_set import QUESTIONS, BenchEdition
 from safe_llava.speed.training import random_model
 
 PICTURES = 2200
@@ -65,7 +65,7 @@ class BenchEngine(TransformersEngine):
         return processor, random_model(config, self.device, self.dtype)
 
 
-def measure_edition(engine: BenchEngine, asked: Edition) -> dict[str, Any]:
+def measure_edition(engine: BenchEngine, asked: BenchEdition) -> dict[str, Any]:
     """Answer everything; return the line of the log.
 
     Raises:
@@ -93,7 +93,7 @@ def measure_edition(engine: BenchEngine, asked: Edition) -> dict[str, Any]:
     }
 
 
-def measure_loop(engine: BenchEngine, asked: Edition, pictures: int) -> list[dict[str, Any]]:
+def measure_loop(engine: BenchEngine, asked: BenchEdition, pictures: int) -> list[dict[str, Any]]:
     """Ask as the released script does: open the image, process, ``generate``, decode, one question after the other.
 
     The sample has as many questions of each task as ``pictures`` images have, with lengths at even distances in the
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bench_set.write_folder(arguments.work, arguments.size, arguments.tokenizer)
     asked = bench_set.edition(bench_set.write_pictures(arguments.work / "pictures", arguments.pictures), arguments.seed)
-    engine = BenchEngine(arguments.work, bench_set.row(arguments.dtype), device, asked.lengths)
+    engine = BenchEngine(arguments.work, bench_set.bench_row(arguments.dtype), device, asked.lengths)
     lines = [conditions(arguments, engine.device)]
 
     def note(line: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ VOCABULARY = 32_064  # as in LLaVA's checkpoints: Llama's 32,000, the image's to
 
 
 @dataclass(frozen=True)
-class Edition:
+class BenchEdition:
     """What is asked.
 
     Attributes:
@@ -45,7 +45,7 @@ class Edition:
     tasks: dict[str, str]
 
 
-def row(dtype: str = "float16") -> EvaluatedModel:
+def bench_row(dtype: str = "float16") -> EvaluatedModel:
     """Return how the model is asked."""
     return EvaluatedModel.model_validate(
         {
@@ -67,7 +67,7 @@ def published_lengths(task: str, count: int, seed: int = 0) -> list[int]:
     return drawn
 
 
-def edition(pictures: list[Path], seed: int = 0) -> Edition:
+def edition(pictures: list[Path], seed: int = 0) -> BenchEdition:
     """Return the questions about images: their words differ from task to task, and not from image to image."""
     generator = random.Random(seed)
     requests, lengths, tasks = [], {}, {}
@@ -79,7 +79,7 @@ def edition(pictures: list[Path], seed: int = 0) -> Edition:
                 key = f"{picture.stem}/{task}/{number}"
                 requests.append(Request(key, text, (picture,), BUDGET))
                 lengths[key], tasks[key] = next(drawn), task
-    return Edition(requests, lengths, tasks)
+    return BenchEdition(requests, lengths, tasks)
 
 
 def write_pictures(folder: Path, count: int, threads: int = 8) -> list[Path]:

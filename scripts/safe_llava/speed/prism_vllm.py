@@ -27,7 +27,7 @@ from safe_llava.core.progress import Progress
 from safe_llava.engine.base import Reply, Request
 from safe_llava.engine.vllm import VllmEngine
 from safe_llava.speed import prism_set as bench_set
-from safe_llava.speed.prism_set import Edition
+from safe_llava.speed.prism_set import BenchEdition
 
 PICTURES = 2200
 WARM_UP = 8  # images that are asked before the clock starts
@@ -91,7 +91,7 @@ class VllmBench(VllmEngine):
         return Reply(request.key, self.adapter.tokenizer.decode(completion.token_ids), "ok", n_tokens=length)
 
 
-def measure_edition(engine: VllmBench, asked: Edition) -> dict[str, Any]:
+def measure_edition(engine: VllmBench, asked: BenchEdition) -> dict[str, Any]:
     """Answer everything; return the line of the log.
 
     Raises:
@@ -165,12 +165,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     started = time.perf_counter()
     engine = VllmBench(
-        arguments.work, bench_set.row(arguments.dtype), arguments.device, asked.lengths, arguments.options
+        arguments.work, bench_set.bench_row(arguments.dtype), arguments.device, asked.lengths, arguments.options
     )
     note(conditions(arguments, engine.describe()))
     first = {(picture,) for picture in pictures[:WARM_UP]}
     few = [request for request in asked.requests if request.images in first]
-    measure_edition(engine, Edition(few, asked.lengths, asked.tasks))
+    measure_edition(engine, BenchEdition(few, asked.lengths, asked.tasks))
     note({"kind": "start", "seconds": round(time.perf_counter() - started, 2)})
     engine.forget()
     note(measure_edition(engine, asked))

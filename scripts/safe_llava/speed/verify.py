@@ -60,7 +60,7 @@ def gradients(model: LossModel, batch: MicroBatch, device: torch.device) -> tupl
     return float(loss.detach()), found
 
 
-def compare(device: torch.device) -> list[tuple[str, float, float]]:
+def compare_paths(device: torch.device) -> list[tuple[str, float, float]]:
     """Return for each path its name, its loss over the plain path's, and the largest error of a gradient."""
     gpu = device.type == "cuda"
     row = make_row(bench_parser().parse_args(["--stage", "finetune", "--work", ".", "--out", "-"]), gpu)
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser().parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     largest = LARGEST_ERROR[torch.bfloat16 if device.type == "cuda" else torch.float32]
-    results = compare(device)
+    results = compare_paths(device)
     for name, ratio, error in results:
         print(f"{name:20s} loss ratio {ratio:.6f}  largest gradient error {error:.2e}")
     wrong = [name for name, ratio, error in results if not (abs(ratio - 1) < largest and error < largest)]
