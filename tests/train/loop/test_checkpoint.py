@@ -6,6 +6,8 @@ import errno
 import fcntl
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,23 @@ import torch
 
 from safe_llava.cluster.estimates.footprint import last_write_seconds
 from safe_llava.core.errors import TrainError
-from safe_llava.train.loop.checkpoint import MANIFEST, CheckpointFolder, differences
+from safe_llava.train.loop.checkpoint import LOCK, MANIFEST, CheckpointFolder, differences
 from safe_llava.train.loop.deepspeed import Processes
 from safe_llava.train.loop.state import Piece
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 IDENTITY = {"stage": "finetune", "config": {"seed": 7}}
 COMPUTED = {"world_size": 1, "micro_batch": 4}
+# Another run, as long as its standard input is open.
+HOLD = """
+import sys
+from pathlib import Path
+from safe_llava.core.errors import TrainError
+from safe_llava.core.locks import only_one
+with only_one(Path(sys.argv[1]), TrainError):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
@@ -219,10 +231,14 @@ def test_a_copy_beside_them_is_neither_read_nor_counted_nor_deleted(tmp_path: Pa
 
 def test_two_runs_cannot_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("safe_llava.train.loop.checkpoint.LOCK_SECONDS", 0.05)
-    first = folder_of(tmp_path)
-    with pytest.raises(TrainError, match=r"\.lock: process \d+ on .* holds this lock"):
-        folder_of(tmp_path)
-    first.release()
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / LOCK)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with other:
+        assert other.stdout and other.stdout.readline() == b"held\n"
+        with pytest.raises(TrainError, match=rf"\.lock: process {other.pid} on .* holds this lock"):
+            folder_of(tmp_path)
+        assert other.communicate()[0] == b"" and other.returncode == 0
     folder_of(tmp_path).release()
 
 
