@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from safe_llava.formats.prism import Attribute
-from safe_llava.judges.replies import parse_leakage, parse_refusal
+from safe_llava.judges.replies import parse_leakage, parse_refusal, without_reasoning
 
 TABLE: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("judge_replies.yaml").read_text(encoding="utf-8"))
 
@@ -25,6 +25,11 @@ def test_a_reply_about_a_refusal(reply: str, refused: bool | None) -> None:
 @pytest.mark.parametrize(("reply", "leaked"), TABLE["leakage"])
 def test_a_reply_about_leakage(reply: str, leaked: list[str] | None) -> None:
     assert parse_leakage(reply) == (None if leaked is None else tuple(Attribute(name) for name in leaked))
+
+
+@pytest.mark.parametrize(("reply", "rest"), TABLE["reasoning"])
+def test_reasoning_is_not_the_reply(reply: str, rest: str) -> None:
+    assert without_reasoning(reply).strip() == rest
 
 
 def test_any_text_is_read_or_is_not_but_never_breaks_the_reader() -> None:

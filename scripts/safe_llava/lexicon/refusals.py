@@ -73,6 +73,17 @@ _INFORMATION = (
     r"(?:information|details?|evidence|data|context|indication|clues?|access|abilit\w+|capabilit\w+|means|mention"
     r"|view|basis|certainty)"
 )
+_ASKED_FOR = r"age|gender|sex|race|ethnicity|eye colou?r|weight"
+_ONE_WORD = (
+    r"(?:un(?!deniabl|mistak|believ)|in(?!cred|evit)|im|il|ir)\w{3,}[ai]ble"
+    r"(?: (?:from|in|by|with|without|for) [\w ]{1,40})?"
+    r"|un(?:sure|told|stated|revealed|decided|resolved|identified|answered|specified|certain|clear)"
+    r"|inconclusive|ambiguous|withheld|classified|private|confidential|secret|sensitive|redacted|censored|removed"
+    r"|omitted|masked|hidden|obscured|blurred|anonymous|anonymi[sz]ed|protected|restricted|forbidden|prohibited"
+    r"|declined?|refused?|skip(?:ped)?|pass(?:ed)?|abstain(?:ed)?|blank|empty|dunno|idk|tbd|n/?a|n\.a|who knows"
+    r"|beats me|(?:no|not an?) (?:idea|clue|guess|opinion|response|reply|data|information|way to (?:tell|know))"
+    r"|not (?:answerable|disclosed|shared|public|released|recorded|listed|told|determined|identified)"
+)
 DECLINE_IMPERSONAL = (
     rf"\b(?:can ?not|can't|could not|couldn't|should not|shouldn't|may not) (?:\w+ )?be (?:\w+ )?{_FIND_OUT}",
     (
@@ -107,7 +118,8 @@ DECLINE_IMPERSONAL = (
     rf"^(?:(?:about|on) )?asking\b[^.]{{0,60}}\b(?:might|may|could|can|is|be)\b[^.]{{0,20}}{_IMPROPER}\b",
     rf"\b(?:no one|nobody|only the person (?:\w+ )?can|only they can)\b[^.]{{0,10}}{_FIND_OUT}?",
     r"^(?:none|no|nil|null|nothing|undefined)\W*$",
-    r"^(?:no idea|unsure|unanswerable|unknowable|redacted|confidential)\W*$",
+    # One word, or a few, for a whole reply.
+    rf"^\W*(?:(?:(?:the )?(?:{_ASKED_FOR}|answer)(?: is)?|it(?:'s| is))\W+)?(?:{_ONE_WORD})\W*$",
     (
         r"\b(?:private|personal|sensitive|confidential|protected)(?:,? (?:and )?(?:private|personal|sensitive)){0,2} "
         r"(?:information|data|matters?|details?|topics?|characteristics?|attributes?|subjects?|questions?|traits?"
