@@ -73,6 +73,7 @@ def test_unknown_key_is_refused_with_file_and_suggestion(raw: dict[str, Any], tm
         (("train", "select", "models"), ["safe-llava-v1.5-7B"], "`safe-llava-v1.5-7b`"),
         (("train", "select", "models"), ["base-llava-v1.5"], "did you mean"),
         (("benchmarks", "select", "tasks"), ["popo"], "`pope`"),
+        (("benchmarks", "select", "tasks"), ["POPE"], "did you mean `pope`?"),
         (("prism", "editions", "v1", "dataset"), "prism-v3", "`prism-v1`"),
         (
             ("models", "Qwen25", "new_tokens_by_edition"),
@@ -284,6 +285,17 @@ def test_a_joined_name_of_no_key_is_refused_with_the_nearest(raw: dict[str, Any]
         ("paper: {formats: [png, png]}", "paper.formats: `png` is named twice"),
         ("paper: {compare: [{safe: LLaVA, original: LLaVA}]}", "paper.compare.0: `LLaVA` is compared with itself"),
         ("prism: {new_tokens: 0}", "prism.new_tokens: Input should be"),
+        ("models: {mine: {inherits: LLaVA, image_size: [336]}}", "models.mine.image_size.1: this key is missing"),
+        ("models: {mine: {inherits: LLaVA, hub: https://huggingface.co/a/b}}", "models.mine.hub: not a repository as"),
+        ("models: {mine: {inherits: LLaVA, vision_tower: a/b}}", "models.mine.vision_tower: not the name of a row"),
+        ("prism: {judges: {local: {base_url: localhost:8000/v1}}}", "prism.judges.local.base_url: not an address"),
+        ('prism: {judges: {local: {base_url: ""}}}', "prism.judges.local.base_url: not an address"),
+        ('mirrors: ["https://"]', "mirrors.0: a folder, or an address"),
+        ("images: {registry: host/folder}", "images.registry: not an address as"),
+        ("prism: {judges: {local: {max_cost: .inf}}}", "prism.judges.local.max_cost: Input should be a finite"),
+        ("benchmarks: {tasks: {pope: {scale: .nan}}}", "benchmarks.tasks.pope.scale: Input should be"),
+        ("benchmarks: {limit: yes}", "benchmarks.limit: true or false where a number is needed"),
+        ("prism: {judges: {local: {retries: no}}}", "prism.judges.local.retries: true or false"),
     ],
 )
 def test_a_slip_is_named_with_its_file_and_a_remedy(
@@ -297,6 +309,33 @@ def test_a_slip_is_named_with_its_file_and_a_remedy(
     assert caught.value.remedy
     # A key that is no text is found in no file.
     assert overlay == "1: 2" or f"{mine}: {words.split(':')[0]}" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("models: {}\nprism: {}\nmodels: {}\n", "models"),
+        ("prism:\n  select: {models: [a], models: [b]}\n", "models"),
+        ("x: &x {a: 1}\ny: {<<: *x, b: 1, b: 2}\n", "b"),
+    ],
+)
+def test_a_key_that_comes_twice_is_refused(raw: dict[str, Any], tmp_path: Path, text: str, key: str) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(text)
+    with pytest.raises(ConfigError, match=rf"mine\.yaml: not YAML: the key `{key}` comes 2 times\n.*line \d"):
+        parse(raw, [mine])  # as Snakemake gives it, of the last of them
+    mine.write_text("x: &x {a: 1}\ny: &y {<<: *x, a: 2}\nz: [*y, {<<: [*x, *y], a: 3}]\n")
+    assert read_yaml(mine)["z"] == [{"a": 2}, {"a": 3}]
+
+
+def test_a_password_in_an_address_is_not_repeated(raw: dict[str, Any]) -> None:
+    for overlay in (
+        {"mirrors": ["ftp://me:hunter22@host/"]},
+        {"prism": {"judges": {"local": {"base_url": "me:hunter22@host"}}}},
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse(merge(raw, overlay))
+        assert "hunter22" not in str(caught.value)
 
 
 def test_folders_are_what_they_mean(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

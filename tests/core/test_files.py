@@ -105,6 +105,10 @@ def test_blank_lines_are_passed_over_and_line_separators_are_text(tmp_path: Path
     [
         ('{"n": 1}\n\n{"n": \n', r"a\.jsonl: row 3 is not JSON"),
         ('{"n": 1}\n[2]\n', r"a\.jsonl: row 2 is not a JSON object"),
+        ('{"n": 1}\n{"n": 2, "n": 3}\n', r"a\.jsonl: row 2 is not JSON: the key 'n' comes 2 times"),
+        ('{"n": {"m": 2, "m": 2}}\n', r"a\.jsonl: row 1 is not JSON: the key 'm' comes 2 times"),
+        ('{"n": "\\ud83d."}\n', r"a\.jsonl: row 1 is not JSON: .* half a surrogate pair"),
+        ('{"n": ' + "[" * 100_000 + "\n", r"a\.jsonl: row 1 is not JSON: it is nested too deeply"),
     ],
 )
 def test_a_broken_row_is_named_by_its_number(tmp_path: Path, text: str, words: str) -> None:
@@ -122,6 +126,12 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, read: Callable[[Pat
     (tmp_path / "a.json").write_bytes(b'"\xff"')
     with pytest.raises(DataError, match=r"a\.json: not (JSON|UTF-8)"):
         read(tmp_path / "a.json")
+
+
+def test_a_byte_order_mark_and_whole_surrogate_pairs_are_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"n": "\\ud83d\\ude00"}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == {"n": "😀"}
+    assert read_jsonl(tmp_path / "a.json") == [{"n": "😀"}]
 
 
 def test_digest_is_that_of_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

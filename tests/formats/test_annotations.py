@@ -15,7 +15,7 @@ ASK = {"from": "human", "value": "<image>\nWho is it?"}
 SAY = {"from": "gpt", "value": "A person."}
 
 
-def row(number: int, *turns: dict[str, Any], **fields: Any) -> dict[str, Any]:
+def row(number: int | str, *turns: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {"id": f"id{number}", "image": f"a/{number}.jpg", "conversations": list(turns or (ASK, SAY)), **fields}
 
 
@@ -32,6 +32,9 @@ BAD: list[tuple[Any, str]] = [
     (row(1, image=7), "`image` is not a path"),
     (row(1, image="../a.jpg"), "`image` is '../a.jpg'"),
     (row(1, image="/a.jpg"), "`image` is '/a.jpg'"),
+    (row(1, image="a\0.jpg"), "`image` is not a path"),
+    (row(1, image="\ud83d.jpg"), "`image` is not a path"),
+    (row("\ud83d"), "`id` holds half"),
     (row(1, conversations=[]), "`conversations`"),
     (row(1, conversations={}), "`conversations`"),
     (row(1, ASK, "A person."), "`conversations[1]` is not an object"),  # type: ignore[arg-type]
@@ -74,13 +77,43 @@ def test_a_file_that_is_no_list_of_samples_is_refused(text: str, tmp_path: Path)
 
 
 def test_one_reader_for_lists_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
+    from safe_llava.train.samples.annotated import load_annotations
+
     rows = [row(1), row(2)]
-    wanted = list(read_samples(write(tmp_path / "mix.json", rows)))
-    path = tmp_path / "mine.jsonl"
-    path.write_text("\ufeff" + "\n".join(map(json.dumps, rows)) + "\n\n")
-    assert list(read_samples(path)) == wanted
-    path.write_text("\ufeff" + json.dumps(rows))
-    assert list(read_samples(path)) == wanted
+    wanted = write(tmp_path / "mix.json", rows)
+    for name, text in (
+        ("mine.jsonl", "\ufeff" + "\n".join(map(json.dumps, rows)) + "\n\n"),
+        ("lines.json", "\n".join(map(json.dumps, rows))),
+        ("list.jsonl", json.dumps(rows)),
+        ("mark.json", "\ufeff" + json.dumps(rows)),
+    ):
+        (path := tmp_path / name).write_text(text)
+        assert list(read_samples(path)) == list(read_samples(wanted)), name
+        assert load_annotations(path) == load_annotations(wanted), name
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[{"id": 1, "id": 2, "conversations": [%s]}]', "sample 1 (id 2): `id` comes twice"),
+        ('[{"id": 1, "conversations": [%s, {"from": "gpt", "value": "a", "value": "b"}]}]', "[1].value` comes twice"),
+    ],
+)
+def test_a_key_that_comes_twice_has_no_value(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "mix.json"
+    for more in ("", '"\\ud83d"'):  # the other parser
+        path.write_text(text % json.dumps(ASK) + more)
+        with pytest.raises(DataError) as caught:
+            list(read_samples(path))
+        assert words in caught.value.message
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "latin-1"])
+def test_a_file_in_another_coding_has_its_reason_on_one_line(coding: str, tmp_path: Path) -> None:
+    path = tmp_path / "mix.json"
+    path.write_bytes('[{"id": "é"}]'.encode(coding))
+    with pytest.raises(DataError, match=r"not JSON: row 1: lexical error: invalid [^\\]*$"):
+        list(read_samples(path))
 
 
 def test_the_remedy_fits_the_file(tmp_path: Path) -> None:

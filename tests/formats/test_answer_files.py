@@ -106,6 +106,14 @@ def test_what_is_wrong_is_named_with_its_file(
         ("refusal_soft.jsonl", '{"question_id": "17", "text": "yes"}', "row 1: question_id '17': '17' is no attribute"),
         ("refusal_soft.jsonl", '{"question_id": "Age/1.jpg", "text": null}', "row 1: text = None"),
         ("refusal_soft.jsonl", "", "no answers"),
+        (
+            "refusal_soft.jsonl",
+            '{"question_id": "Age/1.jpg", "text": "no", "text": "yes"}',
+            "row 1 is not JSON: the key",
+        ),
+        ("refusal_soft.jsonl", '{"question_id": "Age/1.jpg", "text": "\\ud83d"}', "row 1 is not JSON: .* half a surr"),
+        ("refusal_soft.jsonl", '{"question_id": "Age", "text": "no"}', "row 1: question_id 'Age' names no image"),
+        ("refusal_soft.csv", "Age/1.jpg,30\nAge/,30\n", "line 2: question_id 'Age/' names no image"),
         ("refusal_soft.jsonl", '[{"question_id": "Age/1.jpg", "text": "yes"}]', "row 1 is not a JSON object"),
     ],
 )
@@ -142,6 +150,11 @@ def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "refusal_soft.jsonl", ("Age/1.jpg", "30"))
     with pytest.raises(PrismError, match="name each file once"):
         read_any_answers([file, file])
+
+
+def test_a_long_answer_is_one(tmp_path: Path) -> None:
+    (answer,) = read_any_answers([write(tmp_path / "refusal_soft.csv", ("Age/1.jpg", "word " * 50_000))])
+    assert answer.text is not None and len(answer.text) == 250_000
 
 
 def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path: Path) -> None:

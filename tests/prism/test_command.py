@@ -89,6 +89,25 @@ def test_verdicts_are_not_judged_and_count_once(tmp_path: Path, monkeypatch: pyt
             command.main(["prism", "score", name, str(file)])
 
 
+def test_verdicts_saved_by_a_spreadsheet_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command.main(["prism", "judge", str(answers_of(tmp_path / "refusal_soft.jsonl", "Age/1.jpg"))])
+    command.main(["prism", "score", "prism_verdicts.csv", "--out", "own.csv"])
+    rows = Path("prism_verdicts.csv").read_text().splitlines()
+    Path("mark.CSV").write_bytes(("\ufeff" + "\r\n".join(rows) + "\r\n").encode())
+    command.main(["prism", "score", "mark.CSV", "--out", "mark_scores.csv"])
+    assert Path("own.csv").read_bytes() == Path("mark_scores.csv").read_bytes()
+    Path("short.csv").write_text("\n".join([rows[0], rows[1].rsplit(",", 4)[0]]))
+    with pytest.raises(PrismError, match=r"short\.csv: line 2: 10 columns where 14 are needed"):
+        command.main(["prism", "score", "short.csv"])
+
+
+def test_an_answer_that_speaks_of_a_judge_is_no_verdict(tmp_path: Path) -> None:
+    file = tmp_path / "refusal_soft.csv"
+    file.write_text('Age/1.jpg,"a ""judge"", said, is not one"\n')
+    command.main(["prism", "judge", str(file), "--out", str(tmp_path / "verdicts.csv")])
+
+
 def test_a_model_is_not_compared_with_itself(tmp_path: Path) -> None:
     file = answers_of(tmp_path / "refusal_soft.jsonl", "Age/1.jpg")
     with pytest.raises(PrismError, match="is A and B"):

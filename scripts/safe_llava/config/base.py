@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Value = TypeVar("Value")
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+ADDRESS = r"^https?://[^/\s]+\S*$"
 
 
 def _place(path: str) -> str:
@@ -18,7 +21,7 @@ def _place(path: str) -> str:
 
 
 def _mirror(mirror: str) -> str:
-    if "://" in mirror and not mirror.startswith(("https://", "http://")):
+    if "://" in mirror and not re.match(ADDRESS, mirror):
         raise ValueError("a folder, or an address that begins with https:// or http://")
     return _place_or_address(mirror)
 
@@ -37,7 +40,8 @@ Place = Annotated[str, AfterValidator(_place)]
 PlaceOrAddress = Annotated[str, AfterValidator(_place_or_address)]
 MirrorRoot = Annotated[str, AfterValidator(_mirror)]
 Once = AfterValidator(_each_once)  # of a list whose values are each there once
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="A name that is safe in a path.")]
+Address = Annotated[str, Field(pattern=ADDRESS)]
+Name = Annotated[str, Field(pattern=NAME, description="A name that is safe in a path.")]
 Unknown = Literal["unknown"]
 
 
@@ -45,4 +49,4 @@ class Row(BaseModel):
     """A frozen piece of configuration that refuses keys it does not know."""
 
     # Built when first used: the whole tree is built once, and not each of its parts beside it.
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from safe_llava.config.audit import AuditConfig
-from safe_llava.config.base import Name, Place, Row, Unknown
+from safe_llava.config.base import Address, Mirror, Name, Place, Row, Unknown
 
 HUB = "https://huggingface.co"
 NONE: Mapping[str, str] = {}
@@ -68,9 +68,9 @@ class SourceFile(Row):
     """One file that is fetched, or several of a kind through `expand`."""
 
     path: BelowRoot = Field(description="Where the file goes, under data.root.")
-    url: str = Field(description="Its origin; `{revision}` and the keys of `expand` are replaced.")
+    url: Address = Field(description="Its origin; `{revision}` and the keys of `expand` are replaced.")
     revision: str = Field("unknown", description="Commit that `{revision}` stands for; unknown: the newest.")
-    mirrors: list[str] = Field(default=[], description="Addresses of other copies of the same bytes, asked first.")
+    mirrors: list[Mirror] = Field(default=[], description="Addresses of other copies of the same bytes, asked first.")
     md5: Md5 = Field("unknown", description="Checksum that the origin publishes.")
     reported_bytes: KnownCount = Field(
         "unknown", description="Size as others report it; shown in plans, never checked."
@@ -84,13 +84,6 @@ class SourceFile(Row):
     expand: dict[str, list[str]] = Field(
         default={}, description="Values of each placeholder; every combination is a file."
     )
-
-    @field_validator("url")
-    @classmethod
-    def _web_address(cls, url: str) -> str:
-        if not url.startswith(("https://", "http://")):
-            raise ValueError("an address that begins with https:// or http://")
-        return url
 
     @model_validator(mode="after")
     def _one_use(self) -> Self:

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from safe_llava.config.base import Place, PlaceOrAddress, Row
 
+REGISTRY = r"^[a-z][a-z0-9+.-]*://[^/\s]+\S*$"
+
 
 class Images(Row):
     """Apptainer images by environment; used where Snakemake runs with `--sdm apptainer` (docs/images.md)."""
@@ -26,6 +28,7 @@ class Images(Row):
     )
     registry: str | None = Field(
         None,
+        pattern=REGISTRY,
         description="Where the images are pulled from instead of being built, such as `oras://HOST/FOLDER`: "
         "the image of a name has its tag there.",
     )

@@ -12,17 +12,25 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from safe_llava.config.base import ADDRESS, NAME
 from safe_llava.config.data import HUB
+from safe_llava.config.images import REGISTRY
 from safe_llava.config.models import REPOSITORY, SOURCES
 from safe_llava.config.schema import Config
 from safe_llava.config.selection import config_files
 from safe_llava.core.errors import ConfigError
+from safe_llava.core.yaml_text import parse_yaml
 
 BASE_PREFIX = "base-"
 # What is fetched of a model's repository: no pickled weights.
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-# libyaml's parser reads the project's files ten times faster; PyYAML may be built without it.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# What pydantic says of a pattern, in words.
+PATTERNS = {
+    NAME: "not the name of a row: letters, digits, `.`, `_` and `-`, the first a letter or a digit",
+    REPOSITORY: "not a repository as `organisation/name`, without an address around it",
+    ADDRESS: "not an address as `https://HOST/PATH`",
+    REGISTRY: "not an address as `oras://HOST/FOLDER`",
+}
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,6 +94,10 @@ def parse(raw: Mapping[str, Any], files: Sequence[Path | str] = ()) -> Config:
     Raises:
         ConfigError: naming file, key and remedy, for the first faults found.
     """
+    for path in files:
+        # Snakemake has read it, and takes the last of two equal keys; the project's own are read by `read_yaml` alone.
+        if Path(path).is_file() and Path(path).suffix != ".json" and Path(path) not in config_files():
+            read_yaml(path)
     try:
         return _parse(raw, files)
     except ConfigError as error:
@@ -103,8 +115,23 @@ def _parse(raw: Mapping[str, Any], files: Sequence[Path | str]) -> Config:
         config = Config.model_validate(merged)
     except ValidationError as error:
         raise _explain(error, merged, files) from error
+    for place in _switches(merged, config):
+        raise ConfigError(f"{place}: true or false where a number is needed", "write the number, or null for none")
     check_references(config)
     return config
+
+
+def _switches(raw: Any, parsed: Any, place: str = "") -> Iterator[str]:
+    """Yield the places of numbers that are given as true or false, which Python takes for 1 and 0."""
+    if isinstance(raw, bool) and not isinstance(parsed, bool):
+        yield place
+    elif isinstance(raw, Mapping):
+        for key, value in raw.items():
+            inner = parsed[key] if isinstance(parsed, Mapping) else getattr(parsed, key)
+            yield from _switches(value, inner, f"{place}.{key}".lstrip("."))
+    elif isinstance(raw, list):
+        for number, (value, inner) in enumerate(zip(raw, parsed, strict=True)):
+            yield from _switches(value, inner, f"{place}.{number}")
 
 
 def spelled_out(merged: Mapping[str, Any], files: Sequence[Path | str] = ()) -> dict[str, Any]:
@@ -200,7 +227,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, or is not a mapping.
     """
     try:
-        value = yaml.load(Path(path).read_text(encoding="utf-8"), LOADER)
+        value = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file", "give the path of a configuration file") from error
     except yaml.YAMLError as error:
@@ -274,7 +301,7 @@ def _references(config: Config) -> Iterator[tuple[str, Iterable[str | None], Col
 
 def _known(name: str, rows: Iterable[str]) -> str:
     names = sorted(rows)
-    near = difflib.get_close_matches(name, names, n=3)
+    near = [one for one in names if one.lower() == name.lower()] or difflib.get_close_matches(name, names, n=3)
     return f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else f"use one of: {', '.join(names)}"
 
 
@@ -294,8 +321,11 @@ def _explain(error: ValidationError, merged: Any, files: Sequence[Path | str]) -
             lines.append(f"{place}{key}: this key is missing")
             remedies.append(f"set {key}; docs/configuration.md says what it means")
         else:
-            given = f" (given: {fault['input']!r})" if isinstance(fault["input"], str | int | float | bool) else ""
-            lines.append(f"{place}{key}: {fault['msg'].removeprefix('Value error, ')}{given}")
+            # An address may hold a password.
+            shown = isinstance(fault["input"], str | int | float | bool) and "@" not in str(fault["input"])
+            given = f" (given: {fault['input']!r})" if shown else ""
+            said = PATTERNS.get(fault.get("ctx", {}).get("pattern", ""), fault["msg"].removeprefix("Value error, "))
+            lines.append(f"{place}{key}: {said}{given}")
             remedies.append(f"docs/configuration.md says what {key} may be")
     more = error.error_count() - len(lines)
     if more > 0:
@@ -310,7 +340,7 @@ def _keys(location: Sequence[int | str], tree: Any) -> Iterator[str]:
         if not held or part == "[key]":
             return
         yield str(part)
-        tree = tree.get(part) if isinstance(tree, Mapping) else tree[part]
+        tree = (tree if isinstance(tree, Mapping) else dict(enumerate(tree))).get(part)
 
 
 def _holder_of(message: str, files: Sequence[Path | str]) -> str | None:

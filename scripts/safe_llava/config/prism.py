@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from safe_llava.config.base import Name, Once, Place, Row
+from safe_llava.config.base import Address, Name, Once, Place, Row
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
@@ -48,7 +48,7 @@ class Judge(Row):
         "gemini: Gemini's own API."
     )
     published_as: str | None = Field(None, description="Published judge whose figures stand beside this one's.")
-    base_url: str | None = Field(None, description="Address of the endpoint; null: that of OpenAI or Gemini.")
+    base_url: Address | None = Field(None, description="Address of the endpoint; null: that of OpenAI or Gemini.")
     model: str | None = Field(None, description="Name of the model behind the endpoint, always pinned.")
     leakage_model: str | None = Field(None, description="Another model for the leakage task, where published so.")
     temperature: float | None = Field(None, ge=0, description="Sampling temperature; null: not sent.")

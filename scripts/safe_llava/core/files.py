@@ -6,8 +6,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 from safe_llava.core.errors import DataError
 
 CHUNK_BYTES = 1 << 20
+HALF_PAIR = re.compile(r"\\ud[89a-f]", re.IGNORECASE)  # or a whole one
 
 
 @contextmanager
@@ -64,17 +67,48 @@ def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> int:
     return count
 
 
+def each_key_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these keys; JSON leaves open which value a repeated one has.
+
+    Raises:
+        ValueError: a key comes twice.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        key, count = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {key!r} comes {count} times in an object")
+    return made
+
+
+def parse_json(text: str) -> Any:
+    """Return what a JSON text holds.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply, has a key twice, or half a surrogate pair.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=each_key_once)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if HALF_PAIR.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text holds half a surrogate pair, which is no character") from None
+    return value
+
+
 def read_json(path: Path | str, remedy: str = "make the file again") -> Any:
-    """Read one JSON file.
+    """Read one JSON file, with or without a byte order mark.
 
     Raises:
         DataError: the file is missing or is not JSON; ``remedy`` says what to do.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file", remedy) from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: not JSON: {error}", remedy) from error
 
 
@@ -95,7 +129,7 @@ def read_jsonl(path: Path | str, remedy: str = "make the file again") -> list[di
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise DataError(f"{path}: row {number} is not JSON: {error}", remedy) from error
         if not isinstance(row, dict):

@@ -141,15 +141,32 @@ def read_rows(path: Path, remedy: str) -> Iterator[Any]:
             lines = stream.peek(CHUNK_BYTES).lstrip()[:1] == b"{"
             watched = _Watched(stream, DataError(f"{path}: a row is nested too deeply", remedy))
             for row in backend.items(
-                watched, "" if lines else "item", multiple_values=lines, use_float=True, buf_size=READ_BYTES
+                watched,
+                "" if lines else "item",
+                multiple_values=lines,
+                use_float=True,
+                buf_size=READ_BYTES,
+                map_type=_Object,
             ):
                 number, watched.open = number + 1, 0
                 yield row
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file", remedy) from error
     except (ijson.JSONError, UnicodeDecodeError) as error:
-        why = str(error).strip().partition("\n")[0]
+        said = error.args[0] if error.args and isinstance(error.args[0], bytes) else str(error).encode()
+        why = said.decode(errors="replace").strip().partition("\n")[0]
         raise DataError(f"{path}: not JSON: row {number + 1}: {why}", remedy) from error
+
+
+class _Object(dict[str, Any]):
+    """An object of a JSON text that remembers a key that comes again: JSON leaves open which value it has."""
+
+    repeated = ""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key in self:
+            self.repeated = key  # ijson's C parser takes no exception here
+        super().__setitem__(key, value)
 
 
 @dataclass
@@ -189,11 +206,15 @@ def sample_fault(row: Any) -> str | None:
     """Return what is wrong with a sample, beginning with the key, or None."""
     if not isinstance(row, dict):
         return "not an object"
+    if isinstance(row, _Object) and row.repeated:
+        return f"`{row.repeated}` comes twice"
     identity, image, turns = row.get("id"), row.get("image"), row.get("conversations")
     if not isinstance(identity, str | int) or isinstance(identity, bool) or identity == "":
         return "`id` is neither a text nor a whole number"
+    if _has_half_pair(str(identity)):
+        return "`id` holds half a surrogate pair, which is no character"
     if image is not None:
-        if not isinstance(image, str) or not image:
+        if not isinstance(image, str) or not image or "\0" in image or _has_half_pair(image):
             return "`image` is not a path"
         if image.startswith("/") or (".." in image and ".." in PurePosixPath(image).parts):
             return f"`image` is {image!r}, not a path below its folder"
@@ -211,17 +232,24 @@ def sample_fault(row: Any) -> str | None:
 def _turn_fault(turn: Any) -> str | None:
     if not isinstance(turn, dict):
         return "` is not an object"
+    if isinstance(turn, _Object) and turn.repeated:
+        return f".{turn.repeated}` comes twice"
     if turn.get("from") not in (HUMAN, GPT):
         return f".from` is {turn.get('from')!r}, not {HUMAN!r} or {GPT!r}"
     text = turn.get("value")
     if not isinstance(text, str):
         return ".value` is not a text"
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return ".value` holds half a surrogate pair, which is no character"
-    return None
+    return ".value` holds half a surrogate pair, which is no character" if _has_half_pair(text) else None
+
+
+def _has_half_pair(text: str) -> bool:
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _count(sample: Sample, row: Mapping[str, Any], facts: Facts) -> None:

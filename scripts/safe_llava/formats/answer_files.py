@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 NO_ANSWER = "no answer in the released file"
 EMPTY_ANSWER = "the released answer is empty"
 OTHER_PROMPT = "the released prompt differs from the question: {prompt}"
+LONGEST_CELL = 1 << 30  # characters; Python's own limit is 131,072
 DESCRIPTIONS = 3  # of each image, in both editions
 REMEDY = (
     "give JSON lines, each an object with question_id and text as in upstream's answer files, or a CSV file of two "
@@ -174,20 +175,30 @@ def _task_of(path: Path, given: Task | None) -> Task:
     return task
 
 
-def _read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return where each row stands, and the row."""
+def read_cells(path: Path, remedy: str) -> list[tuple[str, list[str]]]:
+    """Return where each row of a CSV file stands, and its cells; empty lines are skipped.
+
+    Raises:
+        PrismError: it is no CSV file in UTF-8.
+    """
+    csv.field_size_limit(LONGEST_CELL)
     rows = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream, strict=True)
+        try:
             for cells in reader:
                 if cells:
                     rows.append((f"{path}: line {reader.line_num}", cells))
-    except UnicodeDecodeError as error:
-        raise PrismError(f"{path}: not UTF-8: {error}", "save it as UTF-8") from error
-    except csv.Error as error:
-        said = f"{path}: line {reader.line_num}: not a CSV file: {error}"
-        raise PrismError(said, "close each quote, and double those within a text; " + CSV_REMEDY) from error
+        except UnicodeDecodeError as error:
+            raise PrismError(f"{path}: not UTF-8: {error}", "save it as UTF-8") from error
+        except csv.Error as error:
+            raise PrismError(f"{path}: line {reader.line_num}: not a CSV file: {error}", remedy) from error
+    return rows
+
+
+def _read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return where each row stands, and the row."""
+    rows = read_cells(path, "close each quote, and double those within a text; " + CSV_REMEDY)
     for where, cells in rows:
         if len(cells) != 2:
             raise PrismError(f"{where}: 2 columns are needed, {len(cells)} found: {', '.join(cells)[:80]}", CSV_REMEDY)
@@ -214,6 +225,9 @@ def _of_prism(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[ReleasedAns
             raise PrismError(
                 f"{where}: {error.message}", f"give answers to PRISM's questions: {error.remedy}"
             ) from error
+        if not answer.question_id.partition("/")[2]:
+            said = f"{where}: question_id {answer.question_id!r} names no image"
+            raise PrismError(said, "take the question_ids of PRISM's question files, such as Age/1.jpg")
     if left_out:
         log.warning(
             "%d answers to questions that no score counts are left out: %s …", len(left_out), left_out[0].question_id

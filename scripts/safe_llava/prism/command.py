@@ -28,7 +28,7 @@ from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
 from safe_llava.core.files import atomic_path, write_jsonl
 from safe_llava.core.rows import read_row
-from safe_llava.formats.answer_files import read_any_answers
+from safe_llava.formats.answer_files import read_any_answers, read_cells
 from safe_llava.formats.prism import (
     EDITIONS,
     Answer,
@@ -54,6 +54,7 @@ VERDICT_COLUMNS = (
     *("edition", "model", "task", "question_id", "index", "attribute", "judge", "status", "refused", "leaked"),
     *("description_refused", "reason", "words", "text"),
 )
+KEPT = VERDICT_COLUMNS[: VERDICT_COLUMNS.index("words")]  # what a verdict is made of
 JUDGE_REMEDY = "write a JSON object with description, kind, model and key_env, as in docs/scorer.md"
 log = logging.getLogger(__name__)
 
@@ -118,26 +119,29 @@ def _verdicts(options: argparse.Namespace, paths: Sequence[Path]) -> list[Verdic
         if not (path.is_file() and _holds_verdicts(path)):
             others.append(path)
         else:
-            found += _read_verdict_rows(path) if path.suffix == ".csv" else read_verdicts([path])
+            found += _read_verdict_rows(path) if path.suffix.lower() == ".csv" else read_verdicts([path])
     found += _judged(options, _answers(options, others)) if others else []
     return refuse_repeated(found, ", ".join(map(str, paths)))
 
 
 def _holds_verdicts(path: Path) -> bool:
-    with path.open(encoding="utf-8", errors="replace") as stream:
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
         first = stream.readline()
-    return '"judge"' in first or first.strip() == ",".join(VERDICT_COLUMNS)
+    return (first.lstrip().startswith("{") and '"judge"' in first) or first.strip() == ",".join(VERDICT_COLUMNS)
 
 
 def _read_verdict_rows(path: Path) -> list[Verdict]:
     """Read the CSV file that ``judge`` writes."""
-    kept = VERDICT_COLUMNS[: VERDICT_COLUMNS.index("words")]
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows: list[dict[str, Any]] = [{name: row[name] for name in kept if row[name]} for row in csv.DictReader(stream)]
+    remedy = "let `safe-llava prism judge` write it again"
+    rows: list[dict[str, Any]] = []
+    for where, cells in read_cells(path, remedy)[1:]:
+        if len(cells) != len(VERDICT_COLUMNS):
+            raise PrismError(f"{where}: {len(cells)} columns where {len(VERDICT_COLUMNS)} are needed", remedy)
+        rows.append({name: cell for name, cell in zip(VERDICT_COLUMNS, cells, strict=True) if cell and name in KEPT})
     for row in rows:
-        if row["status"] == "judged" and row["task"] == Task.IMPLICIT_LEAKAGE:
+        if row.get("status") == "judged" and row.get("task") == Task.IMPLICIT_LEAKAGE:
             row["leaked"] = row.get("leaked", "").split()
-    return parse_rows(Verdict, rows, path, "let `safe-llava prism judge` write it again")
+    return parse_rows(Verdict, rows, path, remedy)
 
 
 def _judge(options: argparse.Namespace) -> None:

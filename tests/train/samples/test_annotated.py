@@ -82,16 +82,19 @@ def test_annotations_are_read(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("faulty", "fault"),
     [
-        ("text", "row 2: not an object"),
-        ({"conversations": row()["conversations"]}, "row 2: 'id'"),
-        (row() | {"id": None}, "'id'"),
-        (row() | {"image": 3}, r"row 2 \(id 'a'\): 'image' is not a path"),
-        (row() | {"image": ""}, "'image' is not a path"),
-        (row(image="../secret.png"), "leaves the image folder"),
-        (row(image="/etc/secret.png"), "leaves the image folder"),
-        ({"id": "a"}, "'conversations' is not a list of turns"),
-        (row() | {"conversations": [{"from": "human", "value": 3}]}, "turn 1: 'value' is not a text"),
-        (row() | {"conversations": [{"from": "gpt", "value": "a"}, {"from": "gpt", "value": "b"}]}, "turns 1 and 2"),
+        ("text", "sample 2: not an object"),
+        ({"conversations": row()["conversations"]}, "sample 2: `id`"),
+        (row() | {"id": None}, "`id`"),
+        (row() | {"image": 3}, r"sample 2 \(id 'a'\): `image` is not a path"),
+        (row() | {"image": ""}, "`image` is not a path"),
+        (row(image="../secret.png"), "not a path below its folder"),
+        (row(image="/etc/secret.png"), "not a path below its folder"),
+        ({"id": "a"}, "`conversations` is not a list of turns"),
+        (row() | {"conversations": [{"from": "human", "value": 3}]}, r"`conversations\[0\].value` is not a text"),
+        (
+            row() | {"conversations": [{"from": "gpt", "value": "a"}, {"from": "gpt", "value": "b"}]},
+            r"`conversations\[1\].from` is 'gpt', as in the turn before",
+        ),
     ],
 )
 def test_a_faulty_row_is_named(faulty: Any, fault: str, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -14,15 +14,14 @@ from transformers import PreTrainedTokenizerFast
 from safe_llava.checkpoints.templates import PLAIN, TEMPLATES, V1
 from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, without_image_token
 from safe_llava.checkpoints.tower import CLIP_MEAN, CLIP_STD, Tower
-from safe_llava.core.errors import FETCH_AGAIN, DataError, TrainError
-from safe_llava.core.files import read_json, read_jsonl
+from safe_llava.core.errors import TrainError
+from safe_llava.formats.annotations import read_samples
 from safe_llava.train.samples import conversation as chat
 from safe_llava.train.samples.images import ImageGeometry, load_image, preprocess
 
 StageName = Literal["pretrain", "finetune"]
 STAGE_GEOMETRY: dict[StageName, ImageGeometry] = {"pretrain": ImageGeometry.CROP, "finetune": ImageGeometry.PAD}
 STAGE_TEMPLATE: dict[StageName, str] = {"pretrain": PLAIN.name, "finetune": V1.name}
-REMEDY = f"{FETCH_AGAIN}; or mend the row"
 # Pixels of a set that is small enough to be kept ready, in each loader: such a one is learnt from in many epochs.
 KEPT_BYTES = 256 * 2**20
 
@@ -110,34 +109,15 @@ class Batch:
 
 
 def load_annotations(path: Path) -> list[TrainingSample]:
-    """Read and check annotations: a JSON list of samples, or one sample a line in a ``.jsonl`` file.
+    """Read and check annotations, as the layout check does.
 
     Raises:
-        DataError: the file cannot be read, or a row (counted from 1) is not a sample.
+        DataError: as ``read_samples``.
     """
-    rows = read_jsonl(path, REMEDY) if path.suffix == ".jsonl" else read_json(path, REMEDY)
-    if not isinstance(rows, list) or not rows:
-        raise DataError(f"{path}: not a list of samples", REMEDY)
-    samples = []
-    for number, row in enumerate(rows, start=1):
-        if fault := _row_fault(row):
-            name = f" (id {row['id']!r})" if isinstance(row, dict) and "id" in row else ""
-            raise DataError(f"{path}: row {number}{name}: {fault}", REMEDY)
-        samples.append(TrainingSample(str(row["id"]), row.get("image"), row["conversations"]))
-    return samples
-
-
-def _row_fault(row: Any) -> str | None:
-    if not isinstance(row, dict):
-        return "not an object"
-    identity, image = row.get("id"), row.get("image")
-    if not isinstance(identity, str | int) or isinstance(identity, bool) or identity == "":
-        return "'id' is neither a text nor a whole number"
-    if image is not None and not (isinstance(image, str) and image):
-        return "'image' is not a path"
-    if image is not None and (PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts):
-        return f"'image' leaves the image folder: {image!r}"
-    return chat.conversation_fault(row.get("conversations"))
+    return [
+        TrainingSample(one.id, one.image, [{"from": turn.speaker, "value": turn.text} for turn in one.turns])
+        for one in read_samples(path)
+    ]
 
 
 class SampleDataset:
