@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from safe_llava.config.audit import AuditConfig
-from safe_llava.config.base import Address, Mirror, Name, Place, Row, Unknown
+from safe_llava.config.base import Address, Name, Place, Row, Unknown
 
 HUB = "https://huggingface.co"
 NONE: Mapping[str, str] = {}
@@ -70,7 +70,7 @@ class SourceFile(Row):
     path: BelowRoot = Field(description="Where the file goes, under data.root.")
     url: Address = Field(description="Its origin; `{revision}` and the keys of `expand` are replaced.")
     revision: str = Field("unknown", description="Commit that `{revision}` stands for; unknown: the newest.")
-    mirrors: list[Mirror] = Field(default=[], description="Addresses of other copies of the same bytes, asked first.")
+    mirrors: list[Address] = Field(default=[], description="Addresses of other copies of the same bytes, asked first.")
     md5: Md5 = Field("unknown", description="Checksum that the origin publishes.")
     reported_bytes: KnownCount = Field(
         "unknown", description="Size as others report it; shown in plans, never checked."
