@@ -113,7 +113,7 @@ use rule benchmarks_run as benchmarks_answers with:
     params:
         task=of("benchmark", asked_row, **UNSCORED),
         failed=[],
-        retry=lambda wildcards: retry_benchmark(wildcards, "answers.json"),
+        retry=noted(lambda wildcards: retry_benchmark(wildcards, "answers.json")),
 
 
 # … and judged here. Calls of the judge that failed are made again by the next run, which needs no GPU for that.
@@ -132,7 +132,7 @@ use rule benchmarks_run as benchmarks_judged with:
         judge_api=1,
         mem_mb=4000,
     params:
-        asked=lambda wildcards, input: [f"--answered={input.answers}"],
+        asked=noted(lambda wildcards, input: [f"--answered={input.answers}"]),
         judging=of("benchmark", judging_arguments),
 
 

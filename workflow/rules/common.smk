@@ -19,9 +19,8 @@ from snakemake.exceptions import WorkflowError
 from snakemake.path_modifier import PathModifier
 from snakemake.resources import Resource
 
-# The modules, rules and jobs live as long as the process: the garbage collector need not look through them so often.
+# Snakemake's modules live as long as the process; the executor plugin says how often the rest is looked through.
 gc.freeze()
-gc.set_threshold(100_000, 50, 100)
 
 # This file's own clone: another workflow may use it as a module.
 REPOSITORY = Path(str(workflow.current_basedir)).resolve().parents[1]

@@ -60,6 +60,7 @@ def judge_row(name):
 
 # Rows that failed are done again by the next run (core.retry). Found by wildcards alone: Snakemake does not keep, and so
 # does not compare, what a function makes of inputs or outputs.
+@noted
 def retry_answers(wildcards):
     """The stamp of the next run of a model on an edition."""
     return retry_stamp(f"{R}/prism/answers/{wildcards.edition}/{wildcards.model}/record.json")
@@ -119,7 +120,7 @@ rule prism_answers:
         folder=of("model", model_folder),
         row=of("model", model_row),
         edition=of("edition", edition_row),
-        partial=lambda wildcards: CHECKPOINTS / "prism" / wildcards.edition / wildcards.model,
+        partial=noted(lambda wildcards: CHECKPOINTS / "prism" / wildcards.edition / wildcards.model),
         root=D,
         budget=[] if cfg.prism.new_tokens == "published" else [f"--new-tokens={cfg.prism.new_tokens}"],
         retry=retry_answers,
@@ -134,7 +135,7 @@ rule prism_answers:
 
 rule prism_released:
     input:
-        answers=lambda wildcards: fetched(released_path(wildcards.released, wildcards.task)),
+        answers=noted(lambda wildcards: fetched(released_path(wildcards.released, wildcards.task))),
         reference=of("task", lambda task: [fetched(path) for path in released_reference(task)]),
     output:
         answers=f"{R}/prism/released/v1/{{released}}/{{task}}.jsonl",
@@ -143,7 +144,7 @@ rule prism_released:
     container:
         container_image("paper")
     params:
-        answers=lambda wildcards: f"{D}/{released_path(wildcards.released, wildcards.task)}",
+        answers=noted(lambda wildcards: f"{D}/{released_path(wildcards.released, wildcards.task)}"),
         reference=of("task", lambda task: [f"{D}/{path}" for path in released_reference(task)]),
     shell:
         "python -m safe_llava.prism.released --answers {params.answers:q} --reference-answers {params.reference:q} "

@@ -14,6 +14,7 @@ JUDGED_TASKS = expand(
 )
 
 
+@noted
 def retry_score(wildcards):
     """The stamp of the next run of a score: a new one where its verdicts are gone."""
     place = "/".join([wildcards.origin, wildcards.edition, wildcards.evaluated, wildcards.judge])
