@@ -216,6 +216,9 @@ def test_a_page_that_says_it_is_a_file(upstream: Upstream, tmp_path: Path) -> No
     file.write_bytes(b"\n<html>Sign in</html>")
     with pytest.raises(DataError, match="an HTML page instead of the file"):
         fetch(upstream.row(), tmp_path)
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(DataError, match="a pointer of git-lfs instead of the file"):
+        fetch(upstream.row(), tmp_path)
     file.write_bytes(b"no archive")
     with pytest.raises(DataError, match="not a zip archive"):
         step.fetch_file(upstream.row(path="set/file.zip"), tmp_path / "file.zip", [], QUICK)

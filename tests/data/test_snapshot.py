@@ -197,3 +197,44 @@ def test_a_pointer_of_git_lfs_in_a_mirror_is_refused(mirror: Path, tmp_path: Pat
     (mirror / "huggingface.co/demo/tiny/resolve/main/model.safetensors").write_bytes(pointer)
     with pytest.raises(DataError, match=r"model\.safetensors: a pointer of git-lfs"):
         fetch(tmp_path, mirror)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"config.json": b"{"}, r"config\.json: not the configuration of a model"),
+        ({"pytorch_model.bin": b"PK\x03\x04cut"}, r"pytorch_model\.bin: cut off"),
+        ({"model.safetensors": None, "adapter_config.json": b"{}", "adapter_model.bin": b"x"}, "a LoRA adapter alone"),
+        ({"model.safetensors": None, "mm_projector.bin": b"x"}, "a projector alone"),
+        (
+            {
+                "model.safetensors": None,
+                "model.safetensors.index.json": b'{"weight_map": {"a": "model-1.safetensors"}}',
+            },
+            r"model-1\.safetensors: no such file, and model\.safetensors\.index\.json names it",
+        ),
+    ],
+)
+def test_a_repository_that_is_no_whole_checkpoint_is_refused(
+    change: dict[str, bytes | None], fault: str, mirror: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(mirror / "huggingface.co/api")
+    folder = mirror / "huggingface.co/demo/tiny/resolve/main"
+    for name, content in {"pytorch_model.bin": None, **change}.items():
+        if content is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=fault):
+        fetch(tmp_path, mirror, allow=[*ALLOW, "*.bin"])
+    assert not (tmp_path / "data/hub/tiny").exists()
+
+
+def test_what_an_older_version_took_for_whole_is_not_pinned(mirror: Path, tmp_path: Path) -> None:
+    fetch(tmp_path, mirror)
+    folder = tmp_path / "data/hub/tiny"
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
+    with pytest.raises(DataError, match=r"model-2\.safetensors: no such file") as caught:
+        pin.collect(tmp_path / "data")
+    assert "fetch the repository again" in caught.value.remedy

@@ -39,6 +39,7 @@ for name in OWN if FOREIGN else ():
     del sys.modules[name]
 
 from safe_llava.checkpoints.families import CONVERTED, check_source
+from safe_llava.checkpoints.whole import other_kind
 from safe_llava.config.data import resolve_set
 from safe_llava.config.load import BASE_PREFIX, over_defaults, parse as parse_config
 from safe_llava.config.selection import compared, config_files
@@ -205,7 +206,7 @@ def source_folder(name):
     return row.folder or weights_folder(row.weights)
 
 
-OF_A_CHECKPOINT = {".json", ".safetensors", ".model", ".jinja", ".txt"}
+OF_A_CHECKPOINT = {".json", ".safetensors", ".bin", ".model", ".jinja", ".txt"}
 
 
 def source_ready(name):
@@ -215,17 +216,18 @@ def source_ready(name):
         return [source_folder(name)]
     if row.folder is None:
         return receipts(row.weights)
-    if not Path(row.folder, "config.json").is_file():
+    folder = Path(row.folder)
+    if not (folder / "config.json").is_file() and not (folder.is_dir() and other_kind(os.listdir(folder))):
         raise WorkflowError(
             f"models.{name}.folder: {row.folder} holds no checkpoint (no config.json)\n"
             "  remedy: put the checkpoint there, name its place with `folder`, or give `folder: null`, `hub` and `revision`"
         )
     try:
-        check_source(Path(row.folder), row)
+        check_source(folder, row)
     except SafeLlavaError as error:
         raise WorkflowError(f"models.{name}.folder: {error}") from error
     # Whoever puts other weights there means them to be asked.
-    return sorted(str(path) for path in Path(row.folder).iterdir() if path.suffix in OF_A_CHECKPOINT)
+    return sorted(str(path) for path in folder.iterdir() if path.suffix in OF_A_CHECKPOINT)
 
 
 def model_folder(name):

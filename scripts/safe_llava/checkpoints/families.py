@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from safe_llava.checkpoints.whole import check_folder
+from safe_llava.checkpoints.whole import ADAPTER, NO_MODEL, check_folder
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 
@@ -54,7 +54,7 @@ def model_type(model_dir: Path) -> str:
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["model_type"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not the configuration of a model: {error!r}", CHECKPOINT_AGAIN) from error
+        raise CheckpointError(f"{path}: {NO_MODEL}: {error!r}", CHECKPOINT_AGAIN) from error
 
 
 def check_family(model_dir: Path, row: EvaluatedModel) -> None:
@@ -63,17 +63,22 @@ def check_family(model_dir: Path, row: EvaluatedModel) -> None:
     Raises:
         CheckpointError: it does not.
     """
-    found = model_type(model_dir)
     check_folder(model_dir)
-    _check_type(model_dir, found, row)
+    _check_type(model_dir, model_type(model_dir), row)
+    if (model_dir / ADAPTER).is_file():
+        raise CheckpointError(
+            f"{model_dir / ADAPTER}: a LoRA adapter beside a whole model: transformers adds it, vLLM does not",
+            "move the adapter's files to another folder; merge them first if the model is to be asked with them",
+        )
 
 
 def check_source(model_dir: Path, row: EvaluatedModel) -> None:
     """Check, before anything runs, that a folder of the user's holds what its row says, converted or to be converted.
 
     Raises:
-        CheckpointError: it holds another family, or a format that is not converted by itself.
+        CheckpointError: it holds another family, a format that is not converted by itself, or files that are not whole.
     """
+    check_folder(model_dir)
     try:
         found = model_type(model_dir)
     except CheckpointError:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError, SafeLlavaError
 from safe_llava.core.files import read_json, write_json
 
 VIDEO = "video_processor"
@@ -32,7 +32,23 @@ def load_processor(model_dir: Path, **options: Any) -> Any:
 
     Args:
         options: passed to ``from_pretrained``; ``trust_remote_code`` leaves the choice of class to the checkpoint.
+
+    Raises:
+        CheckpointError: it does not load, or lacks what every question needs.
     """
+    try:
+        return _load(model_dir, **options)
+    except SafeLlavaError:
+        raise
+    except Exception as error:  # of a file that is not as the library expects it, it raises whatever comes
+        raise CheckpointError(
+            f"{model_dir}: its processor does not load: {type(error).__name__}: {error}",
+            f"compare {PROCESSOR_FILE}, {PIXELS_FILE}, tokenizer_config.json and the chat template with those of the "
+            "model it was made from, or fetch it again",
+        ) from error
+
+
+def _load(model_dir: Path, **options: Any) -> Any:
     from transformers import AutoProcessor
 
     # By its module: the package itself offers it only where torchvision is.
@@ -48,47 +64,78 @@ def load_processor(model_dir: Path, **options: Any) -> Any:
     else:
         processor = processor_class.from_pretrained(model_dir, **options)
         processor.image_processor = AutoImageProcessor.from_pretrained(model_dir, backend="pil", **options)
-    processor.chat_template = _chat_template(processor)
+    processor.chat_template = _chat_template(processor, model_dir)
     _complete(processor, model_dir)
     return processor
 
 
-def _chat_template(processor: Any) -> Any:
-    """Return the chat template wherever exporters put it: the processor's, or the tokenizer's, whole or by name."""
-    tokenizer = getattr(processor, "tokenizer", None)
-    template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
-    if isinstance(template, dict):
-        return template.get("default") or next(iter(template.values()), None)
-    return template
+def _chat_template(processor: Any, model_dir: Path) -> str | None:
+    """Return the chat template wherever exporters put it: the processor's, or the tokenizer's, whole or by name.
+
+    Raises:
+        CheckpointError: there are several, and none is the default.
+    """
+    named: set[str] = set()
+    for owner in (processor, getattr(processor, "tokenizer", None)):
+        template = getattr(owner, "chat_template", None)
+        if isinstance(template, list):
+            template = {str(one.get("name")): one.get("template") for one in template if isinstance(one, dict)}
+        if isinstance(template, dict):
+            named |= template.keys()
+            template = next(iter(template.values())) if len(template) == 1 else template.get("default")
+        if isinstance(template, str) and template.strip():
+            return template.removeprefix("\ufeff")
+    if named:
+        raise CheckpointError(
+            f"{model_dir}: chat templates by the names {', '.join(sorted(named))}, and none is `default`",
+            "name the one that the model is asked with `default`, or write it to chat_template.jinja in that folder",
+        )
+    return None
 
 
 def _complete(processor: Any, model_dir: Path) -> None:
-    """Take from ``config.json`` what a LLaVA processor needs and its own file does not say.
+    """Take from ``config.json`` what a processor needs of the model and its own file does not say.
 
     Raises:
-        CheckpointError: neither says it; every question would fail.
+        CheckpointError: neither says it, or they differ: every question would fail.
     """
-    if not hasattr(processor, "patch_size"):
-        return
     config = read_json(model_dir / "config.json", CHECKPOINT_AGAIN)
-    vision = config.get("vision_config") or {}
-    clip = str(vision.get("model_type", "clip_vision_model")).startswith("clip")
-    known = {
-        "patch_size": vision.get("patch_size"),
-        "vision_feature_select_strategy": config.get("vision_feature_select_strategy", "default"),
-    }
-    for key, value in known.items():
-        if getattr(processor, key, value) is None:
-            if value is None:
+    file = model_dir / PROCESSOR_FILE
+    said = read_json(file, CHECKPOINT_AGAIN) if file.is_file() else {}
+    for key, value in _of_the_model(config).items():
+        if not hasattr(processor, key):
+            continue
+        if said.get(key) is None:
+            if value is None and getattr(processor, key) is None:
                 raise CheckpointError(
                     f"{model_dir}: neither {PROCESSOR_FILE} nor config.json says `{key}`",
                     f"add `{key}` to {PROCESSOR_FILE}, as the model was trained",
                 )
-            setattr(processor, key, value)
-    file = model_dir / PROCESSOR_FILE
-    said = read_json(file, CHECKPOINT_AGAIN) if file.is_file() else {}
-    if "num_additional_image_tokens" not in said and hasattr(processor, "num_additional_image_tokens"):
-        processor.num_additional_image_tokens = int(clip)  # CLIP's class token; SigLIP has none
+            setattr(processor, key, getattr(processor, key) if value is None else value)
+        elif key == "patch_size" and value not in (None, said[key]):
+            raise CheckpointError(
+                f"{file}: `{key}` is {said[key]}, and {value} in config.json: every question would fail",
+                f"correct `{key}` in {PROCESSOR_FILE}",
+            )
+
+
+def _of_the_model(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what processors know of their model, by their own names for it; None where it does not say."""
+    vision = config.get("vision_config") or {}
+    size, patch = vision.get("image_size"), vision.get("patch_size")
+    class_tokens = int(str(vision.get("model_type", "clip_vision_model")).startswith("clip"))  # SigLIP has none
+    tiles = config.get("model_type") == "llava_onevision"
+    squares = (
+        (size // patch) ** 2 + class_tokens if isinstance(size, int) and isinstance(patch, int) and patch else None
+    )
+    return {
+        "patch_size": patch,
+        "vision_feature_select_strategy": config.get("vision_feature_select_strategy", "full" if tiles else "default"),
+        "num_additional_image_tokens": class_tokens,
+        "num_image_tokens": squares,
+        "vision_aspect_ratio": config.get("vision_aspect_ratio"),
+        "image_seq_length": config.get("mm_tokens_per_image") or config.get("image_seq_length"),
+    }
 
 
 def write_video_settings(folder: Path, processor_type: str, pixels: Mapping[str, Any]) -> None:

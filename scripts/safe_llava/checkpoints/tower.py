@@ -89,16 +89,17 @@ def load_pretrained(model_class: Any, path: Path, dtype: torch.dtype, **options:
     """Load the weights of a folder; .bin files go through transformers' loader, which reads tensors only.
 
     Raises:
-        CheckpointError: they cannot be read, or some are missing.
+        CheckpointError: they cannot be read, or some are missing: transformers would leave random ones there.
     """
     try:
         model, report = model_class.from_pretrained(
             path, dtype=dtype, local_files_only=True, output_loading_info=True, **options
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of files that are not as the library expects them, it raises whatever comes
         if "out of memory" in str(error):
             raise  # no fault of the folder's
-        raise CheckpointError(f"{path}: the weights cannot be read: {error}", CHECKPOINT_AGAIN) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{path}: the weights cannot be read: {reason}", CHECKPOINT_AGAIN) from error
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"{path}: no weights for {missing[0]} ({len(missing)} missing)", CHECKPOINT_AGAIN)
     return model

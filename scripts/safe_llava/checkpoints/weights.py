@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from safe_llava.checkpoints.whole import check_file, check_folder
+from safe_llava.checkpoints.whole import check_file, check_folder, weight_files
 from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
-from safe_llava.core.files import read_json, write_json
+from safe_llava.core.files import write_json
 
 SHARD_BYTES = 2 << 30
 INDEX = "model.safetensors.index.json"
@@ -39,31 +39,6 @@ def public_name(name: str, tower: str = VIT) -> str:
         if name.startswith(ours):
             return (tower if public == "vision_tower." else public) + name.removeprefix(ours)
     return name
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the files of a checkpoint's weights, whole or in parts: safetensors before pickles.
-
-    Raises:
-        CheckpointError: there are none, or one that an index names is missing.
-    """
-    for stem, kind in (("model", "safetensors"), ("pytorch_model", "bin")):
-        index = folder / f"{stem}.{kind}.index.json"
-        if index.is_file():
-            names = sorted(set(read_json(index, CHECKPOINT_AGAIN)["weight_map"].values()))
-            for name in names:
-                if Path(name).name != name:
-                    raise CheckpointError(f"{index}: {name!r} is not in this folder", CHECKPOINT_AGAIN)
-                if not (folder / name).is_file():
-                    raise CheckpointError(f"{folder / name}: no such file, and {index.name} names it", CHECKPOINT_AGAIN)
-            return [folder / name for name in names]
-        if (file := folder / f"{stem}.{kind}").is_file():
-            return [file]
-    if files := sorted(folder.glob("*.safetensors")):
-        return files
-    raise CheckpointError(
-        f"{folder}: neither model.safetensors nor pytorch_model.bin, whole or in parts", CHECKPOINT_AGAIN
-    )
 
 
 def read_file(file: Path) -> Iterator[tuple[str, torch.Tensor]]:

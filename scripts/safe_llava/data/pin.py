@@ -20,12 +20,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from safe_llava.checkpoints.whole import file_fault
+from safe_llava.checkpoints.whole import check_folder, file_fault
 from safe_llava.config.data import Pin
 from safe_llava.config.load import load
 from safe_llava.config.selection import config_files, needed
 from safe_llava.core import cli
-from safe_llava.core.errors import DataError
+from safe_llava.core.errors import CheckpointError, DataError
 from safe_llava.core.files import read_json, write_text
 from safe_llava.data.download import receipts, remote
 from safe_llava.data.download.flags import add_source_flags, configured, sources_of
@@ -61,21 +61,33 @@ def collect(root: Path) -> Seen:
             receipt = receipts.read(path)
             if receipt is None:
                 raise DataError(f"{path}: not a receipt", "delete it and fetch the file again")
+            _check_whole(
+                [path.with_name(path.name.removesuffix(receipts.SUFFIX))], f"delete {path}, then fetch it again"
+            )
             seen.add(receipt.set, receipt.url, receipt.pin, receipt.commit)
         else:
             note = read_json(path, "delete it and fetch the repository again")
+            folder = path.with_name(path.name.removesuffix(SNAPSHOT_SUFFIX))
+            remedy = f"delete {path} and the folder, then fetch the repository again"
+            _check_whole([folder / name for name in note["files"]], remedy)
+            if note.get("repo_type") == "model" and (folder / "config.json").is_file():
+                try:
+                    check_folder(folder)
+                except CheckpointError as error:
+                    raise DataError(error.message, remedy) from error
             for name, file in note["files"].items():
-                held = path.with_name(path.name.removesuffix(SNAPSHOT_SUFFIX)) / name
-                if held.is_file() and (fault := file_fault(held)):
-                    raise DataError(
-                        f"{held}: {fault}", f"delete {path} and the folder, then fetch the repository again"
-                    )
                 pin = Pin(size=file["size"], sha256=file["sha256"])
                 seen.add(note["set"], note["url"] + name, pin, note["commit"])
     for key, (name, pin) in seen.pins.items():
         if pin.sha256 in counts:
             seen.pins[key] = name, pin.model_copy(update={"files": counts[pin.sha256]})
     return seen
+
+
+def _check_whole(files: Sequence[Path], remedy: str) -> None:
+    for file in files:
+        if file.is_file() and (fault := file_fault(file)):
+            raise DataError(f"{file}: {fault}", remedy)
 
 
 def _notes(root: Path) -> Iterator[Path]:

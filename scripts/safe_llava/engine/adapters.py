@@ -35,14 +35,18 @@ class ChatTemplateAdapter:
         if not (getattr(processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)):
             raise EngineError("the checkpoint has no chat template", "add a chat_template.jinja to its folder")
 
+    def markers(self) -> list[str]:
+        """Return what may stand for an image in a prompt."""
+        markers = (getattr(self.processor, name, None) for name in ("image_token", "boi_token"))
+        return [one for one in markers if isinstance(one, str) and one]
+
     def check(self, request: Request) -> None:
         """Refuse a question that holds an image's placeholder: it would be read as one more image.
 
         Raises:
             EngineError: it does.
         """
-        markers = (getattr(self.processor, name, None) for name in ("image_token", "boi_token"))
-        if found := [one for one in markers if isinstance(one, str) and one and one in request.text]:
+        if found := [one for one in self.markers() if one in request.text]:
             count, there = len(request.images) + request.text.count(found[0]), len(request.images)
             raise EngineError(
                 f"the question holds {found[0]}: the prompt has {count} image placeholders for {there} images",

@@ -1,9 +1,9 @@
 """Turn a checkpoint in its publisher's format into one that transformers and vLLM load without the publisher's code.
 
 ``python -m safe_llava.engine.convert --family llava_qwen --source SNAPSHOT --out FOLDER`` reads a checkpoint of
-LLaVA-NeXT's code, ``--family internvl_chat`` one of OpenGVLab's. Only safetensors are read: nothing is unpickled, and
-no code of the checkpoint is run. A few gigabytes of memory do for 8 billion parameters. A checkpoint that is already in
-transformers' format is taken over as it is, its large files linked.
+LLaVA-NeXT's code, ``--family internvl_chat`` one of OpenGVLab's. Weights are read as tensors
+alone: no code of the checkpoint is run. A few gigabytes of memory do for 8 billion parameters. A checkpoint that is
+already in transformers' format is taken over as it is, its large files linked.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from safe_llava.checkpoints.families import CONVERTED, FAMILIES, model_type
 from safe_llava.checkpoints.folder import whole_folder
+from safe_llava.checkpoints.whole import check_folder
 from safe_llava.core import cli
 from safe_llava.core.errors import CheckpointError
 from safe_llava.core.files import file_digest, write_json
@@ -24,7 +25,7 @@ from safe_llava.core.imports import light_transformers
 
 LOG = logging.getLogger(__name__)
 RECORD = "conversion.json"
-READ = ("*.safetensors", "*.json", "*.model", "merges.txt")  # what a checkpoint consists of
+READ = ("*.safetensors", "*.bin", "*.json", "*.model", "merges.txt")  # what a checkpoint consists of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,6 +47,7 @@ def convert(family: str, source: Path, out: Path, vision_tower: Path | None = No
     Raises:
         CheckpointError: the checkpoint is of another kind or incomplete, or ``out`` cannot be written.
     """
+    check_folder(source)
     found = model_type(source)
     if found not in FAMILIES[family].released_types | FAMILIES[family].model_types:
         raise CheckpointError(

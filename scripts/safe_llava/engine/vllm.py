@@ -15,6 +15,7 @@ import torch
 
 from safe_llava.checkpoints.families import check_family
 from safe_llava.checkpoints.processors import load_processor
+from safe_llava.checkpoints.whole import weight_files
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import EngineError, SafeLlavaError
 from safe_llava.engine.adapters import ChatTemplateAdapter, adapter_for
@@ -59,9 +60,9 @@ class VllmEngine:
         self._row, self._kind = row, device_type(row, device)
         self._dtype = precision(row, self._kind)
         check_family(folder, row)
-        common = {"local_files_only": True, "trust_remote_code": row.trust_remote_code}
+        weight_files(folder)
+        processor = load_processor(folder, local_files_only=True, trust_remote_code=row.trust_remote_code)
         try:
-            processor = load_processor(folder, **common)
             configuration = saved_generation_config(folder, row.trust_remote_code)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise EngineError(f"{folder}: does not load: {error}", "fetch or train it again") from error

@@ -25,8 +25,9 @@ from safe_llava.checkpoints.folder import whole_folder
 from safe_llava.checkpoints.processors import read_pixels
 from safe_llava.checkpoints.tokenizer import add_image_token, is_legacy, load_tokenizer, without_image_token
 from safe_llava.checkpoints.weights import read_file, read_tensors
+from safe_llava.checkpoints.whole import check_folder
 from safe_llava.core import cli
-from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
+from safe_llava.core.errors import CheckpointError
 from safe_llava.core.files import atomic_path, read_json, write_json
 from safe_llava.core.imports import light_transformers
 
@@ -70,7 +71,8 @@ def to_original(model: Path, out: Path, tokenizer: Path | None) -> None:
     """Write a Hugging Face checkpoint as one of the original, its tower apart."""
     from transformers import LlavaConfig
 
-    values = read_json(model / "config.json", CHECKPOINT_AGAIN)
+    check_folder(model)
+    values = read_json(model / "config.json")
     if values.get("model_type") != "llava":
         raise CheckpointError(f"{model}: not a Hugging Face LLaVA checkpoint", "give one that this project exported")
     pixels = read_pixels(model)

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from safe_llava.checkpoints.whole import is_pointer
 from safe_llava.config.data import ResolvedFile
 from safe_llava.core.errors import DataError
 from safe_llava.core.locks import only_one
@@ -90,6 +91,8 @@ def _look_inside(part: Path, row: ResolvedFile) -> None:
             "an HTML page instead of the file (a quota, login or error page)",
             "open the address in a browser to see what it asks for",
         )
+    if is_pointer(head):
+        raise SourceError("a pointer of git-lfs instead of the file", "name an address that serves the file itself")
     if row.path.endswith(".zip") and not head.startswith(b"PK"):
         raise SourceError("not a zip archive", "correct the row's `url`")
     if not _ends_well(part, PurePosixPath(row.path).suffix):

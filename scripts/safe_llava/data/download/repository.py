@@ -23,9 +23,9 @@ import httpx2  # what the hub's client raises
 from huggingface_hub import HfApi, RepoFile, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from safe_llava.checkpoints.whole import file_fault
+from safe_llava.checkpoints.whole import BESIDE, PICKLES, check_folder, file_fault, other_kind
 from safe_llava.config.data import ResolvedSnapshot
-from safe_llava.core.errors import DataError
+from safe_llava.core.errors import CheckpointError, DataError
 from safe_llava.core.files import read_json, write_json, write_text
 from safe_llava.core.locks import only_one
 from safe_llava.data.download import hub, receipts, sources, transfer
@@ -222,12 +222,14 @@ def _wanted(files: Collection[str], row: ResolvedSnapshot) -> list[str]:
             raise SourceError(f"lists a file outside its folder: {name!r}", "do not use this source")
     if not names:
         raise SourceError("it has no file that the row allows", "correct the row's `allow`")
-    pickles = sorted(name for name in files if fnmatch.fnmatch(name, "pytorch_model*.bin"))
+    pickles = sorted(name for name in files if name.endswith(PICKLES) and name not in BESIDE)
     if pickles and not fnmatch.filter(files, "*.safetensors") and not set(pickles) & set(names):
         raise SourceError(
             f"its weights are pickles ({pickles[0]}), which the row does not allow, and it has no safetensors",
             "name a revision or a repository with safetensors, or convert it (docs/models.md) and name its `folder`",
         )
+    if row.repo_type == "model" and (kind := other_kind(names)):
+        raise SourceError(kind[0], f"name the repository of the whole model; or {kind[1]}")
     return sorted(names)
 
 
@@ -269,6 +271,12 @@ def _verify(row: ResolvedSnapshot, listed: Sequence[Listed], staging: Path) -> d
             path.unlink()
             raise SourceError(f"{one.path}: {fault}", "name a source that holds the file itself")
         seen[one.path] = {"size": size, "sha256": sha256, "pinned": pin is not None}
+    if row.repo_type == "model" and "config.json" in seen:
+        try:
+            check_folder(staging)
+        except CheckpointError as error:
+            fault = error.message.replace(f"{staging}/", "")
+            raise SourceError(fault, "name a source or a revision that holds the whole checkpoint") from error
     return seen
 
 

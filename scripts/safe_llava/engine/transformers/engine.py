@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import PIL.Image
 import torch
 from transformers import (
     AutoModelForImageTextToText,
@@ -25,14 +26,15 @@ from transformers import (
 
 from safe_llava.checkpoints.families import check_family
 from safe_llava.checkpoints.processors import load_processor
+from safe_llava.checkpoints.tower import load_pretrained
 from safe_llava.config.models import EvaluatedModel
-from safe_llava.core.errors import EngineError, SafeLlavaError
+from safe_llava.core.errors import CheckpointError, EngineError, SafeLlavaError
 from safe_llava.engine.adapters import ChatTemplateAdapter, adapter_for
 from safe_llava.engine.ahead import ahead
 from safe_llava.engine.base import DECODING, ENGINE_VERSION, Reply, Request, check_keys, device_type, failed, precision
 from safe_llava.engine.cleaning import clean_reply, end_tokens
 from safe_llava.engine.images import open_image
-from safe_llava.engine.prompts import check_template
+from safe_llava.engine.prompts import EXAMPLES, check_template
 from safe_llava.engine.transformers.asked import RequestPrompt, SharedImage, by_image, prepared
 from safe_llava.engine.transformers.prefix import PrefixDecoder, can_share
 
@@ -86,7 +88,13 @@ class TransformersEngine:
         self.device = torch.device(choose_device(row) if device == "auto" else device)
         self.dtype = getattr(torch, precision(row, self.device.type))
         check_family(Path(model_dir), row)
-        processor, self.model = self._load(Path(model_dir))
+        processor = load_processor(Path(model_dir), local_files_only=True, trust_remote_code=row.trust_remote_code)
+        try:
+            self.model = load_pretrained(
+                AutoModelForImageTextToText, Path(model_dir), self.dtype, trust_remote_code=row.trust_remote_code
+            )
+        except CheckpointError as error:
+            raise EngineError(f"{model_dir}: does not load: {error.message}", error.remedy) from error
         self.model.to(self.device).eval()
         self.adapter: ChatTemplateAdapter = adapter_for(processor, row, self.dtype)
         check_template(self.adapter, row)
@@ -104,16 +112,22 @@ class TransformersEngine:
         self.decoder: PrefixDecoder | None = None
         if share and can_share(self.model):
             self.decoder = PrefixDecoder(self.model, self._ends, self.stop, tokenizer.pad_token_id)
+        self._check(Path(model_dir))
 
-    def _load(self, model_dir: Path) -> tuple[Any, Any]:
-        """Return the processor and the model in a folder."""
-        common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": self.row.trust_remote_code}
-        try:
-            processor = load_processor(model_dir, **common)
-            model = AutoModelForImageTextToText.from_pretrained(model_dir, dtype=self.dtype, **common)
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            raise EngineError(f"{model_dir}: does not load: {error}", "fetch or train it again") from error
-        return processor, model
+    def _check(self, folder: Path) -> None:
+        """Answer an example with one token: what fails every question fails now.
+
+        Raises:
+            EngineError: it has no answer.
+        """
+        image = PIL.Image.new("RGB", (64, 64), "grey")
+        request = Request("example", EXAMPLES["refusal_soft"], (image,), 1)
+        [reply] = self.plain([(request, self.adapter.prompt(request))])
+        if reply.status != "ok":
+            raise EngineError(
+                f"{folder}: an example question has no answer: {reply.reason}",
+                "compare its config.json, processor and tokenizer files with those of the model it was made from",
+            )
 
     def describe(self) -> dict[str, Any]:
         """Return back end, device, precision, batch size, way of decoding and version."""
