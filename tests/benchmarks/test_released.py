@@ -128,6 +128,24 @@ def test_seedbench_takes_the_letter_alone_and_compares_equal_numbers(tmp_path: P
     )
 
 
+def test_seedbenchs_strange_answers_are_told_and_count_in_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "labels.json", {"questions": [{"question_id": 7, "answer": "A", "data_type": "image"}]})
+    write(tmp_path / "a.jsonl", [{"question_id": name, "prediction": "A"} for name in ("7", "v1", "v2")])
+    found = scores(released("seedbench", answers="a.jsonl", labels=["labels.json"]), tmp_path)
+    assert (found["seed_image"].score, found["seed_image"].n) == (100.0, 1)
+    assert "a.jsonl: 2 answers are to questions that labels.json does not have, such as v1" in caplog.text
+
+
+@pytest.mark.parametrize("name", [None, True, 3.0, [1]])
+def test_a_question_without_a_name_is_one_error(tmp_path: Path, name: Any) -> None:
+    review = {"question_id": 1, "category": "llava_bench_conv", "content": "8 6"}
+    write(tmp_path / "answers.jsonl", [review, review | {"question_id": name}])
+    with pytest.raises(BenchmarkError, match=r"`question_id` is .*, neither a text nor a whole number"):
+        scores(released("llava-bench"), tmp_path)
+
+
 def test_llava_benchs_marks_are_read_from_the_first_line(tmp_path: Path) -> None:
     contents = ["8 6\nBecause.", "10, 5.5\nWell", "Assistant 1 gets 8 and Assistant 2 6", "7 7 7\n"]
     rows = [{"question_id": n, "category": "llava_bench_conv", "content": text} for n, text in enumerate(contents)]
@@ -151,6 +169,21 @@ def test_grades_that_are_no_numbers_are_one_error(tmp_path: Path, grade: Any) ->
     write(tmp_path / "g.json", {"v1_0": {"score": [0.5]}, "v1_1": {"score": grade}})
     with pytest.raises(BenchmarkError, match=r"g\.json: .*question v1_1: `score` is no list of numbers"):
         scores(released("mmvet", answers="g.json"), tmp_path)
+
+
+@pytest.mark.parametrize("grades", [{}, {"v1_0": {"score": []}, "v1_1": {"score": []}}])
+def test_no_grade_at_all_is_one_error(tmp_path: Path, grades: Any) -> None:
+    write(tmp_path / "g.json", grades)
+    with pytest.raises(BenchmarkError, match=r"g\.json: .*no question has an answer"):
+        scores(released("mmvet", answers="g.json"), tmp_path)
+
+
+@pytest.mark.parametrize("reply", [None, 3, ["A"]])
+def test_a_reply_of_scienceqa_that_is_no_text_is_named(tmp_path: Path, reply: Any) -> None:
+    write(tmp_path / "a.json", {"outputs": {"4": reply}})
+    write(tmp_path / "q.json", [{"id": "4", "conversations": [{}, {"value": "A"}], "image": "i.png"}])
+    with pytest.raises(BenchmarkError, match="question 4: its reply is no text"):
+        scores(released("scienceqa", answers="a.json", questions="q.json"), tmp_path)
 
 
 def test_what_cannot_be_scored_says_why(tmp_path: Path) -> None:

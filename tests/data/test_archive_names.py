@@ -82,6 +82,7 @@ def test_what_is_stripped_off_leaves_no_absolute_name(tmp_path: Path, strip: str
         (["pics/" + "x" * 250], "a name that is too long"),
         (["pics/" + "é" * 125], "a name that is too long"),
         (["pics/" + "/".join(["y" * 100] * 31)], "a name that is too long"),
+        (["pics/" + "d/" * 1400 + "a.jpg"], "lies in more than 100 folders in folders"),
         (["pics/.a.jpg.part"], "has the name of a file that is being written"),
         (["pics/../../evil.jpg"], "would land outside its folder"),
         (["/evil.jpg"], "has an absolute path"),

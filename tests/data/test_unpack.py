@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from safe_llava.config.data import ResolvedFile, Unpack
 from safe_llava.core.errors import DataError
 from safe_llava.data import unpack as unpack_step
 from safe_llava.data.archives import unpacking as step
+from safe_llava.data.archives.indexing import index_archive
 
 MEMBERS = {"pics/a/1.jpg": b"one", "pics/a/2.jpg": b"two", "pics/b/3.png": b"three"}
 
@@ -131,6 +133,17 @@ def test_a_truncated_archive_leaves_nothing(tmp_path: Path, keep: float) -> None
         step.unpack_archive(archive, row(), tmp_path / "data")
     assert "its receipt in results/data/fetched" in caught.value.remedy
     assert not (tmp_path / "data" / "pics").exists()
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("w", "a tar archive"), ("w:gz", "a gzip file"), ("w:xz", "an xz file")])
+def test_another_kind_of_archive_is_named(tmp_path: Path, mode: str, kind: str) -> None:
+    archive = tmp_path / "x.zip"
+    with tarfile.open(archive, mode) as tar:  # type: ignore[call-overload]
+        tar.add(__file__, "pics/a.jpg")
+    for place in (step.unpack_archive, index_archive):
+        with pytest.raises(DataError, match=rf"x\.zip: {kind}, not a zip archive") as caught:
+            place(archive, row(), tmp_path / "data")
+        assert "unpack this one yourself" in caught.value.remedy
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

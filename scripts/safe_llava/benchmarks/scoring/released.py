@@ -5,6 +5,7 @@ Each reader returns what the scores are made of, by metric; one file may hold se
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from safe_llava.config.benchmarks import ReleasedAnswers
 from safe_llava.core.errors import BenchmarkError
 from safe_llava.core.files import read_json, read_jsonl
 
+log = logging.getLogger(__name__)
 REMEDY = "delete the file with its receipt and run again, or correct benchmarks.released"
 OF_AN_IMAGE = 6  # POPE's questions about an image: three objects that it shows, in turn with three that it does not
 LLAVA_BENCH = {"llava_bench_conv": "conv", "llava_bench_detail": "detail", "llava_bench_complex": "complex"}
@@ -56,9 +58,8 @@ def score_released(row: ReleasedAnswers, root: Path) -> list[ScoredAnswers]:
             _check(units)
         return found
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise BenchmarkError(
-            f"{root / row.answers}: not of the form of {row.scored_as}: {type(error).__name__}: {error}", REMEDY
-        ) from error
+        said = f"{error} is missing or unknown" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise BenchmarkError(f"{root / row.answers}: not of the form of {row.scored_as}: {said}", REMEDY) from error
 
 
 def _check(units: Units) -> None:
@@ -77,10 +78,17 @@ def _questions(row: ReleasedAnswers, root: Path) -> Path:
     return root / row.questions
 
 
+def _name(row: Mapping[str, Any], key: str = "question_id") -> str:
+    """Return a question's name as text; files write the same ones as numbers and as texts."""
+    if not isinstance(row[key], str | int) or isinstance(row[key], bool):
+        raise TypeError(f"`{key}` is {row[key]!r}, neither a text nor a whole number")
+    return str(row[key])
+
+
 def _replies(path: Path, text: str = "text") -> dict[str, str]:
     replies: dict[str, str] = {}
     for row in read_jsonl(path):
-        name = str(row["question_id"])
+        name = _name(row)
         if not isinstance(row[text], str):
             raise TypeError(f"question {name}: `{text}` is no text")
         if name in replies:
@@ -99,11 +107,11 @@ def _pope(row: ReleasedAnswers, root: Path) -> list[ScoredAnswers]:
     replies = _replies(root / row.answers)
     labelled = [root / path for path in row.labels if (root / path).is_file()]
     truths = _labels(questions, labelled) if labelled and len(labelled) == len(row.labels) else _construction(questions)
-    _no_strangers(replies, (str(question["question_id"]) for question in questions))
+    _no_strangers(replies, map(_name, questions))
     answered = [
         PopeAnswer(name, question["category"], replies[name], truth)
         for question, truth in zip(questions, truths, strict=True)
-        if (name := str(question["question_id"])) in replies
+        if (name := _name(question)) in replies
     ]
     return [ScoredAnswers(pope_units(answered, 100.0), len(questions) - len(answered))]
 
@@ -156,10 +164,12 @@ def _scienceqa(row: ReleasedAnswers, root: Path) -> list[ScoredAnswers]:
     """Score ScienceQA: the questions with an image, which the published score is of, and all."""
     replies: dict[str, str] = read_json(root / row.answers, REMEDY)["outputs"]
     questions = read_json(_questions(row, root), REMEDY)
-    _no_strangers(replies, (str(question["id"]) for question in questions))
+    _no_strangers(replies, (_name(question, "id") for question in questions))
+    if wrong := [name for name, reply in replies.items() if not isinstance(reply, str)]:
+        raise TypeError(f"question {wrong[0]}: its reply is no text")
     rows, with_image, failed = [], [], 0
     for question in questions:
-        name, truth = str(question["id"]), question["conversations"][1]["value"]
+        name, truth = _name(question, "id"), question["conversations"][1]["value"]
         if truth not in tuple(LETTERS):
             raise ValueError(f"question {name}: its answer {truth!r} is no letter")
         if name not in replies:
@@ -177,8 +187,12 @@ def _seedbench(row: ReleasedAnswers, root: Path) -> list[ScoredAnswers]:
     found: dict[str, list[tuple[str, str, list[float]]]] = {"seed_image": [], "seed_all": [], "seed_video": []}
     questions = read_json(root / labels, REMEDY)["questions"]
     failed = 0
+    if strange := replies.keys() - set(map(_name, questions)):
+        # Known to happen: the data set has fewer of the published videos. Each score counts the questions it has.
+        told = "%s: %d answers are to questions that %s does not have, such as %s; they count in no score"
+        log.warning(told, row.answers, len(strange), labels, min(strange))
     for question in questions:
-        name = str(question["question_id"])
+        name = _name(question)
         if name not in replies:
             failed += 1
             continue
@@ -201,7 +215,7 @@ def _llava_bench(row: ReleasedAnswers, root: Path) -> list[ScoredAnswers]:
             continue
         if list(map(float, marks.groups())) != review.get("tuple", list(map(float, marks.groups()))):
             raise ValueError(f"question {review['question_id']}: `content` and `tuple` have other marks")
-        one = (str(review["question_id"]), "", [float(mark) for mark in marks.groups()])
+        one = (_name(review), "", [float(mark) for mark in marks.groups()])
         for kind in ("all", LLAVA_BENCH[review["category"]]):
             parts.setdefault(f"gpt_eval_llava_{kind}", []).append(one)
     return [ScoredAnswers({metric: as_units("ratio", rows, 100.0) for metric, rows in parts.items()}, failed)]
@@ -213,7 +227,7 @@ def _mmvet(row: ReleasedAnswers, root: Path) -> list[ScoredAnswers]:
     for name, grade in grades.items():
         if not isinstance(grade["score"], list) or any(type(mark) not in (int, float) for mark in grade["score"]):
             raise TypeError(f"question {name}: `score` is no list of numbers")
-    runs = max(len(grade["score"]) for grade in grades.values())
+    runs = max((len(grade["score"]) for grade in grades.values()), default=0) or 1  # none: no question has a grade
 
     def run(place: int) -> Iterator[tuple[str, str, list[float]]]:
         for name, grade in grades.items():

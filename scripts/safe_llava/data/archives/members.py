@@ -32,6 +32,17 @@ NAMED_LEFT_OUT = 5
 PART = ".part"  # of `.NAME.part`, while NAME is written
 LONGEST_NAME = 255 - len(".") - len(PART)
 LONGEST_PATH = 3000
+DEEPEST_PATH = 100  # folders in folders; Python's own functions stop at some hundreds
+# How files begin that are taken for zip archives by mistake.
+OTHERS = {
+    b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"7z\xbc\xaf\x27": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"<": "a web page",
+}
 
 
 @dataclass(frozen=True)
@@ -67,12 +78,26 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
             raise
         raise DataError(f"{path}: no such file", "fetch it first") from error
     except DAMAGES as error:
+        if other := _other_kind(path):
+            remedy = (
+                "name a mirror that has the zip archive, or unpack this one yourself into the folder `to` of its row"
+            )
+            raise DataError(f"{path}: {other}, not a zip archive", remedy) from error
         raise DataError(f"{path}: cut off or damaged: {error}", FETCH_AGAIN) from error
     except OSError as error:
         # Where a piece is missing, members seem to lie before the file's beginning.
         if error.errno != errno.EINVAL:
             raise
         raise DataError(f"{path}: cut off or damaged: a member lies outside the file", FETCH_AGAIN) from error
+
+
+def _other_kind(path: Path) -> str:
+    """Return what a file is that is no zip archive, or an empty string."""
+    with path.open("rb") as stream:
+        head = stream.read(512).lstrip(b"\xef\xbb\xbf \r\n\t")
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    return next((kind for magic, kind in OTHERS.items() if head.startswith(magic)), "")
 
 
 def contents(archive: zipfile.ZipFile, strip: str) -> Contents:
@@ -166,6 +191,8 @@ def _name_fault(name: str) -> str:
         return "would land outside its folder"
     if any(len(part.encode()) > LONGEST_NAME for part in parts) or len(name.encode()) > LONGEST_PATH:
         return f"has a name that is too long for file systems (of {LONGEST_NAME} bytes at most, {LONGEST_PATH} in all)"
+    if len(parts) > DEEPEST_PATH:
+        return f"lies in more than {DEEPEST_PATH} folders in folders"
     if parts[-1].startswith(".") and parts[-1].endswith(PART):
         return "has the name of a file that is being written"
     return ""
