@@ -116,6 +116,24 @@ def test_subrooms_do_not_import_each_other_in_both_directions(imports: dict[str,
     assert sorted(pair for pair in arrows if pair[0] < pair[1] and pair[::-1] in arrows) == []
 
 
+def test_one_place_chooses_a_back_end_of_the_engine(imports: dict[str, set[str]]) -> None:
+    """What the back ends share knows none of them, and they do not know each other."""
+
+    def back_end(module: str) -> str:
+        parts = module.split(".")
+        return parts[1] if parts[0] == "engine" and len(parts) > 1 and parts[1] in ("vllm", "transformers") else ""
+
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in sorted(imports.items())
+        for other in sorted(others)
+        if room_of(module) == "engine" and module != "engine" and back_end(other) not in ("", back_end(module))
+    ]
+
+    assert {back_end(other) for other in imports["engine"]} == {"", "vllm", "transformers"}
+    assert wrong == []
+
+
 def part_of(module: str) -> str:
     """The part of its room that a module lies in: ``data.download`` for ``data.download.web``; empty on a top floor."""
     return ".".join(module.split(".")[:2]) if module.count(".") > 1 else ""

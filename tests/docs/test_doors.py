@@ -86,6 +86,20 @@ def test_a_checkpoint(here: Path, root: Path, snakemake: Run) -> None:  # noqa: 
     }
     assert kinds == {"prism", "answers"}, done.stderr  # nothing that the paper's models or benchmarks need
 
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    for name, content, fault in (
+        ("model.safetensors", pointer, "model.safetensors: a pointer of git-lfs"),
+        (
+            "model.safetensors.index.json",
+            '{"weight_map": {"a": "model-1.safetensors"}}',
+            "model-1.safetensors: no such file",
+        ),
+        ("adapter_model.safetensors", "", "a LoRA adapter alone"),
+    ):
+        (here / "checkpoint" / name).write_text(content)
+        done = snakemake(*words[1:], *elsewhere)
+        assert done.returncode != 0 and fault in done.stdout + done.stderr
+        (here / "checkpoint" / name).unlink()
     (here / "checkpoint/config.json").write_text('{"model_type": "llava_llama"}')
     done = snakemake(*words[1:], *elsewhere)
     assert done.returncode != 0 and "safe_llava.train.convert" in done.stdout + done.stderr

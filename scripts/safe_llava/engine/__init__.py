@@ -1,4 +1,8 @@
-"""The generation engine: every stage asks its models through here."""
+"""The generation engine: every stage asks its models through here.
+
+``open_engine`` alone knows the back ends, ``vllm`` and ``transformers``; they import the other modules of this room,
+and none of those imports a back end.
+"""
 
 from __future__ import annotations
 
