@@ -28,8 +28,9 @@ def check_site(settings: Any) -> None:
         WorkflowError: it still says ``unknown`` where it is needed.
     """
     if names := unfilled(settings):
+        others = f", and so are {', '.join(names[1:])}" if names[1:] else ""
         raise WorkflowError(
-            f"{names[0]} is still `{UNKNOWN}`\n  remedy: write your site's into "
+            f"{names[0]} is still `{UNKNOWN}`{others}\n  remedy: write your site's into "
             "workflow/profiles/slurm/config.yaml; `sacctmgr show associations user=$USER` and `sinfo` list them"
         )
 

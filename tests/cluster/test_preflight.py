@@ -59,6 +59,8 @@ def test_an_image_that_is_not_what_its_note_says_is_red(tmp_path: Path, changes:
 def test_an_image_that_is_away_is_red_with_the_command_that_makes_it(tmp_path: Path) -> None:
     (found,) = check_images({"train": str(tmp_path / "train.sif")})
     assert (found.state, found.remedy) == ("red", "snakemake images")
+    (found,) = check_images({"train": str(tmp_path / "train.sif")}, "docker://docker.io/library/python@unknown")
+    assert found.remedy.startswith("python -m safe_llava.containers.build pin") and "snakemake images" in found.remedy
 
 
 def test_an_image_whose_labels_cannot_be_read_is_red(tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_keys_are_named_and_never_said(paper: Config) -> None:
     judges = ["gpt-benchmarks", "gemini", "local"]
     found = list(check_judge_keys(paper, judges, {"OPENAI_API_KEY": SECRET}))
     assert [one.state for one in found] == ["ok", "red", "ok"]
-    assert "GEMINI_API_KEY" in found[1].remedy
+    assert "export GEMINI_API_KEY=…; or select judges that need none" in found[1].remedy
     assert SECRET not in as_text(found) + as_page(found, "today")
 
 

@@ -58,7 +58,8 @@ def test_a_profile_that_was_not_filled_in_says_what_is_missing(root: Path, tmp_p
     env = {**os.environ, "PYTHONPATH": str(root / "scripts")}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
-    assert "slurm-steady-account is still `unknown`" in done.stdout + done.stderr
+    said = "slurm-steady-account is still `unknown`, and so are slurm-steady-partition, slurm-steady-gpu-partition"
+    assert said in done.stdout + done.stderr
     assert "sacctmgr" in done.stdout + done.stderr
 
 

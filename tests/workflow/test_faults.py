@@ -96,3 +96,8 @@ def test_another_clone_s_environment_submits_nothing(snakemake: Run, root: Path,
     assert done.returncode != 0
     assert "the environment is that of another clone" in said(done)
     assert not (tmp_path / "results/data").exists()
+    # A dry run says so too, and what the profile lacks.
+    done = snakemake("-n", target, "--profile", "slurm", "--config", f"results={tmp_path}/results", env=other)
+    assert done.returncode == 0
+    assert f"it runs the code of {tmp_path}" in said(done)
+    assert "a run needs slurm-steady-account" in said(done)

@@ -82,14 +82,16 @@ def check_container_images(jobs):
         raise WorkflowError(f"no container image {', '.join(absent)}\n  remedy: snakemake images")
 
 
+def clone_fault():
+    """What to tell where the executor would run the code of another clone, whose environment this Snakemake runs in."""
+    place = Path(next(iter(FOREIGN.values())).__file__).parent
+    return f"the environment is that of another clone: it runs the code of {place}\n  remedy: make env, and .venv/bin/snakemake"
+
+
 def check_clone():
-    """Refuse to submit by the code of another clone, whose environment this Snakemake runs in."""
-    executor = getattr(workflow.executor_plugin, "name", "")
-    if FOREIGN and executor == "slurm-steady":
-        place = Path(next(iter(FOREIGN.values())).__file__).parent
-        raise WorkflowError(
-            f"the environment is that of another clone: it runs the code of {place}\n  remedy: make env, and .venv/bin/snakemake"
-        )
+    """Refuse to submit by the code of another clone."""
+    if FOREIGN and getattr(workflow.executor_plugin, "name", "") == "slurm-steady":
+        raise WorkflowError(clone_fault())
 
 
 def check_room(jobs):
@@ -131,10 +133,14 @@ def warn_of_start():
     """Say at a dry-run's end what a run needs and is not here: Snakemake calls `onstart` for no dry-run."""
     if not workflow.dryrun or workflow.dag is None:
         return
-    from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings
     from snakemake_executor_plugin_slurm_steady.site import unfilled
 
-    if ExecutorSettings.given and (names := unfilled(ExecutorSettings.given)):
+    # As Snakemake has loaded it, which may be that of another clone.
+    settings = OWN.get("snakemake_executor_plugin_slurm_steady.settings")
+    given = settings and getattr(settings.ExecutorSettings, "given", None)
+    if given and FOREIGN:
+        print(clone_fault(), file=sys.stderr)
+    if given and (names := unfilled(given)):
         print(f"a run needs {', '.join(names)}, still unknown in workflow/profiles/slurm/config.yaml", file=sys.stderr)
     if NO_APPTAINER:
         print("a run needs the command apptainer, which is not here", file=sys.stderr)

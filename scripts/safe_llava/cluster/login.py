@@ -22,8 +22,9 @@ from safe_llava.cluster.estimates.measured import Measured, read_measured
 from safe_llava.config.base import Row
 from safe_llava.config.data import DataConfig
 from safe_llava.config.schema import Config
-from safe_llava.config.secrets import missing_keys
-from safe_llava.config.selection import needed
+from safe_llava.config.secrets import WITHOUT_KEYS, missing_keys
+from safe_llava.config.selection import ROOT, needed
+from safe_llava.containers.tag import base
 from safe_llava.core import cli
 from safe_llava.core.errors import ConfigError, DataError, SafeLlavaError
 from safe_llava.core.files import write_json
@@ -73,8 +74,16 @@ class LoginFindings(Row):
     jobs: dict[NodeKind, Expected]
 
 
-def check_images(images: Mapping[NodeKind, str]) -> Iterator[CheckResult]:
-    """Say whether each container image is there, and what its labels or the note beside it tell."""
+def check_images(images: Mapping[NodeKind, str], made_from: str = "") -> Iterator[CheckResult]:
+    """Say whether each container image is there, and what its labels or the note beside it tell.
+
+    Args:
+        images: the container images by name.
+        made_from: the base that missing ones are made from.
+    """
+    make = "snakemake images"
+    if made_from.endswith("@unknown"):
+        make = f"python -m safe_llava.containers.build pin, where there is internet: the base has no digest yet; {make}"
     if not images:
         yield CheckResult(
             WHERE, "images", "ok", "none are used (no --sdm apptainer): steps run with what is installed here"
@@ -84,7 +93,7 @@ def check_images(images: Mapping[NodeKind, str]) -> Iterator[CheckResult]:
         if "://" in path:
             yield CheckResult(WHERE, what, "ok", f"{path} was pulled for the job that looks into it")
         elif not Path(path).is_file():
-            yield CheckResult(WHERE, what, "red", f"{path} is not there", "snakemake images")
+            yield CheckResult(WHERE, what, "red", f"{path} is not there", make)
         else:
             yield _labelled(what, Path(path))
 
@@ -202,7 +211,13 @@ def check_judge_keys(config: Config, judges: Sequence[str], environment: Mapping
         elif missing_keys({name: row}, environment) is None:
             yield CheckResult(WHERE, f"key of {name}", "ok", f"{row.key_env} is set")
         else:
-            yield CheckResult(WHERE, f"key of {name}", "red", f"{row.key_env} is not set", f"export {row.key_env}=…")
+            yield CheckResult(
+                WHERE,
+                f"key of {name}",
+                "red",
+                f"{row.key_env} is not set",
+                f"export {row.key_env}=…; or {WITHOUT_KEYS}",
+            )
 
 
 def with_estimate(ask: RuleResources, config: Config, figures: Measured) -> partitions.Ask:
@@ -255,7 +270,7 @@ def findings(config: Config, plan: JobPlan, figures: Measured, environment: Mapp
     """Return everything that the login node knows."""
     images = {name: job.image for name, job in plan.jobs.items() if job.image}
     return [
-        *check_images(images),
+        *check_images(images, base(config.images, ROOT)),
         *check_room(config, figures),
         *check_layouts(plan.layouts),
         *check_judge_keys(config, plan.keys, environment),

@@ -9,6 +9,10 @@ from functools import lru_cache
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 
+WITHOUT_KEYS = (
+    "select judges that need none (prism.select.judges: [rules]; benchmarks.judge: local, or no judged rows in "
+    "benchmarks.select.tasks)"
+)
 SHORTEST_SECRET = 8  # shorter ones may stand in any text by chance
 
 
@@ -24,11 +28,7 @@ def missing_keys(judges: Mapping[str, Judge], environment: Mapping[str, str]) ->
     lines = "\n".join(
         f"  judge `{name}` needs the environment variable {variable}" for name, variable in missing.items()
     )
-    return (
-        f"this run would call judges whose keys are not set:\n{lines}\n"
-        "  remedy: export the keys, or select judges that need none (prism.select.judges: [rules]; benchmarks.judge: "
-        "local, or no judged rows in benchmarks.select.tasks)"
-    )
+    return f"this run would call judges whose keys are not set:\n{lines}\n  remedy: export the keys, or {WITHOUT_KEYS}"
 
 
 def read_key(judge: Judge, environment: Mapping[str, str]) -> str | None:
