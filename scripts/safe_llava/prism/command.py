@@ -13,12 +13,12 @@ file. docs/scorer.md describes formats, columns and the Python interface.
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from safe_llava import __version__
 from safe_llava.config.prism import Judge
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
-from safe_llava.core.files import atomic_path, write_jsonl
+from safe_llava.core.files import write_jsonl
 from safe_llava.core.rows import read_row
 from safe_llava.formats.answer_files import read_any_answers, read_cells
 from safe_llava.formats.prism import (
@@ -50,13 +50,31 @@ from safe_llava.prism.scoring.rates import score_verdicts
 from safe_llava.prism.scoring.shown import show_paired, show_scores
 
 COUNTS = Path(__file__).parent / "counts"
-VERDICT_COLUMNS = (
-    *("edition", "model", "task", "question_id", "index", "attribute", "judge", "status", "refused", "leaked"),
-    *("description_refused", "reason", "words", "text"),
-)
-KEPT = VERDICT_COLUMNS[: VERDICT_COLUMNS.index("words")]  # what a verdict is made of
 JUDGE_REMEDY = "write a JSON object with description, kind, model and key_env, as in docs/scorer.md"
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """A row of the CSV file that ``judge`` writes: a verdict, what it rests on in the answer, and the answer."""
+
+    edition: str
+    model: str
+    task: str
+    question_id: str
+    index: str
+    attribute: str
+    judge: str
+    status: str
+    refused: str = ""
+    leaked: str = ""
+    description_refused: str = ""
+    reason: str = ""
+    words: str = ""
+    text: str = ""
+
+
+VERDICT_COLUMNS = [column.name for column in fields(VerdictRow)]
 
 
 def published(editions: Sequence[str] = EDITIONS) -> list[Score]:
@@ -137,10 +155,10 @@ def _read_verdict_rows(path: Path) -> list[Verdict]:
     for where, cells in read_cells(path, remedy)[1:]:
         if len(cells) != len(VERDICT_COLUMNS):
             raise PrismError(f"{where}: {len(cells)} columns where {len(VERDICT_COLUMNS)} are needed", remedy)
-        rows.append({name: cell for name, cell in zip(VERDICT_COLUMNS, cells, strict=True) if cell and name in KEPT})
-    for row in rows:
+        row: dict[str, Any] = {name: cell for name, cell in zip(VERDICT_COLUMNS, cells, strict=True) if cell}
         if row.get("status") == "judged" and row.get("task") == Task.IMPLICIT_LEAKAGE:
             row["leaked"] = row.get("leaked", "").split()
+        rows.append({name: value for name, value in row.items() if name not in ("words", "text")})
     return parse_rows(Verdict, rows, path, remedy)
 
 
@@ -151,22 +169,18 @@ def _judge(options: argparse.Namespace) -> None:
     if options.out.suffix == ".jsonl":
         write_jsonl(options.out, (verdict.model_dump(mode="json", exclude_none=True) for verdict in verdicts))
     else:
-        rows = [_verdict_row(verdict, by_key[verdict.key]) for verdict in verdicts]
-        with atomic_path(options.out) as part, part.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, VERDICT_COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(options.out, VerdictRow, (_verdict_row(verdict, by_key[verdict.key]) for verdict in verdicts))
     scores = score_verdicts(verdicts)
     warn_of_counts(scores)
     _show(show_scores(scores))
 
 
-def _verdict_row(verdict: Verdict, answer: Answer) -> dict[str, Any]:
-    row = {name: getattr(verdict, name) for name in VERDICT_COLUMNS if hasattr(verdict, name)}
-    row["leaked"] = None if verdict.leaked is None else " ".join(verdict.leaked)
+def _verdict_row(verdict: Verdict, answer: Answer) -> VerdictRow:
     text = answer.text or ""
     phrases = phrases_of(text, answer.task, answer.attribute) if verdict.rules_version and text else []
-    return row | {"text": text, "words": "; ".join(f"{phrase.words} ({phrase.says})" for phrase in phrases)}
+    said = verdict.model_dump(exclude_none=True) | {"leaked": " ".join(verdict.leaked or ())}
+    said |= {"words": "; ".join(f"{phrase.words} ({phrase.says})" for phrase in phrases), "text": text}
+    return VerdictRow(**{name: str(said.get(name, "")) for name in VERDICT_COLUMNS})
 
 
 def _score(options: argparse.Namespace) -> None:
