@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workflow.conftest import Run, job_counts, snakemake
+from workflow.conftest import Run, job_counts, planned, snakemake
 
 __all__ = ["snakemake"]  # a fixture
 DEMO = ("--configfile", "config/demo.yaml")
@@ -25,12 +25,9 @@ def test_preflight_looks_into_every_image_and_again_each_time(snakemake: Run, tm
         assert environment in page
     assert "has not reported" not in page
     again = snakemake("-n", *command)
-    assert job_counts(again.stdout + again.stderr) == {
-        "preflight_login": 1,
-        "preflight_node": 3,
-        "preflight": 1,
-        "total": 5,
-    }
+    made = planned(again.stdout)
+    assert made.keys() == {"preflight_login", "preflight_node"}
+    assert {Path(path).stem for path in made["preflight_node"]} == {"train", "eval", "paper"}
 
 
 def test_a_job_that_fails_costs_its_own_lines_alone(snakemake: Run, tmp_path: Path) -> None:
@@ -58,7 +55,7 @@ def test_what_an_earlier_preflight_found_stands_in_for_no_job(snakemake: Run, tm
     assert sorted(file.name for file in folder.iterdir()) == ["config.json", "login.json"]
     # No job looks around before that.
     done = snakemake("-n", f"{folder}/paper.json", *DEMO, "--config", *config)
-    assert job_counts(done.stdout + done.stderr)["preflight_login"] == 1
+    assert "preflight_login" in planned(done.stdout)
 
 
 def test_costs_are_printed_each_time_they_are_asked_for(snakemake: Run, tmp_path: Path) -> None:
@@ -76,7 +73,7 @@ def test_what_the_run_has_cost_is_counted_behind_everything_else(snakemake: Run)
     fresh = ("--config", "results=/nonexistent/results")
     done = snakemake("-n", *DEMO, *fresh)
     counts = job_counts(done.stdout + done.stderr)
-    assert (counts["paper_costs"], counts["paper_costs_table"]) == (1, 1)
+    assert {"paper_costs", "paper_costs_table"} <= counts.keys()
     done = snakemake("-n", "/nonexistent/results/costs/costs.csv", *DEMO, *fresh)
     behind = job_counts(done.stdout + done.stderr)
     left_out = {"paper_costs_table", "demo_check", "share_browse", "all", "total"}

@@ -165,7 +165,9 @@ def test_nothing_is_made_again_with_or_without_cluster_and_images(demo: Demo) ->
 
 def test_a_rule_again_asks_for_what_follows_from_it_and_nothing_before(demo: Demo) -> None:
     counts = job_counts(demo.again("--profile", "slurm", "-R", "prism_judge", "--", "prism"))
-    assert counts == {"prism_judge": 12, "prism_score": 4, "prism_table": 1, "prism": 1, "total": 18}
+    assert counts.keys() == {"prism_judge", "prism_score", "prism_table", "prism", "total"}
+    for rule in ("prism_judge", "prism_score", "prism_table"):
+        assert counts[rule] == demo.planned[rule]
 
 
 def test_no_secret_in_accounting_scripts_logs_or_results(demo: Demo, cluster: Cluster) -> None:

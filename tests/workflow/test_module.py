@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from workflow.conftest import Run, job_counts
+from safe_llava.formats.prism import Task
+from workflow.conftest import Run, job_counts, planned
 
 MODULE = """
 module safe_llava:
@@ -55,7 +56,7 @@ def test_its_own_first_rule_stays_the_one_that_is_made(outer, tmp_path: Path) ->
 
 def test_without_a_rule_of_its_own_the_paper_is_made(outer) -> None:
     counts = job_counts(outer("-n").stdout)
-    assert counts["theirs_all"] == counts["theirs_paper_summary"] == 1
+    assert {"theirs_all", "theirs_paper_summary"} <= counts.keys()
 
 
 def test_its_configuration_lies_over_that_of_the_clone(outer) -> None:
@@ -63,14 +64,16 @@ def test_its_configuration_lies_over_that_of_the_clone(outer) -> None:
     config = {"results": "own", "prism": {"released_models": ["LLaVA"]}}
     done = outer("-n", table, config=config, prefix=False)
     assert done.returncode == 0, done.stderr
-    assert job_counts(done.stdout)["theirs_prism_released"] == 3
+    released = planned(done.stdout)["theirs_prism_released"]
+    assert set(released) == {f"own/prism/released/v1/LLaVA/{task}.jsonl" for task in Task}
 
 
 def test_arguments_of_steps_name_the_folder_that_inputs_and_outputs_lie_in(outer) -> None:
     done = outer("-n", "-p", "theirs_paper", "theirs_preflight")
     assert done.returncode == 0, done.stderr
     commands = [line for line in done.stdout.splitlines() if "-m safe_llava." in line]
-    assert len(commands) > 100
+    stages = {command.split("-m safe_llava.")[1].split(".")[0] for command in commands}
+    assert {"data", "train", "prism", "benchmarks", "paper", "cluster"} <= stages
     for command in commands:
         places = re.findall(r"[^\s='\"]*(?:results|data)/", command)
         assert all(re.match(r"/|upstream/", place) for place in places if "://" not in place), command
@@ -94,7 +97,7 @@ def test_in_another_folder_its_own_configuration_is_read(snakemake: Run, root: P
     snakefile = str(root / "workflow/Snakefile")
     done = snakemake("-n", "--snakefile", snakefile, "--directory", str(tmp_path), published)
     assert done.returncode == 0, done.stderr
-    assert job_counts(done.stdout)["prism_published"] == 1
+    assert planned(done.stdout)["prism_published"] == [published]
 
 
 def test_rules_without_their_clone_say_so(snakemake: Run, root: Path, tmp_path: Path) -> None:

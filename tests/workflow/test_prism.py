@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from workflow.conftest import ROOT, Finished, Run, job_counts
+from safe_llava.config.load import load
+from safe_llava.config.selection import config_files
+from workflow.conftest import ROOT, Finished, Run, job_counts, planned
 
 FRESH = ("--config", "results=/nonexistent/results")
 MINE = """
@@ -31,15 +33,14 @@ def test_a_model_of_one_s_own_is_asked_alone(snakemake: Run, tmp_path: Path) -> 
     (tmp_path / "mine.yaml").write_text(MINE)
     done = snakemake("-n", "prism", "--configfile", f"{tmp_path}/mine.yaml", *FRESH)
     assert done.returncode == 0, done.stderr
-    counts = job_counts(done.stdout)
-    rules = {"prism_answers": 2, "prism_judge": 6, "prism_score": 2, "prism_published": 1, "prism_table": 1, "prism": 1}
-    data = {"data_fetch", "data_unpack", "data_layout", "data_snapshot", "total"}
-    assert {name: count for name, count in counts.items() if name not in data} == rules
-    # Questions and photos of both editions, and one checkpoint.
-    fetched = re.findall(r"wildcards: file=(\S+)", done.stdout)
-    assert len(fetched) == counts["data_fetch"]
+    made, results = planned(done.stdout), "/nonexistent/results"
+    assert {rule.split("_")[0] for rule in made} == {"data", "prism"}
+    select = load(config_files([])).prism.select
+    records = {f"{results}/prism/answers/{edition}/mine/record.json" for edition in select.editions}
+    assert {path for path in made["prism_answers"] if path.endswith("record.json")} == records
+    assert made["data_snapshot"] == [f"{results}/data/snapshots/model-mine.json"]
+    fetched = [path.removeprefix(f"{results}/data/fetched/") for path in made["data_fetch"]]
     assert all(path.startswith(("eval/PRISM/", "downloads/prism-v")) for path in fetched), fetched
-    assert counts["data_snapshot"] == 1
     assert "environment variable" not in done.stderr
 
 
@@ -80,7 +81,7 @@ def test_a_pair_of_which_a_model_is_not_asked_asks_for_none(snakemake: Run, tmp_
     assert done.returncode == 0, done.stderr
     counts = job_counts(done.stdout)
     assert not [name for name in counts if name.startswith("train_") or name.endswith("_paired")]
-    assert counts["prism_answers"] == 2
+    assert {path.split("/")[-2] for path in planned(done.stdout)["prism_answers"]} == {"LLaVA"}
     figures = re.findall(r"wildcards: figure=(\S+)", done.stdout)
     assert not {"prism_paired", "benchmarks_paired", "training"} & set(figures)
     tables = re.findall(r"wildcards: table=(\S+)", done.stdout)
@@ -188,7 +189,8 @@ def test_an_edited_lexicon_judges_again_whoever_the_judge_is(clone: Path) -> Non
     assert job_counts(run("-n")) == {}
     with (clone / "scripts/safe_llava/lexicon/refusals.py").open("a") as stream:
         stream.write("# changed\n")
-    assert job_counts(run("-n")) == {"prism_judge": 2, "total": 2}
+    again = run("-n")
+    assert set(verdicts) <= set(planned(again)["prism_judge"]) and set(job_counts(again)) == {"prism_judge", "total"}
 
 
 def test_without_benchmarks_the_paper_has_none(snakemake: Run, tmp_path: Path) -> None:
@@ -196,6 +198,6 @@ def test_without_benchmarks_the_paper_has_none(snakemake: Run, tmp_path: Path) -
     done = snakemake("-n", "--configfile", f"{tmp_path}/mine.yaml", *FRESH)
     assert done.returncode == 0, done.stderr
     counts = job_counts(done.stdout)
-    assert counts["paper_summary"] == 1
+    assert "paper_summary" in counts
     assert [name for name in counts if name.startswith("benchmarks")] == []
     assert "tables/benchmarks" not in done.stdout and "figures/benchmarks" not in done.stdout

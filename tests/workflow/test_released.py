@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from workflow.conftest import Run, job_counts
+from workflow.conftest import Run, job_counts, planned
 
 MODELS = ["LLaVA", "LLaVA-Onevision", "Gemma", "InternVLC3", "Safe-LLaVA-0_5B"]
 COLUMNS = ["edition", "model", "task", "attribute", "judge", "n", "n_failed", "hits", "rate"]
@@ -126,7 +126,9 @@ def test_a_step_whose_record_holds_failures_is_run_again(snakemake: Run, shared:
         said = snakemake(*arguments(work), "--dry-run", env=mirror)
     finally:
         record.write_text(whole, encoding="utf-8")
-    assert job_counts(said.stdout).get("prism_judge") == 1, said.stdout + said.stderr
+    verdicts = record.with_name("refusal_soft.jsonl")
+    assert str(verdicts) in planned(said.stdout)["prism_judge"], said.stdout + said.stderr
+    assert {Path(path).stem.split(".")[0] for path in planned(said.stdout)["prism_judge"]} == {"refusal_soft"}
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,7 @@ def test_no_score_outlives_what_it_was_made_of(snakemake: Run, shared: Path, rel
         said = snakemake(*arguments(work), "--dry-run", env=mirror)
     finally:
         kept.rename(file)
-    counts = job_counts(said.stdout)
-    assert (counts.get("prism_judge"), counts.get("prism_score")) == (1, 1), said.stdout + said.stderr
-    assert counts.get("prism_released_table") == 1
+    made = planned(said.stdout)
+    assert {Path(path).stem.split(".")[0] for path in made["prism_judge"]} == {"refusal_soft"}, said.stdout
+    assert made["prism_score"] == [f"{work}/results/prism/scores/released/v1/LLaVA/rules.csv"]
+    assert "prism_released_table" in made
