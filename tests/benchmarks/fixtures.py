@@ -42,7 +42,7 @@ class Fixture:
     right: list[str] = field(default_factory=list)
 
 
-def picture(number: int, size: int = 8) -> PIL.Image.Image:
+def image(number: int, size: int = 8) -> PIL.Image.Image:
     """Draw an image that shows a number."""
     return PIL.Image.new("RGB", (size, size), (number * STEP, 60, 90))
 
@@ -55,7 +55,7 @@ def number_in(image: PIL.Image.Image) -> int:
 
 def stored(number: int) -> Row:
     stream = io.BytesIO()
-    picture(number).save(stream, "PNG")
+    image(number).save(stream, "PNG")
     return {"bytes": stream.getvalue(), "path": f"{number}.png"}
 
 

@@ -115,11 +115,11 @@ def test_a_video_is_shown_by_its_middle_frame(scored: Score) -> None:
 
 
 def test_equal_pictures_of_a_window_are_one_object(scored: Score, fixtures: dict[str, Fixture]) -> None:
-    from benchmarks.fixtures import picture
-    from safe_llava.benchmarks.lmms.plugin import shared_pictures
+    from benchmarks.fixtures import image
+    from safe_llava.benchmarks.lmms.plugin import share_images
     from safe_llava.engine.base import Request
 
-    window = shared_pictures([Request(f"{n}", "q", (picture(n % 2),), 1) for n in range(4)])
+    window = share_images([Request(f"{n}", "q", (image(n % 2),), 1) for n in range(4)])
     images = [one.images[0] for one in window if isinstance(one, Request)]
     assert images[0] is images[2]
     assert images[1] is images[3]

@@ -18,7 +18,7 @@ QUESTIONS = ["What is in  the picture?", "", "naïve </s> text", "How old is the
 
 
 def ask(folder: str, image: str) -> dict[str, object]:
-    """Return what a version makes of questions about a picture: ids, pixels, greedy tokens, the first logits."""
+    """Return what a version makes of questions about an image: ids, pixels, greedy tokens, the first logits."""
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, torch_dtype=torch.float32).eval()
     picture = PIL.Image.open(image).convert("RGB")

@@ -26,7 +26,7 @@ State = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
-def picture() -> PIL.Image.Image:
+def image() -> PIL.Image.Image:
     noise = np.random.default_rng(2).integers(0, 255, (40, 83, 3), dtype=np.uint8)
     return PIL.Image.fromarray(noise)
 
@@ -103,18 +103,18 @@ def qwen2(state: State, hidden: torch.Tensor) -> torch.Tensor:
     return model(inputs_embeds=hidden[None]).logits[0]
 
 
-def tiles(picture: PIL.Image.Image) -> torch.Tensor:
-    """The views of a picture of 83 x 40 as the released script cuts them: 2 x 1 tiles and a whole view."""
+def tiles(image: PIL.Image.Image) -> torch.Tensor:
+    """The views of an image of 83 x 40 as the released script cuts them: 2 x 1 tiles and a whole view."""
     bicubic = PIL.Image.Resampling.BICUBIC
-    wide = picture.resize((56, 28), bicubic)
-    views = [wide.crop((0, 0, 28, 28)), wide.crop((28, 0, 56, 28)), picture.resize((28, 28), bicubic)]
+    wide = image.resize((56, 28), bicubic)
+    views = [wide.crop((0, 0, 28, 28)), wide.crop((28, 0, 56, 28)), image.resize((28, 28), bicubic)]
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     arrays = [((np.asarray(view) / 255 - mean) / std).astype(np.float32) for view in views]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("language_model", ["internlm2", "qwen2"])
-def test_logits_are_the_originals(tmp_path: Path, picture: PIL.Image.Image, language_model: str) -> None:
+def test_logits_are_the_originals(tmp_path: Path, image: PIL.Image.Image, language_model: str) -> None:
     from transformers import AutoModelForImageTextToText
 
     from safe_llava.checkpoints.processors import load_processor
@@ -125,12 +125,12 @@ def test_logits_are_the_originals(tmp_path: Path, picture: PIL.Image.Image, lang
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     content = [{"type": "image"}, {"type": "text", "text": "How old is he?\nAnswer"}]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    inputs = processor(text=[prompt], images=[[picture]], return_tensors="pt")
+    inputs = processor(text=[prompt], images=[[image]], return_tensors="pt")
     ids = inputs["input_ids"][0]
     words = "model.tok_embeddings" if language_model == "internlm2" else "model.embed_tokens"
     embedded = state[f"language_model.{words}.weight"][ids].clone()
     mark = processor.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
-    embedded[ids == mark] = vision(state, tiles(picture)).flatten(0, 1)
+    embedded[ids == mark] = vision(state, tiles(image)).flatten(0, 1)
     with torch.no_grad():
         expected = (internlm2 if language_model == "internlm2" else qwen2)(state, embedded)
         logits = model(**inputs).logits[0]

@@ -22,11 +22,11 @@ from safe_llava.core.files import file_digest
 from safe_llava.engine import convert as step
 from safe_llava.engine.convert import convert
 
-PLACE = -200  # what the original writes where a picture goes
+PLACE = -200  # what the original writes where an image goes
 
 
 @pytest.fixture(scope="module")
-def picture() -> PIL.Image.Image:
+def image() -> PIL.Image.Image:
     noise = np.random.default_rng(1).integers(0, 255, (37, 90, 3), dtype=np.uint8)
     return PIL.Image.fromarray(noise)
 
@@ -69,7 +69,7 @@ class Original:
         return self._linear("model.mm_projector.2", inner, self.state)
 
     def logits(self, ids: list[int], features: torch.Tensor) -> torch.Tensor:
-        """Logits ``[T, V]`` of a prompt with ``features [n, 32]`` in the place of the picture."""
+        """Logits ``[T, V]`` of a prompt with ``features [n, 32]`` in the place of the image."""
         from transformers import Qwen2Config, Qwen2ForCausalLM
 
         rows = len(self.state["lm_head.weight"])
@@ -107,7 +107,7 @@ def best_grid(size: tuple[int, int], most: int) -> tuple[int, int]:
 
 
 def tiled(original: Original, image: PIL.Image.Image, most: int, limit: int | None) -> torch.Tensor:
-    """Features of a picture under ``anyres`` (``anyres_max_limit``) with ``spatial_unpad``."""
+    """Features of an image under ``anyres`` (``anyres_max_limit``) with ``spatial_unpad``."""
     columns, rows = best_grid(image.size, most)
     scale = min(columns * 28 / image.width, rows * 28 / image.height)
     fitted = (
@@ -156,8 +156,8 @@ def converted(tmp_path: Path, tower_inside: bool = True, **changes: Any) -> tupl
     return out, Original(state, own)
 
 
-def found(out: Path, picture: PIL.Image.Image) -> tuple[list[int], torch.Tensor, Any]:
-    """Ids with the picture's positions as one ``PLACE``, logits without those of the new rows, the model."""
+def found(out: Path, image: PIL.Image.Image) -> tuple[list[int], torch.Tensor, Any]:
+    """Ids with the image's positions as one ``PLACE``, logits without those of the new rows, the model."""
     from transformers import AutoModelForImageTextToText
 
     from safe_llava.checkpoints.processors import load_processor
@@ -166,7 +166,7 @@ def found(out: Path, picture: PIL.Image.Image) -> tuple[list[int], torch.Tensor,
     model = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32).eval()
     content = [{"type": "image"}, {"type": "text", "text": "How old is he?\nAnswer"}]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    inputs = processor(text=[prompt], images=[[picture]], return_tensors="pt")
+    inputs = processor(text=[prompt], images=[[image]], return_tensors="pt")
     with torch.no_grad():
         logits = model(**inputs).logits[0]
     mark = model.config.image_token_id
@@ -179,26 +179,26 @@ def found(out: Path, picture: PIL.Image.Image) -> tuple[list[int], torch.Tensor,
     ("ratio", "limit", "tower_inside"), [("anyres_max_4", 4, True), ("anyres_max_9", 9, False), ("anyres", None, True)]
 )
 def test_tiles_give_the_originals_logits(
-    tmp_path: Path, picture: PIL.Image.Image, ratio: str, limit: int | None, tower_inside: bool
+    tmp_path: Path, image: PIL.Image.Image, ratio: str, limit: int | None, tower_inside: bool
 ) -> None:
     out, original = converted(tmp_path, tower_inside, image_aspect_ratio=ratio)
-    ids, logits, model = found(out, picture)
+    ids, logits, model = found(out, image)
     assert type(model).__name__ == "LlavaOnevisionForConditionalGeneration"
-    expected = original.logits(ids, tiled(original, picture, 3, limit))
+    expected = original.logits(ids, tiled(original, image, 3, limit))
     assert logits.shape == (len(expected), expected.shape[1] + 1), "a row for each of the two tokens that came"
     torch.testing.assert_close(logits[:, : expected.shape[1]], expected, rtol=1e-4, atol=1e-4)
     assert logits[-1].argmax() < expected.shape[1], "the new rows are never the greedy answer"
 
 
 @pytest.mark.parametrize("ratio", ["pad", "square", None])
-def test_one_square_gives_the_originals_logits(tmp_path: Path, picture: PIL.Image.Image, ratio: str | None) -> None:
+def test_one_square_gives_the_originals_logits(tmp_path: Path, image: PIL.Image.Image, ratio: str | None) -> None:
     out, original = converted(tmp_path, image_aspect_ratio=ratio, mm_patch_merge_type="flat")
-    ids, logits, model = found(out, picture)
+    ids, logits, model = found(out, image)
     assert type(model).__name__ == "LlavaForConditionalGeneration"
-    square = picture
+    square = image
     if ratio == "pad":
         square = PIL.Image.new("RGB", (90, 90), (127, 127, 127))
-        square.paste(picture, (0, (90 - 37) // 2))
+        square.paste(image, (0, (90 - 37) // 2))
     features = original.features(pixels_of(square.resize((28, 28), PIL.Image.Resampling.BICUBIC))[None])[0]
     expected = original.logits(ids, features)
     torch.testing.assert_close(logits[:, : expected.shape[1]], expected, rtol=1e-4, atol=1e-4)
@@ -223,11 +223,11 @@ def test_files_of_a_converted_checkpoint(tmp_path: Path) -> None:
     assert len(names) == len(original.state)
 
 
-def test_a_tied_head_is_left_out(tmp_path: Path, picture: PIL.Image.Image) -> None:
+def test_a_tied_head_is_left_out(tmp_path: Path, image: PIL.Image.Image) -> None:
     out, original = converted(tmp_path, tie_word_embeddings=True)
-    ids, logits, model = found(out, picture)
+    ids, logits, model = found(out, image)
     original.state["lm_head.weight"] = original.state["model.embed_tokens.weight"]
-    expected = original.logits(ids, tiled(original, picture, 3, 4))
+    expected = original.logits(ids, tiled(original, image, 3, 4))
     torch.testing.assert_close(logits[:, : expected.shape[1]], expected, rtol=1e-4, atol=1e-4)
     assert model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
 
@@ -290,9 +290,9 @@ def test_the_published_grid() -> None:
         "mm_patch_merge_type": "spatial_unpad",
         "image_grid_pinpoints": "(1x1),...,(6x6)",
     }
-    pictures = read_image_handling(values, 384, Path("config.json"))
-    assert (pictures.tiles, pictures.most, len(pictures.grid)) == (True, 9, 36)
-    assert pictures.grid[:2] == ((384, 384), (768, 384)), "height first; the original counts widths outside"
+    images = read_image_handling(values, 384, Path("config.json"))
+    assert (images.tiles, images.most, len(images.grid)) == (True, 9, 36)
+    assert images.grid[:2] == ((384, 384), (768, 384)), "height first; the original counts widths outside"
     listed = read_image_handling(
         {**values, "image_grid_pinpoints": [[384, 768], [1152, 384]]}, 384, Path("config.json")
     )

@@ -105,7 +105,7 @@ def released_llava_qwen(folder: Path, tower: bool = True, shards: int = 2, **cha
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = qwen_tokenizer()
-    rows = len(tokenizer) + 1  # one short of the picture's token and the video's
+    rows = len(tokenizer) + 1  # one short of the image's token and the video's
     released = Released()
     released.qwen2("model.", rows, "lm_head")
     released.linear("model.mm_projector.0", 32, 16)

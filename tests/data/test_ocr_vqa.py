@@ -19,18 +19,18 @@ from safe_llava.demo.server import ServedFault
 HOST = "covers.example"
 
 
-def picture(kind: str, size: tuple[int, int] = (9, 12)) -> bytes:
+def image(kind: str, size: tuple[int, int] = (9, 12)) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", size, (200, 30, 30)).save(stream, format=kind)
     return stream.getvalue()
 
 
 COVERS = {
-    "0001": ("a.jpg", picture("JPEG")),
-    "0002": ("b.gif", picture("GIF")),
-    "0003": ("c.jpg", picture("PNG")),  # a PNG under a JPEG's name
+    "0001": ("a.jpg", image("JPEG")),
+    "0002": ("b.gif", image("GIF")),
+    "0003": ("c.jpg", image("PNG")),  # a PNG under a JPEG's name
     "0004": ("d.jpg", None),  # not on the server
-    "0005": ("e.gif", picture("GIF", (1, 1))),  # what shops send for what they no longer have
+    "0005": ("e.gif", image("GIF", (1, 1))),  # what shops send for what they no longer have
     "0006": ("f.jpg", b"no image at all"),
 }
 GONE = {"0004": "HTTP 404 Not Found", "0005": "a single pixel in place of the cover", "0006": "not an image"}

@@ -211,9 +211,9 @@ def test_an_unreadable_picture_costs_its_rows_until_it_is_whole_again(finished: 
     answers = folder / "prism" / "answers" / "v1" / "demo-safe"
     for kind in ("answers", "verdicts/answers", "scores/answers"):
         shutil.rmtree(folder / "prism" / kind / "v1" / "demo-safe")
-    picture = sorted((folder / "data" / "eval" / "PRISM" / "biometric_images" / "Age").rglob("*.jpg"))[0]
-    whole, kept = picture.read_bytes(), picture.stat()
-    picture.write_bytes(whole[: len(whole) // 2])
+    image = sorted((folder / "data" / "eval" / "PRISM" / "biometric_images" / "Age").rglob("*.jpg"))[0]
+    whole, kept = image.read_bytes(), image.stat()
+    image.write_bytes(whole[: len(whole) // 2])
     command = [*demo(results), "--", "--keep-going", f"{results}/tables/prism.csv"]
 
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
@@ -225,10 +225,10 @@ def test_an_unreadable_picture_costs_its_rows_until_it_is_whole_again(finished: 
         failed = [line for line in lines if line["status"] == "failed"]
         assert len(failed) == asked, task
         assert {line["text"] for line in failed} == {None}
-        assert all(picture.name in line["reason"] for line in failed)
+        assert all(image.name in line["reason"] for line in failed)
 
-    picture.write_bytes(whole)
-    os.utime(picture, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    image.write_bytes(whole)
+    os.utime(image, ns=(kept.st_atime_ns, kept.st_mtime_ns))
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert job_counts(done.stdout + done.stderr)["prism_answers"] == 1

@@ -59,9 +59,9 @@ def test_vision_tower_loads_whole_and_tells_scenes_apart(hub: Path) -> None:
     tower, info = CLIPVisionModel.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     eyes = [{"Eye_Color": value} for value in ("blue", "green", "brown")]
-    pictures = [draw(somebody("test/one", fixed)) for fixed in eyes]
+    images = [draw(somebody("test/one", fixed)) for fixed in eyes]
     size, mean, std = weights.IMAGE_SIZE, weights.CLIP_MEAN, weights.CLIP_STD
-    pixels = torch.stack([preprocess(picture, ImageGeometry.PAD, size, mean, std) for picture in pictures])
+    pixels = torch.stack([preprocess(image, ImageGeometry.PAD, size, mean, std) for image in images])
     with torch.no_grad():
         features = tower(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
     scale = features.std()

@@ -104,8 +104,8 @@ def row() -> EvaluatedModel:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
-    """Six pictures of different colours and shapes."""
+def images(tmp_path: Path) -> list[Path]:
+    """Six images of different colours and shapes."""
     paths = []
     for number in range(6):
         path = tmp_path / f"{number}.png"

@@ -69,10 +69,10 @@ class Renderer:
             assert set(prompt) <= {"prompt_token_ids", "multi_modal_data", "multi_modal_uuids"}
             ids = prompt["prompt_token_ids"]
             assert type(ids) is list and all(type(token) is int for token in ids)
-            pictures = prompt.get("multi_modal_data", {"image": []})["image"]
+            images = prompt.get("multi_modal_data", {"image": []})["image"]
             digests = prompt.get("multi_modal_uuids", {"image": []})["image"]
-            assert len(pictures) == len(digests) == ids.count(self.marker), "a picture for each placeholder"
-            assert all(picture.mode == "RGB" for picture in pictures)
+            assert len(images) == len(digests) == ids.count(self.marker), "a picture for each placeholder"
+            assert all(image.mode == "RGB" for image in images)
             if len(ids) > self.longest:
                 raise ValueError(f"the prompt is longer than {self.longest} tokens")
         return prompts
@@ -80,7 +80,7 @@ class Renderer:
 
 @dataclass
 class LLMEngine:
-    """Finish a few requests a step, the youngest first; an answer depends on prompt and picture alone."""
+    """Finish a few requests a step, the youngest first; an answer depends on prompt and image alone."""
 
     at_once: int = 3
     asked: list[tuple[str, dict[str, Any], SamplingParams]] = field(default_factory=list)

@@ -61,7 +61,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
 
 @pytest.fixture(scope="module")
 def requests(tmp_path_factory: pytest.TempPathFactory) -> list[Request]:
-    """Two questions about each of three pictures that differ in shape, and one without a picture."""
+    """Two questions about each of three images that differ in shape, and one without an image."""
     folder = tmp_path_factory.mktemp("pictures")
     made = []
     for number, size in enumerate([(40, 40), (90, 30), (25, 60)]):

@@ -17,8 +17,8 @@ def test_good_replies_survive_and_failed_ones_do_not(tmp_path: Path) -> None:
     path = tmp_path / "new" / "store.jsonl"
     with ReplyStore(path) as store:
         store.add(reply("a"))
-        store.add(failed("b", "no picture"))
-        assert store["b"].reason == "no picture"
+        store.add(failed("b", "no image"))
+        assert store["b"].reason == "no image"
     with ReplyStore(path) as store:
         assert "b" not in store
         assert store["a"] == reply("a")

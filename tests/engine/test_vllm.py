@@ -43,12 +43,12 @@ def engine(tiny_llava: Path, row: EvaluatedModel) -> VllmEngine:
     return VllmEngine(tiny_llava, row, device="cpu")
 
 
-def asked(pictures: list[Path], budget: int = 6) -> list[Request]:
-    """Task by task, as an edition is: the questions of a picture lie far from one another."""
+def asked(images: list[Path], budget: int = 6) -> list[Request]:
+    """Task by task, as an edition is: the questions of an image lie far from one another."""
     by_task = [
-        Request(f"{picture.stem}/{number}", text, (picture,), budget)
+        Request(f"{image.stem}/{number}", text, (image,), budget)
         for number, text in enumerate(QUESTIONS)
-        for picture in pictures
+        for image in images
     ]
     return [*by_task, Request("text", "describe the scene", (), budget)]
 
@@ -64,9 +64,9 @@ def sent(engine: VllmEngine) -> Any:
 
 
 def test_prompts_are_those_of_the_other_back_end(
-    engine: VllmEngine, tiny_llava: Path, row: EvaluatedModel, pictures: list[Path]
+    engine: VllmEngine, tiny_llava: Path, row: EvaluatedModel, images: list[Path]
 ) -> None:
-    requests = asked(pictures)
+    requests = asked(images)
     replies = by_key(list(engine.generate(requests)))
     other = TransformersEngine(tiny_llava, row, device="cpu", threads=1).adapter
     for request in requests:
@@ -74,15 +74,15 @@ def test_prompts_are_those_of_the_other_back_end(
         assert replies[request.key].prompt == prompt
         (ids,) = [given["prompt_token_ids"] for key, given, _ in sent(engine).asked if key == request.key]
         tensors = other.tensors([request], [prompt])
-        # vLLM writes the one placeholder as many times as the picture has positions.
+        # vLLM writes the one placeholder as many times as the image has positions.
         place = ids.index(3) if 3 in ids else len(ids)
         assert ids[:place] + [3] * 16 * len(request.images) + ids[place + 1 :] == tensors["input_ids"][0].tolist()
         assert ids.count(1) == 1, "one start token"
     assert replies["0/1"].prompt == GOLDEN_PROMPT
 
 
-def test_questions_of_a_picture_follow_one_another(engine: VllmEngine, pictures: list[Path]) -> None:
-    requests = asked(pictures)
+def test_questions_of_a_picture_follow_one_another(engine: VllmEngine, images: list[Path]) -> None:
+    requests = asked(images)
     requests[6] = Request("longest", "describe", requests[6].images, 9)
     list(engine.generate(requests))
     order = [key for key, _, _ in sent(engine).asked]
@@ -91,43 +91,43 @@ def test_questions_of_a_picture_follow_one_another(engine: VllmEngine, pictures:
 
 
 def test_a_picture_is_opened_once_and_known_by_its_content(
-    engine: VllmEngine, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: VllmEngine, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Any] = []
     plain = vllm_engine.open_with_digest
     monkeypatch.setattr(vllm_engine, "open_with_digest", lambda *given: (opened.append(given[0]), plain(*given))[1])
     copy = tmp_path / "copy.png"
-    copy.write_bytes(pictures[2].read_bytes())
+    copy.write_bytes(images[2].read_bytes())
     memory = PIL.Image.new("RGB", (9, 9), (1, 2, 3))
-    more = [Request(name, "who ?", (picture,), 4) for name, picture in (("copy", copy), ("memory", memory))]
-    list(engine.generate([*asked(pictures), *more]))
-    assert sorted(map(str, opened)) == sorted(map(str, [*pictures, copy, memory]))
+    more = [Request(name, "who ?", (image,), 4) for name, image in (("copy", copy), ("memory", memory))]
+    list(engine.generate([*asked(images), *more]))
+    assert sorted(map(str, opened)) == sorted(map(str, [*images, copy, memory]))
     digests = {key: given["multi_modal_uuids"]["image"] for key, given, _ in sent(engine).asked if key != "text"}
     assert digests["2/0"] == digests["2/2"] == digests["copy"]
-    assert len({digest for (digest,) in digests.values()}) == len(pictures) + 1
+    assert len({digest for (digest,) in digests.values()}) == len(images) + 1
     assert "multi_modal_data" not in next(given for key, given, _ in sent(engine).asked if key == "text")
 
 
-def test_images_are_forced_to_their_size(tiny_llava: Path, row: EvaluatedModel, pictures: list[Path]) -> None:
-    requests = [Request("one", "who ?", (pictures[0],), 4)]
+def test_images_are_forced_to_their_size(tiny_llava: Path, row: EvaluatedModel, images: list[Path]) -> None:
+    requests = [Request("one", "who ?", (images[0],), 4)]
     digests = []
     for size in ((40, 10), (10, 40)):
         engine = VllmEngine(tiny_llava, row.model_copy(update={"image_size": size}), device="cpu")
         list(engine.generate(requests))
         ((_, given, _),) = sent(engine).asked
-        assert [picture.size for picture in given["multi_modal_data"]["image"]] == [size]
+        assert [image.size for image in given["multi_modal_data"]["image"]] == [size]
         digests += given["multi_modal_uuids"]["image"]
     assert digests[0] != digests[1], "the same file in another size is another picture"
 
 
-def test_greedy_with_ends_of_our_own(engine: VllmEngine, pictures: list[Path]) -> None:
-    list(engine.generate(asked(pictures, budget=7)))
+def test_greedy_with_ends_of_our_own(engine: VllmEngine, images: list[Path]) -> None:
+    list(engine.generate(asked(images, budget=7)))
     for _, _, params in sent(engine).asked:
         assert (params.temperature, params.max_tokens) == (0.0, 7)
         assert (params.ignore_eos, params.stop_token_ids) == (True, [2])
 
 
-def test_ends_budgets_and_lines(tiny_llava: Path, row: EvaluatedModel, pictures: list[Path]) -> None:
+def test_ends_budgets_and_lines(tiny_llava: Path, row: EvaluatedModel, images: list[Path]) -> None:
     engine = VllmEngine(tiny_llava, row.model_copy(update={"cut_at_newline": True}), device="cpu")
     texts = {(5, 6): " one line \nanother", (7, 8, 9): "all"}
     engine.adapter.tokenizer.decode = lambda ids, skip_special_tokens: texts[tuple(ids)]
@@ -151,28 +151,28 @@ def test_ends_budgets_and_lines(tiny_llava: Path, row: EvaluatedModel, pictures:
     ],
 )
 def test_what_is_no_answer_is_a_failure(
-    engine: VllmEngine, pictures: list[Path], completion: Completion, reason: str
+    engine: VllmEngine, images: list[Path], completion: Completion, reason: str
 ) -> None:
     sent(engine).answers = {"1/1": completion}
-    replies = by_key(list(engine.generate(asked(pictures, budget=2))))
+    replies = by_key(list(engine.generate(asked(images, budget=2))))
     assert [key for key, reply in replies.items() if reply.status == "failed"] == ["1/1"]
     assert reason in (replies["1/1"].reason or "")
     assert replies["1/1"].text is None
 
 
-def test_what_cannot_be_asked_fails_alone(engine: VllmEngine, pictures: list[Path], tmp_path: Path) -> None:
+def test_what_cannot_be_asked_fails_alone(engine: VllmEngine, images: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     bad = {
         "broken/0": ("who ?", (broken,), "broken.jpg: unreadable image"),
         "broken/1": ("what ?", (broken,), "broken.jpg: unreadable image"),
         "absent": ("who ?", (tmp_path / "absent.jpg",), "absent.jpg: unreadable image"),
-        "marker": ("what is <image> ?", (pictures[0],), "placeholder <image>"),
-        "long": ("what is the age " * 90, (pictures[1],), "ValueError: the prompt is longer"),
-        "many": ("who ?", tuple(pictures[:5]), "5 images"),
+        "marker": ("what is <image> ?", (images[0],), "placeholder <image>"),
+        "long": ("what is the age " * 90, (images[1],), "ValueError: the prompt is longer"),
+        "many": ("who ?", tuple(images[:5]), "5 images"),
     }
     requests = [Request(key, text, images, 6) for key, (text, images, _) in bad.items()]
-    replies = by_key(list(engine.generate([*asked(pictures), *requests])))
+    replies = by_key(list(engine.generate([*asked(images), *requests])))
     assert {key for key, reply in replies.items() if reply.status == "failed"} == set(bad)
     for key, (_, _, reason) in bad.items():
         assert reason in (replies[key].reason or "")
@@ -180,10 +180,10 @@ def test_what_cannot_be_asked_fails_alone(engine: VllmEngine, pictures: list[Pat
 
 
 def test_replies_come_while_questions_wait(
-    engine: VllmEngine, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    engine: VllmEngine, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm_engine, "WINDOW", 6)
-    requests = asked(pictures)
+    requests = asked(images)
     replies = engine.generate(requests)
     first = next(replies)
     assert first.status == "ok"
@@ -193,23 +193,23 @@ def test_replies_come_while_questions_wait(
 
 
 def test_whoever_leaves_leaves_nothing_behind(
-    engine: VllmEngine, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    engine: VllmEngine, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm_engine, "WINDOW", 6)
-    replies = engine.generate(asked(pictures))
+    replies = engine.generate(asked(images))
     next(replies)
     replies.close()
     assert sent(engine).aborted
     assert not sent(engine).running
-    assert len(list(engine.generate(asked(pictures)))) == len(asked(pictures))
+    assert len(list(engine.generate(asked(images)))) == len(asked(images))
 
 
 def test_a_core_that_dies_fails_what_it_had_and_what_follows(
-    engine: VllmEngine, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    engine: VllmEngine, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm_engine, "WINDOW", 6)
     sent(engine).dies_at = 2
-    requests = asked(pictures)
+    requests = asked(images)
     replies = by_key(list(engine.generate(requests)))
     assert len(replies) == len(requests)
     assert sum(reply.status == "ok" for reply in replies.values()) == sent(engine).at_once
@@ -289,7 +289,7 @@ def wide_llava(tiny_llava: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (it is optional)")
 def test_the_real_vllm_answers_as_transformers_does(
-    wide_llava: Path, row: EvaluatedModel, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    wide_llava: Path, row: EvaluatedModel, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in fake_modules():
         monkeypatch.delitem(sys.modules, name)
@@ -297,7 +297,7 @@ def test_the_real_vllm_answers_as_transformers_does(
     asked_as = row.model_copy(update={"dtype": "float16", "max_model_len": 256, "gpu_memory": 0.3})
     engine = VllmEngine(wide_llava, asked_as, kind, {"enforce_eager": True})
     other = TransformersEngine(wide_llava, asked_as, kind)
-    requests = asked(pictures, budget=8)
+    requests = asked(images, budget=8)
     replies, expected = by_key(list(engine.generate(requests))), by_key(list(other.generate(requests)))
     same = [key for key in expected if replies[key] == expected[key]]
     # In half precision the kernels of a GPU round differently, and random weights leave tokens close to each other.

@@ -28,7 +28,7 @@ CORPUS = [
     "and polite answers to the user's questions.",
     "The person in the picture is young and has blue eyes. I cannot say. red green tree house 0 1 2 3",
 ]
-RANGE = 0.3  # of the weights: large enough for the answers to depend on the question and the picture
+RANGE = 0.3  # of the weights: large enough for the answers to depend on the question and the image
 TEXT: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -74,7 +74,7 @@ def qwen_tokenizer(*added: str) -> Any:
 
 
 def gemma_tokenizer() -> Any:
-    """A Gemma tokenizer trained on the spot, with the tokens of its turns and pictures."""
+    """A Gemma tokenizer trained on the spot, with the tokens of its turns and images."""
     from transformers import GemmaTokenizer
 
     tokenizer = GemmaTokenizer().train_new_from_iterator(CORPUS, 330)
@@ -137,11 +137,9 @@ def llava_next(folder: Path) -> None:
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=GRID,
     )
-    pictures = LlavaNextImageProcessorPil(
-        size={"shortest_edge": 28}, crop_size=SQUARE, image_grid_pinpoints=GRID, **HALF
-    )
+    images = LlavaNextImageProcessorPil(size={"shortest_edge": 28}, crop_size=SQUARE, image_grid_pinpoints=GRID, **HALF)
     processor = LlavaNextProcessor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=tokenizer,
         patch_size=7,
         vision_feature_select_strategy="default",

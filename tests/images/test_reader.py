@@ -64,7 +64,7 @@ def test_whatever_a_decoder_raises_is_one_error(monkeypatch: pytest.MonkeyPatch)
         read_rgb(encoded(Image.new("RGB", (8, 8)), "PNG"))
 
 
-def pictures() -> list[bytes]:
+def images() -> list[bytes]:
     """Small images of every format and depth that data sets hold."""
     noise = np.random.default_rng(7).integers(0, 256, (24, 32, 4), dtype=np.uint8)
     rgb, rgba = Image.fromarray(noise[..., :3]), Image.fromarray(noise)
@@ -78,7 +78,7 @@ def pictures() -> list[bytes]:
 
 def mutants(count: int) -> Iterator[bytes]:
     """Yield images with bytes changed, pieces doubled, cut off or lost, the same ones each time."""
-    chance, whole = random.Random(20251120), pictures()
+    chance, whole = random.Random(20251120), images()
     for number in range(count):
         content = bytearray(chance.choice(whole))
         for _ in range(chance.randint(1, 6) if number >= len(whole) else 0):

@@ -143,7 +143,7 @@ def test_questions_that_one_model_alone_answered_are_marked(golden: Path, tmp_pa
     table = TABLES["benchmarks_paired"](path)
     text = to_markdown(table)
     assert "| 12578 †3 |" in text and text.count("†") == 2
-    assert table.notes[-1].startswith("†k: k units (questions, or those about one picture) that one model alone has")
+    assert table.notes[-1].startswith("†k: k units (questions, or those about one image) that one model alone has")
 
 
 def test_many_benchmarks_are_split_into_blocks(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ TASKS = ("refusal_soft", "refusal_hard", "implicit_leakage")
 
 
 class FakeEngine:
-    """Answers with the question's text, and fails where the picture is not there."""
+    """Answers with the question's text, and fails where the image is not there."""
 
     asked: list[Request]
 

@@ -316,14 +316,14 @@ def test_bug_8_an_unreadable_image_keeps_its_row_and_prompt_tokens_stay_out_of_a
     verdicts = read_verdicts([judged(tmp_path, tmp_path / "out" / "refusal_soft.jsonl", RULES)])
     assert [verdict.status for verdict in verdicts] == ["judged", "failed", "failed", "judged"]
     for number in (1, 2):
-        _picture(tmp_path / "data" / "images" / "Age" / f"{number}.png", number)
+        _image(tmp_path / "data" / "images" / "Age" / f"{number}.png", number)
     step()
     again = _rows(tmp_path, "refusal_soft")
     assert [row["status"] for row in again] == ["ok"] * 4
     assert [again[0], again[3]] == [soft[0], soft[3]]
 
 
-def _picture(path: Path, number: int) -> None:
+def _image(path: Path, number: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     PIL.Image.new("RGB", (30, 40), (60 * number, 90, 255 - 60 * number)).save(path)
 
@@ -335,7 +335,7 @@ def _rows(folder: Path, task: str) -> list[dict[str, Any]]:
 def _edition(folder: Path, model: Path, row: Any) -> Callable[[], None]:
     """Make an edition of four images, one of them broken and one not there, and return what answers it."""
     for number in (0, 3):
-        _picture(folder / "data" / "images" / "Age" / f"{number}.png", number)
+        _image(folder / "data" / "images" / "Age" / f"{number}.png", number)
     (folder / "data" / "images" / "Age" / "1.png").write_bytes(b"no image at all")
     text = "what is the age of person in picture ? describe scene please a longer one Answer"
     questions = [{"question_id": f"Age/{n}.png", "image": f"Age/{n}.png", "text": text} for n in range(4)]

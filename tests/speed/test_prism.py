@@ -39,11 +39,11 @@ def test_lengths_are_those_of_the_released_answers(shared: Path) -> None:
 
 
 def test_an_edition_has_thirteen_questions_a_picture(tmp_path: Path) -> None:
-    pictures = bench_set.write_pictures(tmp_path, 3)
-    asked = bench_set.edition(pictures)
+    images = bench_set.write_images(tmp_path, 3)
+    asked = bench_set.edition(images)
     assert len(asked.requests) == len(asked.lengths) == 39
     assert {request.max_new_tokens for request in asked.requests} == {200}, "no plan may know a length"
-    first = [request for request in asked.requests if request.images == (pictures[0],)]
+    first = [request for request in asked.requests if request.images == (images[0],)]
     assert len({request.text for request in first}) == 13
     assert [asked.tasks[request.key] for request in first].count("implicit_leakage") == 3
 
@@ -76,7 +76,7 @@ def test_the_ratio_weighs_tasks_as_an_edition_has_them() -> None:
 
 def test_an_answer_of_another_length_stops_it(tmp_path: Path) -> None:
     bench_set.write_folder(tmp_path, "tiny", None)
-    asked = bench_set.edition(bench_set.write_pictures(tmp_path / "pictures", 1))
+    asked = bench_set.edition(bench_set.write_images(tmp_path / "pictures", 1))
     engine = bench.BenchEngine(tmp_path, bench_set.bench_row(), "cpu", asked.lengths)
     wrong = {**asked.lengths, asked.requests[0].key: 199}
     with pytest.raises(EngineError, match="an answer of another length"):

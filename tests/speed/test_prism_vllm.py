@@ -75,9 +75,9 @@ def test_an_edition_is_measured_with_its_lengths(stand_in: None, tmp_path: Path)
     vllm_bench.main([*common, "--out", str(out)])
     first, start, edition = read(out)
     assert (first["engine"]["backend"], start["kind"]) == ("vllm", "start")
-    pictures = bench_set.write_pictures(tmp_path / "work" / "pictures", 3)
+    images = bench_set.write_images(tmp_path / "work" / "pictures", 3)
     assert edition["answers"] == 39
-    assert edition["answer_tokens"] == sum(bench_set.edition(pictures).lengths.values())
+    assert edition["answer_tokens"] == sum(bench_set.edition(images).lengths.values())
     assert edition["tokens"]["prompt"] > edition["tokens"]["prompt, not read again"] > 0
     with pytest.raises(EngineError, match="does not load it: TypeError: unknown arguments"):
         vllm_bench.main([*common, "--out", str(out), "--options", '{"no_such": 1}'])

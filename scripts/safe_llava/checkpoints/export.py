@@ -120,8 +120,8 @@ def _write_for_transformers_4(folder: Path) -> None:
 
 def _ends(form: Form, tokenizer: PreTrainedTokenizerFast) -> int | list[int] | None:
     """Return the token that ends a labelled answer, and the tokenizer's own end where that is another (Qwen2's is)."""
-    taught = tokenizer.get_vocab().get(TEMPLATES[form.template].gpt_end)
-    ends = list(dict.fromkeys(token for token in (taught, tokenizer.eos_token_id) if token is not None))
+    turn_end = tokenizer.get_vocab().get(TEMPLATES[form.template].gpt_end)
+    ends = list(dict.fromkeys(token for token in (turn_end, tokenizer.eos_token_id) if token is not None))
     return ends[0] if len(ends) == 1 else ends or None
 
 
@@ -133,7 +133,7 @@ def _processor(form: Form, config: Any, tower: Tower, tokenizer: PreTrainedToken
     size = tower.config.image_size
     square = {"height": size, "width": size}
     resize = form.image_geometry == "resize"
-    pictures = LlavaImageProcessorPil(
+    images = LlavaImageProcessorPil(
         do_pad=form.image_geometry == "pad",
         size=square if resize else {"shortest_edge": size},
         crop_size=square,
@@ -150,7 +150,7 @@ def _processor(form: Form, config: Any, tower: Tower, tokenizer: PreTrainedToken
     if begins := tokenizer("").input_ids:
         template = f"{{{{- '{tokenizer.convert_ids_to_tokens(begins)[0]}{space}' -}}}}{template}"
     return LlavaProcessor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=without_beginning(tokenizer),
         patch_size=tower.config.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,

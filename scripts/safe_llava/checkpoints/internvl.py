@@ -255,7 +255,7 @@ def _processor(config: Any, values: Mapping[str, Any], tokenizer: Any) -> Any:
     tokenizer._set_model_specific_special_tokens(special_tokens=SPECIAL)
     height, width = config.vision_config.image_size
     dynamic = bool(values.get("dynamic_image_size", True))
-    pictures = GotOcr2ImageProcessorPil(
+    images = GotOcr2ImageProcessorPil(
         size={"height": height, "width": width},
         image_mean=MEAN,
         image_std=STD,
@@ -265,7 +265,7 @@ def _processor(config: Any, values: Mapping[str, Any], tokenizer: Any) -> Any:
         max_patches=int(values.get("max_dynamic_patch", 12)) if dynamic else 1,
     )
     return processor_class_of("internvl")(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=tokenizer,
         image_seq_length=config.image_seq_length,
         chat_template=KNOWN["internvl2_5"],

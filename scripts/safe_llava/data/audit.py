@@ -28,8 +28,8 @@ from safe_llava.lexicon.rules import rules_version
 
 logger = logging.getLogger(__name__)
 ANY = "any"
-ALL, PICTURED = "all", "with image"
-PARTS = (ALL, PICTURED)
+ALL, WITH_IMAGE = "all", "with image"
+PARTS = (ALL, WITH_IMAGE)
 PART_SAMPLES = 2000  # that one process is given at once
 WAITING = 3  # parts a process that are read ahead
 
@@ -41,8 +41,8 @@ Texts = list[tuple[bool, list[str]]]
 def count_part(samples: Texts) -> Counter[MentionKey]:
     """Count the mentions in some samples, each given as whether it has an image, and its answers."""
     counts: Counter[MentionKey] = Counter()
-    for pictured, answers in samples:
-        parts = PARTS if pictured else (ALL,)
+    for has_image, answers in samples:
+        parts = PARTS if has_image else (ALL,)
         found = [find_mentions(answer) for answer in answers]
         for measure in MEASURES:
             mentioned = [getattr(one, measure) for one in found]
@@ -81,7 +81,7 @@ def count_mentions(samples: Iterable[Sample], processes: int = 1) -> Counter[Men
 def _parts(samples: Iterable[Sample], counts: Counter[MentionKey], progress: Progress) -> Iterator[Texts]:
     stream = iter(samples)
     while part := [(sample.image is not None, sample.answers) for sample in islice(stream, PART_SAMPLES)]:
-        for name, within in ((ALL, part), (PICTURED, [one for one in part if one[0]])):
+        for name, within in ((ALL, part), (WITH_IMAGE, [one for one in part if one[0]])):
             counts[name, "", "", "samples"] += len(within)
             counts[name, "", "", "answers"] += sum(len(answers) for _, answers in within)
         progress.update(len(part))

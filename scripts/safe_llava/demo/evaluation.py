@@ -131,9 +131,9 @@ def _absent(scene: Scene, category: str, scenes: Sequence[Scene], rng: random.Ra
 def pope_rows(scenes: Sequence[Scene]) -> list[JsonRow]:
     """Return POPE's rows: for each category and scene one question answered yes and one answered no."""
     rows: list[JsonRow] = []
-    pictures = [encode_image(draw(scene), "jpg") for scene in scenes]
+    encoded = [encode_image(draw(scene), "jpg") for scene in scenes]
     for category in CATEGORIES:
-        for number, (scene, picture) in enumerate(zip(scenes, pictures, strict=True)):
+        for number, (scene, content) in enumerate(zip(scenes, encoded, strict=True)):
             rng = random.Random(f"{scene.key}/{category}")
             name = f"DEMO_test_{number:012d}"
             present, absent = rng.choice(sorted(scene.shapes)), _absent(scene, category, scenes, rng)
@@ -145,7 +145,7 @@ def pope_rows(scenes: Sequence[Scene]) -> list[JsonRow]:
                         "question": pope_question(shape),
                         "answer": answer,
                         "image_source": name,
-                        "image": {"bytes": picture, "path": f"{name}.jpg"},
+                        "image": {"bytes": content, "path": f"{name}.jpg"},
                         "category": category,
                     }
                 )

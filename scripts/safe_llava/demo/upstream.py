@@ -77,16 +77,16 @@ def _jsonl(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
-def _picture(sample: DrawnSample) -> bytes:
+def _image_file(sample: DrawnSample) -> bytes:
     """Draw a training image; some book covers are not what their suffix says, as in the real set."""
     assert sample.scene is not None
-    picture = draw(sample.scene)
+    drawn = draw(sample.scene)
     if sample.source is OCR:
-        picture = picture.crop((14, 0, 98, 112))  # covers are upright
+        drawn = drawn.crop((14, 0, 98, 112))  # covers are upright
         disguise = {3: "gif", 7: "png"}.get(sample.number % 10)
         if disguise:
-            return encode_image(picture, disguise)
-    return encode_image(picture, "jpg")
+            return encode_image(drawn, disguise)
+    return encode_image(drawn, "jpg")
 
 
 def training_files(sizes: Sizes, seed: int) -> Iterator[Served]:
@@ -95,7 +95,7 @@ def training_files(sizes: Sizes, seed: int) -> Iterator[Served]:
     archives: dict[str, list[Served]] = {}
     for sample in track([*captions, *mix], "training images", unit="images"):
         if sample.source is not None:
-            content = _picture(sample)
+            content = _image_file(sample)
             archives.setdefault(sample.source.archive, []).append((sample.source.member(sample.number), content))
     for url, members in archives.items():
         yield url, zip_bytes(sorted(members))

@@ -25,7 +25,7 @@ REMEDY = (
     "give the checkpoint a chat_template.jinja for messages whose content is a list of parts of type `image` and "
     "`text`, as the model was trained"
 )
-IMAGE = Path("picture.jpg")  # never opened: a prompt has a placeholder where the image goes
+IMAGE = Path("image.jpg")  # never opened: a prompt has a placeholder where the image goes
 
 
 def template_facts(adapter: ChatTemplateAdapter, questions: Mapping[str, str] = EXAMPLES) -> dict[str, Any]:

@@ -108,10 +108,10 @@ def warn_of_counts(scores: Sequence[Score]) -> None:
     for kind, cells in wrong.items():
         if cells:
             rest = f", and {len(cells) - 3} more cells" if len(cells) > 3 else ""
-            told = (
+            message = (
                 "%s answers than the edition has questions: %s%s; check that the file is whole and --edition is right"
             )
-            log.warning(told, kind, "; ".join(cells[:3]), rest)
+            log.warning(message, kind, "; ".join(cells[:3]), rest)
 
 
 def _answers(options: argparse.Namespace, paths: Sequence[Path]) -> list[Answer]:

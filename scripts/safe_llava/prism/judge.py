@@ -231,7 +231,7 @@ def _short(prompt: str) -> str:
 def _ask_missing(
     config: Judge, missing: Sequence[Call], store: VerdictStore[Finding], n_answers: int, n_different: int
 ) -> Asked[Finding]:
-    """Ask what the store does not know; what forbids it is told beside the outcomes."""
+    """Ask what the store does not know; what forbids it is returned beside the outcomes."""
     try:
         announce(config, n_answers, n_different, missing, store)
         if not missing:

@@ -205,8 +205,8 @@ def answers_of(arguments: argparse.Namespace, model: Path) -> dict[str, Any]:
     values = {"description": "", "family": "llava", "folder": str(model), "backend": "transformers"}
     values |= {"accelerator": accelerator, "template": "recorded"}
     row = EvaluatedModel.model_validate({**values, "new_tokens": budget})
-    picture = next((arguments.work / "images").glob("*.jpg"))
-    (reply,) = open_engine(model, row).generate([Request("a", QUESTION, (picture,), 8)])
+    image = next((arguments.work / "images").glob("*.jpg"))
+    (reply,) = open_engine(model, row).generate([Request("a", QUESTION, (image,), 8)])
     return {**names, "status": reply.status, "text": reply.text, "prompt": reply.prompt, "tokens": reply.n_tokens}
 
 

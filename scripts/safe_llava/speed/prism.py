@@ -33,7 +33,7 @@ from safe_llava.speed import prism_set as bench_set
 from safe_llava.speed.prism_set import QUESTIONS, BenchEdition
 from safe_llava.speed.training import random_model
 
-PICTURES = 2200
+IMAGES = 2200
 
 
 class BenchEngine(TransformersEngine):
@@ -93,10 +93,10 @@ def measure_edition(engine: BenchEngine, asked: BenchEdition) -> dict[str, Any]:
     }
 
 
-def measure_loop(engine: BenchEngine, asked: BenchEdition, pictures: int) -> list[dict[str, Any]]:
+def measure_loop(engine: BenchEngine, asked: BenchEdition, images: int) -> list[dict[str, Any]]:
     """Ask as the released script does: open the image, process, ``generate``, decode, one question after the other.
 
-    The sample has as many questions of each task as ``pictures`` images have, with lengths at even distances in the
+    The sample has as many questions of each task as ``images`` images have, with lengths at even distances in the
     published distribution.
 
     Returns:
@@ -105,7 +105,7 @@ def measure_loop(engine: BenchEngine, asked: BenchEdition, pictures: int) -> lis
     engine.model.set_attn_implementation("sdpa")
     lines = []
     for task, (count, _) in QUESTIONS.items():
-        sample = [request for request in asked.requests if asked.tasks[request.key] == task][: count * pictures]
+        sample = [request for request in asked.requests if asked.tasks[request.key] == task][: count * images]
         lengths = bench_set.published_lengths(task, len(sample))
         _one(engine, sample[0], 2)  # not counted: the first call of a kind is slow
         started = time.perf_counter()
@@ -171,11 +171,11 @@ def conditions(arguments: argparse.Namespace, device: torch.device) -> dict[str,
 def parser() -> argparse.ArgumentParser:
     """Return the command line of this step."""
     parser = argparse.ArgumentParser(prog="python -m safe_llava.speed.prism", description=__doc__.split("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder for pictures and processor, kept between runs")
+    parser.add_argument("--work", type=Path, required=True, help="folder for images and processor, kept between runs")
     parser.add_argument("--out", type=Path, required=True, help="log, JSON lines")
     parser.add_argument("--size", choices=("7b", "tiny"), default="7b", help="of the model with random weights")
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="of the edition, 13 questions each")
-    parser.add_argument("--loop", type=int, default=0, help="pictures whose questions the released loop is asked")
+    parser.add_argument("--pictures", type=int, default=IMAGES, help="of the edition, 13 questions each")
+    parser.add_argument("--loop", type=int, default=0, help="images whose questions the released loop is asked")
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16", help="on a GPU")
     parser.add_argument("--tokenizer", type=Path, help="Llama tokenizer.model; default: one word, one token")
     parser.add_argument("--seed", type=int, default=0)
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     light_transformers()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bench_set.write_folder(arguments.work, arguments.size, arguments.tokenizer)
-    asked = bench_set.edition(bench_set.write_pictures(arguments.work / "pictures", arguments.pictures), arguments.seed)
+    asked = bench_set.edition(bench_set.write_images(arguments.work / "pictures", arguments.pictures), arguments.seed)
     engine = BenchEngine(arguments.work, bench_set.bench_row(arguments.dtype), device, asked.lengths)
     lines = [conditions(arguments, engine.device)]
 

@@ -67,22 +67,22 @@ def published_lengths(task: str, count: int, seed: int = 0) -> list[int]:
     return drawn
 
 
-def edition(pictures: list[Path], seed: int = 0) -> BenchEdition:
+def edition(images: list[Path], seed: int = 0) -> BenchEdition:
     """Return the questions about images: their words differ from task to task, and not from image to image."""
     generator = random.Random(seed)
     requests, lengths, tasks = [], {}, {}
     for task, (count, words) in QUESTIONS.items():
         texts = [" ".join(generator.choices(WORDS, k=words)) + "\nAnswer" for _ in range(count)]
-        drawn = iter(published_lengths(task, count * len(pictures), seed))
-        for picture in pictures:
+        drawn = iter(published_lengths(task, count * len(images), seed))
+        for image in images:
             for number, text in enumerate(texts):
-                key = f"{picture.stem}/{task}/{number}"
-                requests.append(Request(key, text, (picture,), BUDGET))
+                key = f"{image.stem}/{task}/{number}"
+                requests.append(Request(key, text, (image,), BUDGET))
                 lengths[key], tasks[key] = next(drawn), task
     return BenchEdition(requests, lengths, tasks)
 
 
-def write_pictures(folder: Path, count: int, threads: int = 8) -> list[Path]:
+def write_images(folder: Path, count: int, threads: int = 8) -> list[Path]:
     """Write images of 640 × 480, JPEG of quality 90; those that are there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
 

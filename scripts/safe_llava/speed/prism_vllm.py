@@ -29,7 +29,7 @@ from safe_llava.engine.vllm import VllmEngine
 from safe_llava.speed import prism_set as bench_set
 from safe_llava.speed.prism_set import BenchEdition
 
-PICTURES = 2200
+IMAGES = 2200
 WARM_UP = 8  # images that are asked before the clock starts
 
 
@@ -137,10 +137,10 @@ def conditions(arguments: argparse.Namespace, described: Mapping[str, Any]) -> d
 def parser() -> argparse.ArgumentParser:
     """Return the command line of this step."""
     parser = argparse.ArgumentParser(prog="python -m safe_llava.speed.prism_vllm", description=__doc__.split("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder for pictures and processor, kept between runs")
+    parser.add_argument("--work", type=Path, required=True, help="folder for images and processor, kept between runs")
     parser.add_argument("--out", type=Path, required=True, help="log, JSON lines")
     parser.add_argument("--size", choices=("7b", "tiny"), default="7b", help="of the model with random weights")
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="of the edition, 13 questions each")
+    parser.add_argument("--pictures", type=int, default=IMAGES, help="of the edition, 13 questions each")
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16", help="on a GPU")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tokenizer", type=Path, help="Llama tokenizer.model; default: one word, one token")
@@ -154,8 +154,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     light_transformers()
     bench_set.write_folder(arguments.work, arguments.size, arguments.tokenizer)
-    pictures = bench_set.write_pictures(arguments.work / "pictures", arguments.pictures)
-    asked = bench_set.edition(pictures, arguments.seed)
+    images = bench_set.write_images(arguments.work / "pictures", arguments.pictures)
+    asked = bench_set.edition(images, arguments.seed)
     lines: list[dict[str, Any]] = []
 
     def note(line: dict[str, Any]) -> None:
@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.work, bench_set.bench_row(arguments.dtype), arguments.device, asked.lengths, arguments.options
     )
     note(conditions(arguments, engine.describe()))
-    first = {(picture,) for picture in pictures[:WARM_UP]}
+    first = {(image,) for image in images[:WARM_UP]}
     few = [request for request in asked.requests if request.images in first]
     measure_edition(engine, BenchEdition(few, asked.lengths, asked.tasks))
     note({"kind": "start", "seconds": round(time.perf_counter() - started, 2)})

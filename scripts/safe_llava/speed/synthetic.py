@@ -65,7 +65,7 @@ def _sentence(generator: random.Random, words: Range) -> str:
     return " ".join(generator.choices(WORDS, k=generator.randint(*words))).capitalize() + "."
 
 
-def _picture(generator: random.Random, images: int) -> str:
+def _image(generator: random.Random, images: int) -> str:
     return f"{generator.randrange(images):06d}.jpg"
 
 
@@ -74,7 +74,7 @@ def _caption(generator: random.Random, number: int, images: int) -> dict[str, An
         {"from": "human", "value": f"{_sentence(generator, (5, 9))}\n{PLACEHOLDER}"},
         {"from": "gpt", "value": _sentence(generator, (6, 24))},
     ]
-    return {"id": f"{number:09d}", "image": _picture(generator, images), "conversations": turns}
+    return {"id": f"{number:09d}", "image": _image(generator, images), "conversations": turns}
 
 
 def _conversation(generator: random.Random, name: str, source: Source, images: int) -> dict[str, Any]:
@@ -85,18 +85,18 @@ def _conversation(generator: random.Random, name: str, source: Source, images: i
         turns.append({"from": "gpt", "value": _sentence(generator, source.answer)})
     sample: dict[str, Any] = {"id": name, "conversations": turns}
     if source.image:
-        sample["image"] = _picture(generator, images)
+        sample["image"] = _image(generator, images)
     return sample
 
 
 def write_set(folder: Path, stage: str, count: int, images: int, seed: int = 0) -> Path:
     """Write annotations and images (640 × 480, JPEG of quality 90); return the annotations' path."""
-    pictures = folder / "images"
-    pictures.mkdir(parents=True, exist_ok=True)
+    files = folder / "images"
+    files.mkdir(parents=True, exist_ok=True)
     for number in range(images):
         small = np.random.default_rng(seed + number).integers(0, 255, (24, 32, 3), dtype=np.uint8)
         large = Image.fromarray(small).resize((640, 480), Image.Resampling.BICUBIC)
-        large.save(pictures / f"{number:06d}.jpg", quality=90)
+        large.save(files / f"{number:06d}.jpg", quality=90)
     file = folder / f"{stage}.json"
     write_text(file, json.dumps(make_samples(stage, count, images, seed)))
     return file

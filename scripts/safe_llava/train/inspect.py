@@ -30,7 +30,7 @@ from safe_llava.train.samples.annotated import Features, ImageFormat, SampleData
 from safe_llava.train.samples.conversation import IGNORE_INDEX
 
 LOG = logging.getLogger(__name__)
-TAUGHT, PLAIN = "\033[1;32m", "\033[0m"
+SUPERVISED, PLAIN = "\033[1;32m", "\033[0m"
 
 
 def model_image_format(model: Path) -> ImageFormat:
@@ -58,10 +58,10 @@ def marked(features: Features, tokenizer: PreTrainedTokenizerFast, image_token_i
     """Return the text of a sample, its labelled parts in green and its image as a count of positions."""
     parts = []
     positions = zip(features.input_ids, features.labels, strict=True)
-    for (image, taught), run in groupby(positions, lambda at: (at[0] == image_token_id, at[1] != IGNORE_INDEX)):
+    for (image, supervised), run in groupby(positions, lambda at: (at[0] == image_token_id, at[1] != IGNORE_INDEX)):
         ids = [token for token, _ in run]
         text = f"{IMAGE_TOKEN} × {len(ids)}" if image else tokenizer.decode(ids)
-        parts.append(f"{TAUGHT}{text}{PLAIN}" if taught else text)
+        parts.append(f"{SUPERVISED}{text}{PLAIN}" if supervised else text)
     return "".join(parts)
 
 
@@ -80,7 +80,7 @@ def _rows(
             print(f"--- {item.sample_id}\n{marked(item, tokenizer, dataset.image_token_id)}")
         counts["without an image"] += item.image_span is None
         counts[f"cut at {dataset.max_length}"] += len(item.input_ids) >= dataset.max_length
-        counts["without a taught token"] += all(label == IGNORE_INDEX for label in item.labels)
+        counts["without a supervised token"] += all(label == IGNORE_INDEX for label in item.labels)
         counts["that the original would drop (tokenization mismatch)"] += item.would_mismatch
         row = {"id": item.sample_id, "input_ids": item.input_ids, "labels": item.labels}
         yield row if loss is None else {**row, "loss": loss(item)}

@@ -72,8 +72,8 @@ def mme(docs: list[Doc], replies: list[str]) -> Scores:
     def subtask(name: str) -> float:
         places = [n for n, doc in enumerate(docs) if doc["category"] == name]
         right = {n: right_of_mme(docs[n], replies[n]) for n in places}
-        pictures = {docs[n]["question_id"] for n in places}
-        both = [all(right[n] for n in places if docs[n]["question_id"] == one) for one in pictures]
+        images = {docs[n]["question_id"] for n in places}
+        both = [all(right[n] for n in places if docs[n]["question_id"] == one) for one in images]
         return 100 * sum(right.values()) / len(places) + 100 * sum(both) / len(both)
 
     perception = sum(subtask(name) for name in ("existence", "count"))

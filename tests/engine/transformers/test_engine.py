@@ -56,10 +56,10 @@ def test_what_was_known_beforehand_is_what_is_used(engine: TransformersEngine, r
     assert next(engine.model.parameters()).dtype == torch.float32
 
 
-def asked(pictures: list[Path], budget: int = 8) -> list[Request]:
+def asked(images: list[Path], budget: int = 8) -> list[Request]:
     requests = [
         Request(f"{image.stem}/{number}", text, (image,), budget)
-        for image in pictures
+        for image in images
         for number, text in enumerate(QUESTIONS)
     ]
     return [*requests, Request("text", "describe the scene", (), budget)]
@@ -69,8 +69,8 @@ def by_key(replies: list[Reply]) -> dict[str, Reply]:
     return {reply.key: reply for reply in replies}
 
 
-def test_batches_answer_as_single_questions_do(engine: TransformersEngine, pictures: list[Path]) -> None:
-    requests = asked(pictures)
+def test_batches_answer_as_single_questions_do(engine: TransformersEngine, images: list[Path]) -> None:
+    requests = asked(images)
     together = list(engine.generate(requests))
     alone = [reply for request in requests for reply in engine.generate([request])]
     assert by_key(together) == by_key(alone)
@@ -79,10 +79,10 @@ def test_batches_answer_as_single_questions_do(engine: TransformersEngine, pictu
     assert len(texts) > 10, "the tiny model has to tell its questions and pictures apart"
 
 
-def test_equals_plain_greedy_search(engine: TransformersEngine, pictures: list[Path]) -> None:
-    request = Request("one", QUESTIONS[0], (pictures[2],), 8)
+def test_equals_plain_greedy_search(engine: TransformersEngine, images: list[Path]) -> None:
+    request = Request("one", QUESTIONS[0], (images[2],), 8)
     inputs = engine.adapter.processor(
-        images=PIL.Image.open(pictures[2]), text=engine.adapter.prompt(request), return_tensors="pt"
+        images=PIL.Image.open(images[2]), text=engine.adapter.prompt(request), return_tensors="pt"
     )
     ids = inputs["input_ids"]
     generated: list[int] = []
@@ -95,8 +95,8 @@ def test_equals_plain_greedy_search(engine: TransformersEngine, pictures: list[P
     assert reply.text == engine.adapter.tokenizer.decode(generated, skip_special_tokens=True).strip()
 
 
-def test_pads_on_the_left(engine: TransformersEngine, pictures: list[Path]) -> None:
-    requests = asked(pictures)[:4]
+def test_pads_on_the_left(engine: TransformersEngine, images: list[Path]) -> None:
+    requests = asked(images)[:4]
     prompts = [engine.adapter.prompt(request) for request in requests]
     tensors = engine.adapter.tensors(requests, prompts)
     assert tensors["attention_mask"][:, -1].tolist() == [1, 1, 1, 1]
@@ -108,11 +108,11 @@ def test_pads_on_the_left(engine: TransformersEngine, pictures: list[Path]) -> N
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_pixels_are_made_in_the_precision_of_a_gpu(
-    engine: TransformersEngine, row: EvaluatedModel, pictures: list[Path], dtype: torch.dtype
+    engine: TransformersEngine, row: EvaluatedModel, images: list[Path], dtype: torch.dtype
 ) -> None:
     """On a CPU a model runs in fp32; what a GPU gets is made here all the same."""
     adapter = type(engine.adapter)(engine.adapter.processor, row, dtype)
-    requests = asked(pictures)[:4]
+    requests = asked(images)[:4]
     prompts = [adapter.prompt(request) for request in requests]
     made, exact = adapter.tensors(requests, prompts), engine.adapter.tensors(requests, prompts)
     assert made["pixel_values"].dtype == dtype
@@ -120,22 +120,22 @@ def test_pixels_are_made_in_the_precision_of_a_gpu(
     assert torch.equal(made["input_ids"], exact["input_ids"])
 
 
-def test_prompt_is_golden(engine: TransformersEngine, pictures: list[Path]) -> None:
-    (reply,) = engine.generate([Request("one", QUESTIONS[2], (pictures[0],), 1)])
+def test_prompt_is_golden(engine: TransformersEngine, images: list[Path]) -> None:
+    (reply,) = engine.generate([Request("one", QUESTIONS[2], (images[0],), 1)])
     assert reply.prompt == GOLDEN_PROMPT
 
 
-def test_system_message_comes_first(tiny_llava: Path, row: EvaluatedModel, pictures: list[Path]) -> None:
+def test_system_message_comes_first(tiny_llava: Path, row: EvaluatedModel, images: list[Path]) -> None:
     content = "{% for p in m['content'] %}{{ p.get('text', '<image>') }}{% endfor %}"
     template = "{% for m in messages %}[{{ m['role'] }}]" + content + "{% endfor %}"
     engine = TransformersEngine(tiny_llava, row.model_copy(update={"system": "be kind"}), device="cpu")
     engine.adapter.processor.chat_template = template
-    prompt = engine.adapter.prompt(Request("one", "who ?", (pictures[0],), 1))
+    prompt = engine.adapter.prompt(Request("one", "who ?", (images[0],), 1))
     assert prompt == "[system]be kind[user]<image>who ?"
 
 
-def test_ends_and_budgets(engine: TransformersEngine, pictures: list[Path]) -> None:
-    requests = asked(pictures, budget=9)
+def test_ends_and_budgets(engine: TransformersEngine, images: list[Path]) -> None:
+    requests = asked(images, budget=9)
     whole = by_key(list(engine.generate(requests)))
     full = next(reply for reply in whole.values() if reply.n_tokens == 9)
     assert full.truncated is True
@@ -147,11 +147,11 @@ def test_ends_and_budgets(engine: TransformersEngine, pictures: list[Path]) -> N
     assert again.truncated is False
     assert again.n_tokens == ids.index(end)
     assert again.text == engine.adapter.tokenizer.decode(ids[: ids.index(end)])
-    assert {reply.n_tokens for reply in engine.generate(asked(pictures, budget=3))} <= {0, 1, 2, 3}
+    assert {reply.n_tokens for reply in engine.generate(asked(images, budget=3))} <= {0, 1, 2, 3}
 
 
-def test_cuts_at_the_first_line_break(engine: TransformersEngine, pictures: list[Path]) -> None:
-    request = Request("one", QUESTIONS[0], (pictures[0],), 4)
+def test_cuts_at_the_first_line_break(engine: TransformersEngine, images: list[Path]) -> None:
+    request = Request("one", QUESTIONS[0], (images[0],), 4)
     engine.adapter.tokenizer.decode = lambda ids, **_: " first line \nsecond line"  # type: ignore[method-assign]
     assert engine.reply(request, "", [9, 9]).text == "first line \nsecond line"
     engine.row = engine.row.model_copy(update={"cut_at_newline": True})
@@ -165,10 +165,10 @@ def test_cuts_at_the_first_line_break(engine: TransformersEngine, pictures: list
     assert engine.reply(request, "", [9, 9]).truncated is True
 
 
-def test_unreadable_images_fail_alone(engine: TransformersEngine, pictures: list[Path], tmp_path: Path) -> None:
+def test_unreadable_images_fail_alone(engine: TransformersEngine, images: list[Path], tmp_path: Path) -> None:
     broken, absent = tmp_path / "broken.jpg", tmp_path / "absent.jpg"
-    broken.write_bytes(b"no picture")
-    requests = [*asked(pictures), Request("broken", "who ?", (broken,), 8), Request("absent", "who ?", (absent,), 8)]
+    broken.write_bytes(b"no image")
+    requests = [*asked(images), Request("broken", "who ?", (broken,), 8), Request("absent", "who ?", (absent,), 8)]
     replies = by_key(list(engine.generate(requests)))
     assert len(replies) == len(requests)
     assert sorted(key for key, reply in replies.items() if reply.status == "failed") == ["absent", "broken"]
@@ -177,9 +177,9 @@ def test_unreadable_images_fail_alone(engine: TransformersEngine, pictures: list
     assert replies["broken"].prompt.endswith("who ? ASSISTANT:")
 
 
-def test_a_batch_too_large_is_halved(tiny_llava: Path, row: EvaluatedModel, pictures: list[Path]) -> None:
+def test_a_batch_too_large_is_halved(tiny_llava: Path, row: EvaluatedModel, images: list[Path]) -> None:
     engine = TransformersEngine(tiny_llava, row, device="cpu", threads=1, share=False)
-    requests = asked(pictures)
+    requests = asked(images)
     expected = by_key(list(engine.generate(requests)))
     plain, sizes = engine._generate, []
 
@@ -194,15 +194,15 @@ def test_a_batch_too_large_is_halved(tiny_llava: Path, row: EvaluatedModel, pict
     assert max(sizes) == 4
 
 
-def test_scores_that_overflow_are_a_fault(engine: TransformersEngine, pictures: list[Path]) -> None:
+def test_scores_that_overflow_are_a_fault(engine: TransformersEngine, images: list[Path]) -> None:
     with torch.no_grad():
         engine.model.lm_head.weight[5] = float("inf")
-    (reply,) = engine.generate([Request("one", QUESTIONS[0], (pictures[0],), 4)])
+    (reply,) = engine.generate([Request("one", QUESTIONS[0], (images[0],), 4)])
     assert reply.status == "failed"
     assert "not finite" in (reply.reason or "")
 
 
-def test_a_picture_is_prepared_once(engine: TransformersEngine, pictures: list[Path]) -> None:
+def test_a_picture_is_prepared_once(engine: TransformersEngine, images: list[Path]) -> None:
     seen = []
     plain = engine.adapter.processor.image_processor
 
@@ -211,11 +211,11 @@ def test_a_picture_is_prepared_once(engine: TransformersEngine, pictures: list[P
         return plain(images=images, return_tensors=return_tensors)
 
     engine.adapter.processor.image_processor = counting
-    list(engine.generate(asked(pictures)))
-    assert len(seen) == len(pictures)
+    list(engine.generate(asked(images)))
+    assert len(seen) == len(images)
 
 
-def test_images_are_forced_to_their_size(tiny_llava: Path, row: EvaluatedModel, pictures: list[Path]) -> None:
+def test_images_are_forced_to_their_size(tiny_llava: Path, row: EvaluatedModel, images: list[Path]) -> None:
     forced = TransformersEngine(tiny_llava, row.model_copy(update={"image_size": (40, 10)}), device="cpu")
     seen = []
     plain = forced.adapter.processor.image_processor
@@ -223,21 +223,21 @@ def test_images_are_forced_to_their_size(tiny_llava: Path, row: EvaluatedModel, 
         seen.extend(image.size for image in images),
         plain(images=images, return_tensors=return_tensors),
     )[1]
-    list(forced.generate([Request("one", "who ?", (pictures[0],), 1)]))
+    list(forced.generate([Request("one", "who ?", (images[0],), 1)]))
     assert seen == [(40, 10)]
 
 
-def test_the_general_adapter_agrees(engine: TransformersEngine, pictures: list[Path]) -> None:
+def test_the_general_adapter_agrees(engine: TransformersEngine, images: list[Path]) -> None:
     from safe_llava.engine.adapters import ChatTemplateAdapter
 
-    requests = asked(pictures)
+    requests = asked(images)
     expected = by_key(list(engine.generate(requests)))
     engine.adapter = ChatTemplateAdapter(engine.adapter.processor, engine.row, engine.dtype)
     assert by_key(list(engine.generate(requests))) == expected
 
 
-def test_a_placeholder_in_the_question_fails(engine: TransformersEngine, pictures: list[Path]) -> None:
-    (reply,) = engine.generate([Request("one", "what is <image> ?", (pictures[0],), 4)])
+def test_a_placeholder_in_the_question_fails(engine: TransformersEngine, images: list[Path]) -> None:
+    (reply,) = engine.generate([Request("one", "what is <image> ?", (images[0],), 4)])
     assert reply.status == "failed"
     assert "2 image placeholders for 1 images" in (reply.reason or "")
 
@@ -280,12 +280,12 @@ def test_a_checkpoint_without_weights(tmp_path: Path, tiny_llava: Path, row: Eva
 
 
 def test_sampling_settings_of_a_checkpoint_are_left_out(
-    tmp_path: Path, tiny_llava: Path, row: EvaluatedModel, engine: TransformersEngine, pictures: list[Path]
+    tmp_path: Path, tiny_llava: Path, row: EvaluatedModel, engine: TransformersEngine, images: list[Path]
 ) -> None:
     for path in tiny_llava.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     settings = {"do_sample": True, "temperature": 3.0, "top_k": 50, "repetition_penalty": 9.0, "eos_token_id": 2}
     (tmp_path / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
     sampling = TransformersEngine(tmp_path, row, device="cpu")
-    requests = asked(pictures)
+    requests = asked(images)
     assert by_key(list(sampling.generate(requests))) == by_key(list(engine.generate(requests)))

@@ -56,12 +56,12 @@ def engines(folder: Path, row: EvaluatedModel, family: str, **changes: Any) -> T
 
 @pytest.fixture
 def requests(tmp_path: Path) -> list[Request]:
-    """Questions about pictures of four shapes, one of them asked once, with budgets of 1 to 40; no order."""
+    """Questions about images of four shapes, one of them asked once, with budgets of 1 to 40; no order."""
     made = []
     for number, size in enumerate([(40, 40), (90, 30), (25, 60), (90, 30), (60, 61)]):
         path = tmp_path / f"{number}.png"
-        picture = PIL.Image.radial_gradient("L").resize(size).convert("RGB")
-        picture.point(lambda v, n=number: (v * (n + 1)) % 256).save(path)
+        image = PIL.Image.radial_gradient("L").resize(size).convert("RGB")
+        image.point(lambda v, n=number: (v * (n + 1)) % 256).save(path)
         for place in range(1 if number == 2 else 5):
             text = tiny.QUESTIONS[place % 3] * (1 + place // 3)
             made.append(Request(f"{number}/{place}", text, (path,), (40, 3, 1, 9, 40)[place]))
@@ -187,7 +187,7 @@ def test_a_broken_image_fails_only_its_own_questions(
     engine = engines(checkpoints["llava"], row, "llava")
     expected = by_key(list(engine.generate(requests)))
     path = tmp_path / "broken.jpg"
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"no image")
     broken = [Request(f"broken/{place}", tiny.QUESTIONS[place % 3], (path,), 9) for place in range(13)]
     replies = by_key(list(engine.generate([*broken[:6], *requests, *broken[6:]])))
     failed = {key for key, reply in replies.items() if reply.status == "failed"}
@@ -223,7 +223,7 @@ def test_a_row_that_overflows_is_asked_alone(
 def test_a_block_that_fails_is_halved(
     checkpoints: dict[str, Path], row: EvaluatedModel, requests: list[Request]
 ) -> None:
-    """Too large a block is halved; a picture that fails alone is asked plainly; answers that came stay."""
+    """Too large a block is halved; an image that fails alone is asked plainly; answers that came stay."""
     engine = engines(checkpoints["llava"], row, "llava")
     expected = by_key(list(engine.generate(requests)))
     assert engine.decoder is not None
@@ -312,9 +312,9 @@ def test_planned_memory_shrinks_with_what_was_seen(
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     engine.decoder.answers = lambda block: (_ for _ in ()).throw(torch.OutOfMemoryError())  # type: ignore[method-assign]
     assert engine._limit() == 800
-    picture = PIL.Image.new("RGB", (9, 9))
-    pairs = [(Request(str(n), "who ?", (picture.copy(),), 2), "USER: <image>\nwho ? ASSISTANT:") for n in range(2)]
-    block = [prepared([pair], picture, engine.adapter, engine.model.config.image_token_id) for pair in pairs]
+    image = PIL.Image.new("RGB", (9, 9))
+    pairs = [(Request(str(n), "who ?", (image.copy(),), 2), "USER: <image>\nwho ? ASSISTANT:") for n in range(2)]
+    block = [prepared([pair], image, engine.adapter, engine.model.config.image_token_id) for pair in pairs]
     token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, width, bytes
     prefix_tokens = len(block[0].prefix)
     assert engine.decoder.cost(block[0]) == (2 * prefix_tokens + len(block[0].suffixes[0]) + 32) * token

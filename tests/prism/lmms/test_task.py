@@ -124,15 +124,15 @@ def test_an_edition_is_a_group_too(group: str, prefix: str) -> None:
 
 
 class ChatModel(lmms_eval.api.model.lmms):
-    """A model of lmms-eval's chat kind, which takes messages where simple models take pictures and text."""
+    """A model of lmms-eval's chat kind, which takes messages where simple models take images and text."""
 
     is_simple = False
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         told = []
         for _, doc_to_messages, settings, doc_id, task, split in (request.args for request in requests):
-            ((picture, text),) = (turn["content"] for turn in doc_to_messages(self.task_dict[task][split][doc_id]))
-            assert picture["type"] == "image" and picture["url"].size == (8, 8)
+            ((image, text),) = (turn["content"] for turn in doc_to_messages(self.task_dict[task][split][doc_id]))
+            assert image["type"] == "image" and image["url"].size == (8, 8)
             assert dict(settings) == {"max_new_tokens": 200, "do_sample": False, "temperature": 0, "until": ["\n\n"]}
             told.append(said(Request("key", text["text"], (), settings.pop("max_new_tokens"))))
         return told

@@ -53,7 +53,7 @@ def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     (folder / "coco").mkdir(parents=True)
     Image.linear_gradient("L").resize((40, 30)).convert("RGB").save(folder / "coco" / "1.png")
-    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "broken.png").write_bytes(b"no image")
     return folder
 
 
@@ -118,16 +118,16 @@ def test_a_stage_has_its_template_and_geometry(
     stage: Any, geometry: ImageGeometry, images: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     item = dataset([sample("a", "coco/1.png", "<image>\nWhat?", "A fade.")], images, tokenizer, stage)[0]
-    with Image.open(images / "coco" / "1.png") as picture:
-        expected = preprocess(picture.convert("RGB"), geometry, 28, CLIP_MEAN, CLIP_STD)
+    with Image.open(images / "coco" / "1.png") as image:
+        expected = preprocess(image.convert("RGB"), geometry, 28, CLIP_MEAN, CLIP_STD)
     assert item.pixel_values is not None
     assert torch.equal(item.pixel_values, expected)
     begin, end = item.image_span or (0, 0)
     assert item.input_ids[begin:end] == [IMAGE_ID] * 4
     assert item.input_ids.count(IMAGE_ID) == 4
     assert item.labels[begin:end] == [IGNORE_INDEX] * 4
-    taught = tokenizer.decode([label for label in item.labels if label != IGNORE_INDEX])
-    assert taught == {"pretrain": "A fade.\n", "finetune": "A fade.</s>"}[stage]
+    supervised = tokenizer.decode([label for label in item.labels if label != IGNORE_INDEX])
+    assert supervised == {"pretrain": "A fade.\n", "finetune": "A fade.</s>"}[stage]
     assert (begin == 1) == (stage == "pretrain")
     assert (item.sample_id, item.words) == ("a", 4)
 
@@ -137,8 +137,8 @@ def test_the_geometry_of_the_tower_goes_before_that_of_the_stage(
 ) -> None:
     plain = ImageFormat(28, 4, SIGLIP_MEAN, SIGLIP_MEAN, ImageGeometry.RESIZE)
     item = dataset([sample("a", "coco/1.png", "<image>")], images, tokenizer, "pretrain", image=plain)[0]
-    with Image.open(images / "coco" / "1.png") as picture:
-        expected = preprocess(picture.convert("RGB"), ImageGeometry.RESIZE, 28, SIGLIP_MEAN, SIGLIP_MEAN)
+    with Image.open(images / "coco" / "1.png") as image:
+        expected = preprocess(image.convert("RGB"), ImageGeometry.RESIZE, 28, SIGLIP_MEAN, SIGLIP_MEAN)
     assert item.pixel_values is not None
     assert torch.equal(item.pixel_values, expected)
 

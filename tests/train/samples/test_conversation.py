@@ -64,7 +64,7 @@ def v1(tokenizer: PreTrainedTokenizerFast, *texts: str, image: bool = False, cut
     return encode(turns(*texts), V1, tokenizer, image, cut, 576)
 
 
-def taught_text(encoded: Encoded, tokenizer: PreTrainedTokenizerFast) -> str:
+def supervised_text(encoded: Encoded, tokenizer: PreTrainedTokenizerFast) -> str:
     return tokenizer.decode([label for label in encoded.labels if label != IGNORE_INDEX])
 
 
@@ -202,11 +202,11 @@ def test_an_empty_turn_is_its_role_and_a_colon(
     encoded = v1(llama, "Hi.", "", "Bye?", "Bye.")
     prompt = f"{VICUNA_SYSTEM} USER: Hi. ASSISTANT:USER: Bye? ASSISTANT: Bye."
     assert encoded.input_ids == [1, *pieces.encode(prompt), 2]
-    assert taught_text(encoded, llama) == "Bye.</s>"
+    assert supervised_text(encoded, llama) == "Bye.</s>"
 
 
 @pytest.mark.parametrize(
-    ("texts", "dropped", "taught"),
+    ("texts", "dropped", "supervised"),
     [
         (("Hi.", "Hello."), False, "Hello.</s>"),
         (("Hi.", "Hello.", "Bye?", ""), True, "Hello.</s>"),  # the last round has no answer
@@ -217,22 +217,22 @@ def test_an_empty_turn_is_its_role_and_a_colon(
     ],
 )
 def test_nothing_is_dropped_and_what_the_original_drops_is_told(
-    texts: tuple[str, ...], dropped: bool, taught: str, llama: PreTrainedTokenizerFast
+    texts: tuple[str, ...], dropped: bool, supervised: str, llama: PreTrainedTokenizerFast
 ) -> None:
     encoded = v1(llama, *texts)
     assert encoded.would_mismatch is dropped
-    assert taught_text(encoded, llama) == taught
+    assert supervised_text(encoded, llama) == supervised
 
 
-def test_taught_text_is_the_answers_whatever_they_say(llama: PreTrainedTokenizerFast) -> None:
+def test_supervised_text_is_the_answers_whatever_they_say(llama: PreTrainedTokenizerFast) -> None:
     rng = random.Random(3)
     words = ["cat", "naïve", "你好", "🙂", "\n", " ", "  ", "<image>", "▁", "e.g.", ":", "USER:", "50%", "."]
     for _ in range(150):
         texts = ["".join(rng.choices(words, k=rng.randint(1, 12))) for _ in range(2 * rng.randint(1, 4))]
         encoded = v1(llama, *texts)
         # Decoding writes a space for the sign of one, and puts one between a special token and what follows.
-        taught = taught_text(encoded, llama).replace("</s> ", "</s>")
-        assert taught == "".join(f"{answer}</s>" for answer in texts[1::2]).replace("▁", " "), texts
+        supervised = supervised_text(encoded, llama).replace("</s> ", "</s>")
+        assert supervised == "".join(f"{answer}</s>" for answer in texts[1::2]).replace("▁", " "), texts
         assert not encoded.would_mismatch
 
 
@@ -280,7 +280,7 @@ def test_chatml_teaches_answers_and_their_end(qwen: PreTrainedTokenizerFast) -> 
         "<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\n\na cat<|im_end|>\n"
         "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n\n\nBye.<|im_end|>\n"
     )
-    assert taught_text(encoded, qwen) == "\na cat<|im_end|>\n\nBye.<|im_end|>"
+    assert supervised_text(encoded, qwen) == "\na cat<|im_end|>\n\nBye.<|im_end|>"
 
 
 def test_chatml_tokenises_an_answer_apart_from_its_opening(qwen: PreTrainedTokenizerFast) -> None:

@@ -1,4 +1,4 @@
-"""Pixels: the original's, and what the geometry of a small picture says."""
+"""Pixels: the original's, and what the geometry of a small image says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLACK_WHITE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def striped(width: int, height: int) -> Image.Image:
-    """A picture with a red left edge, a blue right edge and grey between."""
+    """An image with a red left edge, a blue right edge and grey between."""
     pixels = np.full((height, width, 3), 128, dtype=np.uint8)
     pixels[:, 0], pixels[:, -1] = (255, 0, 0), (0, 0, 255)
     return Image.fromarray(pixels)

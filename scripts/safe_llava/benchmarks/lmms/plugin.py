@@ -132,11 +132,11 @@ class SafeLlava(lmms):
     def _windows(self, requests: Sequence[Instance]) -> Iterator[list[Request | Reply]]:
         """Yield the engine's requests window by window; the images of the next one are read meanwhile."""
         starts = range(0, len(requests), WINDOW)
-        with ThreadPoolExecutor(READERS, "pictures") as pool, ThreadPoolExecutor(1) as ahead:
+        with ThreadPoolExecutor(READERS, "images") as pool, ThreadPoolExecutor(1) as ahead:
 
             def read(start: int) -> list[Request | Reply]:
                 part = requests[start : start + WINDOW]
-                return shared_pictures(pool.map(self._request, range(start, start + len(part)), part))
+                return share_images(pool.map(self._request, range(start, start + len(part)), part))
 
             coming = ahead.submit(read, 0) if requests else None
             for start in starts:
@@ -177,7 +177,7 @@ class SafeLlava(lmms):
             task=task,
             doc_id=doc_id,
             prompt=context,
-            images=[picture_digest(image) for image in images],
+            images=[image_digest(image) for image in images],
             budget=budget,
         )
         return Request(key, context, tuple(images), budget)
@@ -205,7 +205,7 @@ def benchmark_row(row: EvaluatedModel) -> EvaluatedModel:
     return row.model_copy(update={"cut_at_newline": False, "image_size": None})
 
 
-def picture_digest(image: PIL.Image.Image) -> str:
+def image_digest(image: PIL.Image.Image) -> str:
     """Return a digest of what the engine is shown of an image: its size, and its pixels in RGB."""
     digest = hashlib.sha256(f"{image.size}".encode())
     # Without the palette, the pixels of an image that has one say nothing of its colours.
@@ -213,7 +213,7 @@ def picture_digest(image: PIL.Image.Image) -> str:
     return digest.hexdigest()
 
 
-def shared_pictures(window: Iterable[Request | Reply]) -> list[Request | Reply]:
+def share_images(window: Iterable[Request | Reply]) -> list[Request | Reply]:
     """Return requests in which equal images are one object: the engine reads such an image once for all questions.
 
     Two requests with equal keys are one question asked twice, and stay so.
@@ -229,7 +229,7 @@ def shared_pictures(window: Iterable[Request | Reply]) -> list[Request | Reply]:
 
 
 def _identity(image: ImageSource) -> str:
-    return picture_digest(image) if isinstance(image, PIL.Image.Image) else str(image)
+    return image_digest(image) if isinstance(image, PIL.Image.Image) else str(image)
 
 
 def until(text: str, settings: dict[str, Any]) -> str:

@@ -129,11 +129,11 @@ def _sheet(width: float, height: float, words: Sequence[TextBlock], frames: Sequ
             page.axhline(y - GAP / 2, color=GRID, linewidth=0.6)
         box = (MARGIN / width, 1 - (y + IMAGE_INCHES) / height, IMAGE_INCHES / width, IMAGE_INCHES / height)
         inset = figure.add_axes(box)
-        _picture(inset, path)
+        _draw_image(inset, path)
     return figure
 
 
-def _picture(axes: Axes, path: Path) -> None:
+def _draw_image(axes: Axes, path: Path) -> None:
     try:
         pixels = read_rgb(path)
     except (UndecodableError, FileNotFoundError) as error:

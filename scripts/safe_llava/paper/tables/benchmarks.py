@@ -18,7 +18,7 @@ PAIRED_NOTE = (
     "is no mean."
 )
 UNPAIRED_NOTE = (
-    "†k: k units (questions, or those about one picture) that one model alone has: they count in neither score."
+    "†k: k units (questions, or those about one image) that one model alone has: they count in neither score."
 )
 PAIRED_HEAD = ("Benchmark", "Metric", "First", "Second", "Difference", "n", "Only first", "Only second", "p")
 

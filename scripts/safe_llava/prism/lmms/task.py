@@ -108,7 +108,7 @@ class PrismTask(ConfigurableMessagesTask):
             "task": name,
             "test_split": "test",
             "output_type": "generate_until",
-            "doc_to_visual": _picture,
+            "doc_to_visual": _images,
             "doc_to_text": "text",
             "doc_to_target": "question_id",
             "process_results": self.judged,
@@ -155,11 +155,11 @@ class PrismTask(ConfigurableMessagesTask):
 
     def answer(self, doc: Mapping[str, Any], text: str) -> Answer:
         """Return an answer as the workflow has it; an empty one has failed."""
-        told = text.strip() != ""
+        answered = text.strip() != ""
         fields = {"edition": self.edition, "model": "lmms-eval", "task": self.prism_task, "image": doc["image"]}
         fields |= {"question_id": doc["question_id"], "index": doc["index"], "prompt": doc["text"]}
-        fields |= {"attribute": attribute_of(doc["question_id"]), "text": text if told else None}
-        return Answer.model_validate(fields | {"status": "ok" if told else "failed"})
+        fields |= {"attribute": attribute_of(doc["question_id"]), "text": text if answered else None}
+        return Answer.model_validate(fields | {"status": "ok" if answered else "failed"})
 
     def rate(self, items: Sequence[Mapping[str, Any]], metric: str) -> float:
         """Return a cell's rate in percent; not a number where nothing was judged.
@@ -176,13 +176,13 @@ class PrismTask(ConfigurableMessagesTask):
             scores = {score.attribute: score for score in score_verdicts(verdicts)}
             self._judged = list(items), scores
             if failed := sum(verdict.status == "failed" for verdict in verdicts):
-                told = "%s: %d of %d answers have no verdict, and count in no rate"
-                log.warning(told, self.config.task, failed, len(items))
+                message = "%s: %d of %d answers have no verdict, and count in no rate"
+                log.warning(message, self.config.task, failed, len(items))
         found = self._judged[1].get(metric)
         return float("nan") if found is None or found.rate is None else found.rate
 
 
-def _picture(doc: Mapping[str, Any], _: Any = None) -> list[Any]:
+def _images(doc: Mapping[str, Any], _: Any = None) -> list[Any]:
     return [read_rgb(Path(doc["path"]))]
 
 

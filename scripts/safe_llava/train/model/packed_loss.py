@@ -62,7 +62,7 @@ class PackedLossModel(LossModel):
         pixel_values: torch.Tensor,
         image_positions: torch.Tensor,
         feature_rows: torch.Tensor,
-        chosen: torch.Tensor,
+        loss_positions: torch.Tensor,
         targets: torch.Tensor,
         owners: torch.Tensor,
         weights: torch.Tensor,
@@ -75,9 +75,9 @@ class PackedLossModel(LossModel):
         words_TD = self.llava.get_input_embeddings()(input_ids)[0]
         mixed_TD = words_TD.index_copy(0, image_positions, features_FD[feature_rows].to(words_TD.dtype))
         options = attention.layer_arguments(self.back_end, bounds, int(longest), input_ids.shape[1])
-        taught = self._decode(mixed_TD[None], position_ids, chosen, options)
+        hidden_SD = self._decode(mixed_TD[None], position_ids, loss_positions, options)
         weights_S = weights[owners] * (targets != IGNORE_INDEX)
-        losses_S = self._losses(taught, targets.clamp(min=0))
+        losses_S = self._losses(hidden_SD, targets.clamp(min=0))
         weighted_S = losses_S * weights_S
         parts_B = torch.zeros_like(weights).index_add(0, owners, weighted_S.detach())
         # Zero times the features: a row without an image still has a gradient for the projector.
@@ -90,9 +90,9 @@ class PackedLossModel(LossModel):
         return torch.cat(list(output.pooler_output))
 
     def _decode(
-        self, hidden: torch.Tensor, position_ids: torch.Tensor, chosen: torch.Tensor, options: dict[str, Any]
+        self, hidden: torch.Tensor, position_ids: torch.Tensor, loss_positions: torch.Tensor, options: dict[str, Any]
     ) -> torch.Tensor:
-        """Return the normalised hidden states at the chosen positions, ``[S, D]``."""
+        """Return the normalised hidden states at the loss positions, ``[S, D]``."""
         language_model = self.llava.model.language_model
         options = {
             **options,
@@ -104,27 +104,27 @@ class PackedLossModel(LossModel):
             hidden = layer(hidden, **options)
         last = language_model.layers[-1]
         if last.gradient_checkpointing and last.training:
-            taught = checkpoint(self._tail, last, hidden, chosen, options, use_reentrant=False)
+            hidden = checkpoint(self._tail, last, hidden, loss_positions, options, use_reentrant=False)
         else:
-            taught = self._tail(last, hidden, chosen, options)
-        return language_model.norm(taught)
+            hidden = self._tail(last, hidden, loss_positions, options)
+        return language_model.norm(hidden)
 
-    def _losses(self, taught: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         rows = self.head_rows
         if rows is None or len(targets) <= rows:
-            return self._part_losses(taught, targets)
-        parts = zip(taught.split(rows), targets.split(rows), strict=True)
+            return self._part_losses(hidden, targets)
+        parts = zip(hidden.split(rows), targets.split(rows), strict=True)
         return torch.cat([checkpoint(self._part_losses, *part, use_reentrant=False) for part in parts])
 
-    def _part_losses(self, taught: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return functional.cross_entropy(self.llava.lm_head(taught).float(), targets, reduction="none")
+    def _part_losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(self.llava.lm_head(hidden).float(), targets, reduction="none")
 
 
-def _last_layer(layer: Any, hidden: torch.Tensor, chosen: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
-    """Run a layer whose output is read at the chosen positions only, ``[S, D]``."""
+def _last_layer(layer: Any, hidden: torch.Tensor, positions: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+    """Run a layer whose output is read at these positions only, ``[S, D]``."""
     attended_1TD, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden), **options)
-    taught = (hidden + attended_1TD)[0].index_select(0, chosen)
-    return taught + layer.mlp(layer.post_attention_layernorm(taught))
+    residual_SD = (hidden + attended_1TD)[0].index_select(0, positions)
+    return residual_SD + layer.mlp(layer.post_attention_layernorm(residual_SD))
 
 
 def _tower_layers(llava: Any) -> list[Any]:

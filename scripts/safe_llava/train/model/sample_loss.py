@@ -37,14 +37,14 @@ class SampleLoss:
     def __call__(self, sample: Features) -> float | None:
         """Return a sample's loss; None where nothing is labelled."""
         targets_T = torch.tensor(sample.labels[1:], device=self.device)
-        taught_T = targets_T != IGNORE_INDEX
-        if not taught_T.any():
+        supervised_T = targets_T != IGNORE_INDEX
+        if not supervised_T.any():
             return None
         ids = torch.tensor([sample.input_ids], device=self.device)
         embeddings_1TD = self._embed(ids, sample.pixel_values)
         output = self._llava.model.language_model(inputs_embeds=embeddings_1TD, use_cache=False)
-        logits_SV = self._llava.lm_head(output.last_hidden_state[0, :-1][taught_T])[:, : self._words]
-        return float(functional.cross_entropy(logits_SV.float(), targets_T[taught_T]))
+        logits_SV = self._llava.lm_head(output.last_hidden_state[0, :-1][supervised_T])[:, : self._words]
+        return float(functional.cross_entropy(logits_SV.float(), targets_T[supervised_T]))
 
     def _embed(self, ids: torch.Tensor, pixels: torch.Tensor | None) -> torch.Tensor:
         if pixels is None:

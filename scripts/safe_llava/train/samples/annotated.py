@@ -205,11 +205,11 @@ class SampleDataset:
         """Refuse before the run what would stop it hours later."""
         remedy = "mend or remove the sample in the annotations"
         turns = sample.conversations if self.template is PLAIN else chat.spoken_turns(sample.conversations)
-        pictured = [turn["from"] for turn in turns if IMAGE_TOKEN in turn["value"]]
-        if self.template is PLAIN and (sample.image is None or len(turns) != 2 or pictured != [turns[0]["from"]]):
+        asking = [turn["from"] for turn in turns if IMAGE_TOKEN in turn["value"]]
+        if self.template is PLAIN and (sample.image is None or len(turns) != 2 or asking != [turns[0]["from"]]):
             raise TrainError(f"sample {sample.id}: pretraining needs one turn with {IMAGE_TOKEN} and a caption", remedy)
-        if sample.image is not None and len(pictured) > 1:
-            raise TrainError(f"sample {sample.id}: {len(pictured)} turns ask for its one image", remedy)
+        if sample.image is not None and len(asking) > 1:
+            raise TrainError(f"sample {sample.id}: {len(asking)} turns ask for its one image", remedy)
         # A placeholder may come to be where one is taken out of a turn: `<ima<image>ge>`.
         if sample.image is not None and any(chat.image_first(turn["value"]).count(IMAGE_TOKEN) > 1 for turn in turns):
             raise TrainError(f"sample {sample.id}: a turn asks for more than one image", remedy)
@@ -238,6 +238,6 @@ def collate(features: Sequence[Features], pad_id: int) -> Batch:
         attention_mask[row, :length] = 1
         if item.image_span is not None:
             image_mask[row, slice(*item.image_span)] = True
-    pictures = [item.pixel_values for item in features if item.pixel_values is not None]
-    pixel_values = torch.stack(pictures) if pictures else None
+    images = [item.pixel_values for item in features if item.pixel_values is not None]
+    pixel_values = torch.stack(images) if images else None
     return Batch(input_ids, labels, attention_mask, image_mask, pixel_values, [item.sample_id for item in features])

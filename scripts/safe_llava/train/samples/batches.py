@@ -58,11 +58,11 @@ class Packing:
         if filler:
             features, groups = [Features([0] * 2, [IGNORE_INDEX] * 2, None, "", 0)], [-1]
         tensors = pack(features, self.image_token_id, self.image_tokens, self.image_size, self.pixel_dtype)
-        taught = tensors["owners"][tensors["targets"] != IGNORE_INDEX]
+        owners_S = tensors["owners"][tensors["targets"] != IGNORE_INDEX]
         return MicroBatch(
             tensors,
             torch.tensor(groups),
-            torch.bincount(taught, minlength=len(features)),
+            torch.bincount(owners_S, minlength=len(features)),
             [item.sample_id for item in features],
             0 if filler else int(tensors["bounds"][-1]),
             would_mismatch,

@@ -28,7 +28,7 @@ class PromptPart:
     """A stretch of the prompt, labelled or not."""
 
     text: str
-    taught: bool = False
+    supervised: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _plain_pieces(conversation: list[dict[str, str]], has_image: bool) -> list[P
             "a sample of the pretrain stage is not one turn with an image and one with its caption",
             "pretrain on image and caption pairs only; conversations belong to the finetune stage",
         )
-    return [PromptPart(IMAGE_TOKEN), PromptPart(image_first(conversation[1]["value"]) + PLAIN.gpt_end, taught=True)]
+    return [PromptPart(IMAGE_TOKEN), PromptPart(image_first(conversation[1]["value"]) + PLAIN.gpt_end, supervised=True)]
 
 
 def _pieces(conversation: list[dict[str, str]], template: Template, has_image: bool) -> list[PromptPart]:
@@ -150,8 +150,8 @@ def _pieces(conversation: list[dict[str, str]], template: Template, has_image: b
         if not text and not template.close_empty:
             continue
         end = template.human_end if human else template.gpt_end
-        # An answer without text teaches nothing, not even to stop.
-        pieces.append(PromptPart(template.gap + text + end, taught=not human and bool(text)))
+        # An answer without text has no supervised token, not even its end.
+        pieces.append(PromptPart(template.gap + text + end, supervised=not human and bool(text)))
         pieces.append(PromptPart("" if human else template.gpt_tail))
     return pieces
 
@@ -161,7 +161,7 @@ def _chunks(pieces: list[PromptPart], separate: bool) -> Iterator[tuple[str, byt
     groups = [[piece] for piece in pieces] if separate else [pieces]
     for group in groups:
         text = "".join(piece.text for piece in group)
-        yield text, b"".join(bytes([piece.taught]) * len(piece.text) for piece in group)
+        yield text, b"".join(bytes([piece.supervised]) * len(piece.text) for piece in group)
 
 
 def _tokenize(
@@ -169,7 +169,7 @@ def _tokenize(
 ) -> tuple[list[int], list[int]]:
     ids: list[int] = list(tokenizer("").input_ids)  # the <s> that legacy Llama puts in front, if the model has one
     labels = [IGNORE_INDEX] * len(ids)
-    for text, taught in _chunks(pieces, template.separate_answers):
+    for text, supervised in _chunks(pieces, template.separate_answers):
         begin = 0
         for number, part in enumerate(text.split(IMAGE_TOKEN) if has_image else [text]):
             if number:
@@ -178,7 +178,7 @@ def _tokenize(
             tokens = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             ids.extend(tokens.input_ids)
             # A token belongs where it starts: one that reached into an answer from before it would not be labelled.
-            flags = taught[begin : begin + len(part)] or b"\0"
+            flags = supervised[begin : begin + len(part)] or b"\0"
             labels.extend(
                 token if flags[min(start, len(flags) - 1)] else IGNORE_INDEX
                 for token, (start, _) in zip(tokens.input_ids, tokens.offset_mapping, strict=True)

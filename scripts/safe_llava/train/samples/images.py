@@ -1,4 +1,4 @@
-"""Pictures to pixels, as the original's CLIP image processor gave them: Pillow's bicubic filter, no torchvision."""
+"""Images to pixels, as the original's CLIP image processor gave them: Pillow's bicubic filter, no torchvision."""
 
 from __future__ import annotations
 

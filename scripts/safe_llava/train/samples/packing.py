@@ -27,22 +27,22 @@ def pack(
         pixel_values: [N, 3, H, W]; zero images where there is none, so that every process runs the tower. Two, as
             torch compiles a layer anew for a batch of one.
         image_positions, feature_rows: int64 [K], positions in the row and which of the N * P features they take.
-        chosen, targets, owners: int64 [S], positions whose next token is labelled, that token, and their sample. At
-            least one, whose target is ``IGNORE_INDEX`` if there is none, so that every process runs the head.
+        loss_positions, targets, owners: int64 [S], positions whose next token is labelled, that token, their sample.
+            At least one, whose target is ``IGNORE_INDEX`` if there is none, so that every process runs the head.
     """
     lengths = [len(item.input_ids) for item in features]
     bounds = torch.tensor([0, *lengths]).cumsum(0)
     ids_T = torch.tensor([token for item in features for token in item.input_ids])
     labels_T = torch.tensor([label for item in features for label in item.labels])
     labels_T[bounds[:-1]] = IGNORE_INDEX  # a first token has no predecessor in its own sample
-    taught = (labels_T != IGNORE_INDEX).nonzero().flatten()
-    if taught.numel():
-        chosen, targets = taught - 1, labels_T[taught]
+    supervised_S = (labels_T != IGNORE_INDEX).nonzero().flatten()
+    if supervised_S.numel():
+        loss_positions, targets = supervised_S - 1, labels_T[supervised_S]
     else:
-        chosen, targets = torch.zeros(1, dtype=torch.long), torch.tensor([IGNORE_INDEX])
+        loss_positions, targets = torch.zeros(1, dtype=torch.long), torch.tensor([IGNORE_INDEX])
     positions_K, rows_K = _image_indices(features, bounds.tolist(), image_tokens)
-    pictures = [item.pixel_values for item in features if item.pixel_values is not None]
-    pixels = torch.stack(pictures) if pictures else torch.zeros(2, 3, image_size, image_size)
+    images = [item.pixel_values for item in features if item.pixel_values is not None]
+    pixels = torch.stack(images) if images else torch.zeros(2, 3, image_size, image_size)
     return {
         "input_ids": ids_T.masked_fill(ids_T == image_token_id, 0)[None],
         "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
@@ -51,9 +51,9 @@ def pack(
         "pixel_values": pixels.to(dtype),
         "image_positions": positions_K,
         "feature_rows": rows_K,
-        "chosen": chosen,
+        "loss_positions": loss_positions,
         "targets": targets,
-        "owners": torch.searchsorted(bounds, chosen, right=True) - 1,
+        "owners": torch.searchsorted(bounds, loss_positions, right=True) - 1,
     }
 
 
