@@ -54,7 +54,7 @@ from snakemake_executor_plugin_slurm_steady.fates import (
     why,
 )
 from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, digest_of, key_of, log_tail, stamps
-from snakemake_executor_plugin_slurm_steady.pace import PollInterval
+from snakemake_executor_plugin_slurm_steady.polling import PollInterval
 from snakemake_executor_plugin_slurm_steady.published import PublishedExecutor, get_job_wildcards
 from snakemake_executor_plugin_slurm_steady.published import common_settings as common_settings
 from snakemake_executor_plugin_slurm_steady.script import batch_script
@@ -83,7 +83,7 @@ class Executor(PublishedExecutor):
     def __init__(self, workflow: Any, logger: Any) -> None:
         # The waiting thread starts in the inherited constructor, before ``__post_init__``.
         self._ledger = Ledger(FOLDER)
-        self._pace = PollInterval(time.monotonic())
+        self._polling = PollInterval(time.monotonic())
         self._signals = self._ledger.signals()
         self._entries: dict[str, Entry] = {}  # by SLURM's number: what is queued or runs
         self._unanswered: list[str] = []  # names of submissions that SLURM may have taken without saying so
@@ -213,7 +213,7 @@ class Executor(PublishedExecutor):
                 self._report_job_error_threadsafe(SubmittedJobInfo(job), f"SLURM takes no job: {said}\n")
 
     def _report_submitted(self, job: Any, entry: Entry) -> None:
-        self._pace.happened(time.monotonic())
+        self._polling.happened(time.monotonic())
         self._report_job_submission_threadsafe(
             SubmittedJobInfo(job, external_jobid=entry.slurm_id, aux={"slurm_logfile": Path(entry.log)})
         )
@@ -300,16 +300,16 @@ class Executor(PublishedExecutor):
             signals = self._ledger.signals()
             if signals != self._signals:
                 self._signals = signals
-                self._pace.happened(time.monotonic())
+                self._polling.happened(time.monotonic())
                 await asyncio.sleep(SETTLE_SECONDS)
                 return
-            if self._pace.due(time.monotonic()):
+            if self._polling.due(time.monotonic()):
                 return
 
     async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncGenerator[SubmittedJobInfo, None]:
         """Ask once for all jobs; report those that have ended, and yield the others."""
         seen = await asyncio.to_thread(self._look, active_jobs) if active_jobs else None
-        self._pace.asked(time.monotonic())
+        self._polling.asked(time.monotonic())
         for info in active_jobs:
             fate = Fate.ACTIVE
             if seen is not None and not self._stopping.is_set():
@@ -319,7 +319,7 @@ class Executor(PublishedExecutor):
             if fate is Fate.ACTIVE:
                 yield info
             else:
-                self._pace.happened(time.monotonic())
+                self._polling.happened(time.monotonic())
                 self._settle(info, fate, seen or {})
 
     def _look(self, active_jobs: list[SubmittedJobInfo]) -> dict[str, Sight] | None:

@@ -68,8 +68,8 @@ def test_unknown_numbers_of_samples_and_fewer_steps_count(paper: Config, measure
     sets["original-pretrain"] = own.model_copy(
         update={"annotations": [row.model_copy(update={"samples": "unknown"}) for row in own.annotations]}
     )
-    dark = paper.model_copy(update={"data": paper.data.model_copy(update={"sets": sets})})
-    assert training_hours(dark, measured, "llava-v1.5-7b", "pretrain").value is None
+    unknown = paper.model_copy(update={"data": paper.data.model_copy(update={"sets": sets})})
+    assert training_hours(unknown, measured, "llava-v1.5-7b", "pretrain").value is None
 
 
 def test_an_edition_as_measured_is_measured_and_another_is_estimated(paper: Config, measured: Measured) -> None:

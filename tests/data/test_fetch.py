@@ -182,7 +182,7 @@ def test_a_wrong_checksum_names_both(upstream: Upstream, tmp_path: Path) -> None
         fetch(upstream.row(sha256="1" * 64), tmp_path)
     assert "take its pin out of `data.pins`" in caught.value.remedy
     assert not target(tmp_path).exists()
-    assert leftovers(tmp_path) == set(), "wrong bytes are not gone on with"
+    assert leftovers(tmp_path) == set(), "wrong bytes are not resumed"
 
 
 def test_a_published_md5_is_checked(upstream: Upstream, tmp_path: Path) -> None:

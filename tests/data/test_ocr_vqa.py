@@ -1,4 +1,4 @@
-"""The covers of OCR-VQA: each from its own address, many at once, gone on with, and always a JPEG."""
+"""The covers of OCR-VQA: each from its own address, many at once, resumed, and always a JPEG."""
 
 from __future__ import annotations
 

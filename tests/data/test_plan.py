@@ -40,12 +40,12 @@ def archive(name: str, files: int | str = 100) -> ResolvedFile:
 def test_the_plan_says_what_is_missing(upstream: Upstream, tmp_path: Path) -> None:
     here = upstream.row()
     fetch_file(here, tmp_path / here.path, [], RetryPolicy())
-    sets = [dataset(here), dataset(row("large", reported_bytes=27_400_000_000)), dataset(row("dark"))]
+    sets = [dataset(here), dataset(row("large", reported_bytes=27_400_000_000)), dataset(row("unknown-size"))]
     text = plan.plan_table([plan.plan_set(one, tmp_path) for one in sets]).splitlines()
     lines = [line.split() for line in text]
     assert lines[1] == ["demo", "images", "524.3", "kB", "nothing", "1", "file", "unknown"]
     assert lines[2] == ["large", "images", "27.4", "GB", "27.4", "GB", "1", "file", "unknown"]
-    assert lines[3] == ["dark", "images", "unknown", "unknown", "1", "file", "unknown"]
+    assert lines[3] == ["unknown-size", "images", "unknown", "unknown", "1", "file", "unknown"]
     assert text[4] == "to fetch: 27.4 GB, and 1 sets of unknown size"
 
 

@@ -16,7 +16,7 @@ import snakemake_executor_plugin_slurm_steady as steady
 from snakemake_executor_plugin_slurm_steady import Executor, efficiency, slurm
 from snakemake_executor_plugin_slurm_steady.fates import Fate, Sight
 from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, key_of
-from snakemake_executor_plugin_slurm_steady.pace import PollInterval
+from snakemake_executor_plugin_slurm_steady.polling import PollInterval
 
 
 def executor(folder: Path | None = None) -> Executor:

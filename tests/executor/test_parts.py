@@ -25,7 +25,7 @@ from snakemake_executor_plugin_slurm_steady import slurm
 from snakemake_executor_plugin_slurm_steady.asking import AskedJob, Resources, enlarged, sbatch_call, wants_gpu
 from snakemake_executor_plugin_slurm_steady.fates import Fate, Record, Sight
 from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, key_of
-from snakemake_executor_plugin_slurm_steady.pace import PollInterval
+from snakemake_executor_plugin_slurm_steady.polling import PollInterval
 from snakemake_executor_plugin_slurm_steady.script import PASS_ON, RECORD, batch_script
 from snakemake_executor_plugin_slurm_steady.settings import ExecutorSettings
 from snakemake_executor_plugin_slurm_steady.site import account_argument, check_site, partition_argument
@@ -222,7 +222,7 @@ def test_a_submission_without_an_answer_is_looked_for_before_it_is_repeated(
 
 
 def test_at_a_limit_of_submitted_jobs_one_waits_as_long_as_others_may_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No patience is needed while there are others; when there are none, their end makes no room."""
+    """No wait is needed while there are others; when there are none, their end makes no room."""
     others = [{"1": Sight("RUNNING")}, {"1": Sight("RUNNING")}, {"1": Sight("COMPLETED")}]
     left = list(others)
     monkeypatch.setattr(slurm, "mine", lambda: left.pop(0))
@@ -270,18 +270,18 @@ def test_a_site_may_say_more_than_the_number(tmp_path: Path) -> None:
 
 
 def test_one_asks_soon_after_a_change_and_seldom_later() -> None:
-    pace = PollInterval(0.0)
+    interval = PollInterval(0.0)
     asked, now = [], 0.0
     while now < 3600:
         now += 0.5
-        if pace.due(now):
+        if interval.due(now):
             asked.append(now)
-            pace.asked(now)
+            interval.asked(now)
     assert asked[:2] == [2.0, 4.0]
     assert asked[-1] - asked[-2] == 30
     assert len(asked) < 150
-    pace.happened(now)
-    assert pace.due(now + 2)
+    interval.happened(now)
+    assert interval.due(now + 2)
 
 
 def test_the_ledger_outlives_its_process(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class Seen:
     asked: Counter[int] = field(default_factory=Counter)  # by answer, what was let in
     admitted: list[float] = field(default_factory=list)
     first_asked: dict[int, float] = field(default_factory=dict)
-    turned_down: list[float] = field(default_factory=list)
+    rate_limited: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     answered: Counter[int] = field(default_factory=Counter)
     keys: set[str] = field(default_factory=set)
@@ -58,7 +58,7 @@ class JudgeServer:
         burst: calls that may come at once after a rest.
         faults: share of the calls let in that go wrong.
         hang_s: how long a call hangs.
-        floods: (count, seconds): after ``count`` calls were let in, everything is turned down for so long.
+        floods: (count, seconds): after ``count`` calls were let in, everything is rate-limited for so long.
         reply: ``reply(prompt, nth)`` gives what to reply instead of the truth: a text, a JSON value, an HTTP status, or
             all of (status, headers, JSON value).
     """
@@ -168,9 +168,9 @@ class JudgeServer:
     async def _answer(self, request: web.Request, body: dict[str, Any], prompt: str, wrap: Any) -> web.StreamResponse:
         self.seen.bodies.append(body)
         gemini = "contents" in body
-        wait = self._turned_down()
+        wait = self._rate_limited()
         if wait is not None:
-            self.seen.turned_down.append(time.monotonic())
+            self.seen.rate_limited.append(time.monotonic())
             return _too_fast(wait, gemini)
         number = number_of(prompt)
         self.seen.admitted.append(time.monotonic())
@@ -192,7 +192,7 @@ class JudgeServer:
         self.seen.answered[number] += 1
         return web.json_response(wrap(truth(prompt)))
 
-    def _turned_down(self) -> float | None:
+    def _rate_limited(self) -> float | None:
         """Return the seconds to wait, or None where the call is let in."""
         now = time.monotonic()
         if self.floods and len(self.seen.admitted) >= self.floods[0][0]:

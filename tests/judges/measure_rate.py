@@ -28,7 +28,7 @@ def main() -> None:
     ):
         Step(Path(folder), server.row(timeout_s=2, **stated), options.calls).finish()
         print(
-            f"{share_of_limit(server, 0):.3f} of {options.rate:g} calls/s; {len(server.seen.turned_down)} rate-limited"
+            f"{share_of_limit(server, 0):.3f} of {options.rate:g} calls/s; {len(server.seen.rate_limited)} rate-limited"
         )
 
 

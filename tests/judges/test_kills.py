@@ -128,7 +128,7 @@ def test_killed_twice_and_flooded_each_answer_has_one_verdict(
         verdicts = step.finish()
         share = share_of_limit(server, since)
     seen = server.seen
-    print(f"{share:.3f} of the limit; {dict(seen.faults)}; {len(seen.turned_down)} rate-limited")
+    print(f"{share:.3f} of the limit; {dict(seen.faults)}; {len(seen.rate_limited)} rate-limited")
     assert_true(verdicts, count)
     stored = Counter(line["key"] for line in step.stored())
     assert len(stored) == count
@@ -153,7 +153,7 @@ def test_a_stated_limit_is_kept_beside_faults_and_a_kill(tmp_path: Path, chance:
     assert_true(verdicts, count)
     assert len(step.stored()) == count
     assert sum(server.seen.answered.values()) - count <= CONCURRENCY
-    assert len(server.seen.turned_down) < 0.05 * count
+    assert len(server.seen.rate_limited) < 0.05 * count
 
 
 def test_two_processes_at_once_share_one_store(tmp_path: Path, chance: random.Random) -> None:

@@ -1,4 +1,4 @@
-"""The pace of a judge, on a clock of the test's own: even, never faster than allowed, and taught by the replies."""
+"""The rate of a judge, on a clock of the test's own: even, never faster than allowed, and learned from the replies."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from safe_llava.judges import rate as judge_rate
 from safe_llava.judges.rate import (
     CATCH_UP_S,
-    FEWEST_PLACES,
-    FIRST_PLACES,
+    FIRST_LIMIT,
+    LOWEST_LIMIT,
     STREAK,
     ConcurrencyLimiter,
     LearnedRate,
@@ -208,28 +208,28 @@ def test_backoff_doubles_spreads_and_has_a_bound() -> None:
 
 
 def test_places_grow_while_replies_come_soon_and_all_are_taken() -> None:
-    places = ConcurrencyLimiter(2000, 120.0)
+    limiter = ConcurrencyLimiter(2000, 120.0)
     for _ in range(10_000):
-        places.replied(2.0, full=False)
-    assert places.places == FIRST_PLACES  # nothing waits for one
+        limiter.replied(2.0, full=False)
+    assert limiter.limit == FIRST_LIMIT  # nothing waits for one
     for _ in range(10_000):
-        places.replied(2.0, full=True)
-    assert places.places == 2000
+        limiter.replied(2.0, full=True)
+    assert limiter.limit == 2000
     for _ in range(10_000):
-        places.replied(80.0, full=True)  # the endpoint queues what it is sent
-    assert places.places == FEWEST_PLACES
+        limiter.replied(80.0, full=True)  # the endpoint queues what it is sent
+    assert limiter.limit == LOWEST_LIMIT
     few = ConcurrencyLimiter(5, 120.0)
     for seconds in (1.0, 80.0):
         few.replied(seconds, full=True)
-        assert few.places == 5
+        assert few.limit == 5
 
 
 def test_a_call_is_waited_for_many_times_as_long_as_others_take_and_longer_each_time() -> None:
-    places = ConcurrencyLimiter(64, 120.0)
-    assert places.timeout(0) == 120.0  # nothing is known yet
+    limiter = ConcurrencyLimiter(64, 120.0)
+    assert limiter.timeout(0) == 120.0  # nothing is known yet
     for number in range(200):
-        places.replied(3.0 if number % 10 == 0 else 0.5, full=False)
-    assert [places.timeout(failures) for failures in range(5)] == [15.0, 30.0, 60.0, 120.0, 120.0]
+        limiter.replied(3.0 if number % 10 == 0 else 0.5, full=False)
+    assert [limiter.timeout(failures) for failures in range(5)] == [15.0, 30.0, 60.0, 120.0, 120.0]
     quick = ConcurrencyLimiter(64, 2.0)
     for _ in range(200):
         quick.replied(0.01, full=False)

@@ -1,4 +1,4 @@
-"""The benchmark of the transformers back end: what it asks, what it reckons, and that it runs on a CPU."""
+"""The benchmark of the transformers back end: what it asks, what it computes, and that it runs on a CPU."""
 
 from __future__ import annotations
 

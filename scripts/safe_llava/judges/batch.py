@@ -184,11 +184,11 @@ class BatchQueue(Generic[Found]):
         batch = str(note.batch)
         try:
             state = await self._insist(lambda: self._client.poll(batch))
-            told = ""
+            logged = ""
             while state.state == "running":
-                if state.detail != told:
+                if state.detail != logged:
                     log.info("batch %s: %s", batch, state.detail)
-                    told = state.detail
+                    logged = state.detail
                 await asyncio.sleep(self._judge.batch_poll_s)
                 state = await self._insist(lambda: self._client.poll(batch))
             lines = await self._insist(lambda: self._client.results(batch)) if state.state == "ended" else []
@@ -310,7 +310,7 @@ class BatchQueue(Generic[Found]):
             ) from None
 
     async def _insist(self, ask: Callable[[], Awaitable[Answered]]) -> Answered:
-        """Return what the API says, trying again after transient errors, for as long as the row's patience.
+        """Return what the API says, trying again after transient errors, for `patience_s` of the row.
 
         Raises:
             CallError: the batch is not there.

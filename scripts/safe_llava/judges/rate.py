@@ -35,8 +35,8 @@ STREAK_S = 0.1  # where no call has passed for so many seconds either: many leav
 MAX_PAUSE_S = 60.0
 SOON_S = 3.0  # a pause so soon after the last one, or the start, says which rate the endpoint can take
 TRY_EVERY_S = 0.25  # between the single calls that try whether a pause is over: one of them may hang
-FIRST_PLACES, FEWEST_PLACES = 256, 32  # calls under way to begin with, and at least
-MORE_PLACES = 3  # for each reply that comes soon while all places are taken
+FIRST_LIMIT, LOWEST_LIMIT = 256, 32  # calls under way to begin with, and at least
+LIMIT_STEP = 3  # for each reply that comes soon while as many calls as the limit are under way
 SOON_SHARE = 0.5  # of the time-out: replies that take longer have waited in a queue of the endpoint
 KNOWN_REPLIES = 100  # replies that say how long one takes
 HANGS_AFTER, HANGS_S = 5.0, 10.0  # times the slowest twentieth, and seconds at least, after which a call hangs
@@ -199,20 +199,20 @@ class LearnedRate:
 class ConcurrencyLimiter:
     """Says how many calls may be under way, and how long a call is waited for.
 
-    Calls that hang hold their places: more are given while replies come soon, and taken back where the endpoint
+    Calls that hang hold their slots: more are given while replies come soon, and taken back where the endpoint
     queues what it is sent. A call that takes many times as long as the others is given up early and asked again.
 
     Args:
         most: the row's bound on the calls under way.
         timeout_s: the row's bound on the seconds of a call.
-        first: places to begin with.
+        first: the limit to begin with.
     """
 
-    def __init__(self, most: int, timeout_s: float, first: int = FIRST_PLACES) -> None:
+    def __init__(self, most: int, timeout_s: float, first: int = FIRST_LIMIT) -> None:
         self._most, self._timeout_s = most, timeout_s
-        self.places = min(most, first)
-        self._free = asyncio.Semaphore(self.places)
-        self._excess = 0  # places that are taken back when they come free
+        self.limit = min(most, first)
+        self._free = asyncio.Semaphore(self.limit)
+        self._excess = 0  # slots that are taken back when they come free
         self._seconds: deque[float] = deque(maxlen=2 * KNOWN_REPLIES)
         self._replies = 0
         self._hangs_after = timeout_s
@@ -228,19 +228,19 @@ class ConcurrencyLimiter:
         else:
             self._free.release()
 
-    def widen(self, places: int = FIRST_PLACES) -> None:
-        """Give as many places as that at least, within the row's bound."""
-        for _ in range(min(self._most, places) - self.places):
+    def widen(self, least: int = FIRST_LIMIT) -> None:
+        """Raise the limit to that at least, within the row's bound."""
+        for _ in range(min(self._most, least) - self.limit):
             self._more()
 
     def replied(self, seconds: float, full: bool) -> None:
-        """Count a reply, what it took, and whether every place was taken when it came."""
+        """Count a reply, what it took, and whether every slot was taken when it came."""
         if seconds > SOON_SHARE * self._timeout_s:
-            if self.places > min(self._most, FEWEST_PLACES):
-                self.places -= 1
+            if self.limit > min(self._most, LOWEST_LIMIT):
+                self.limit -= 1
                 self._excess += 1
         elif full:
-            for _ in range(min(MORE_PLACES, self._most - self.places)):
+            for _ in range(min(LIMIT_STEP, self._most - self.limit)):
                 self._more()
         self._seconds.append(seconds)
         self._replies += 1
@@ -253,7 +253,7 @@ class ConcurrencyLimiter:
         return min(self._timeout_s, self._hangs_after * 2.0 ** min(failures, 30))
 
     def _more(self) -> None:
-        self.places += 1
+        self.limit += 1
         if self._excess:
             self._excess -= 1
         else:

@@ -1,7 +1,7 @@
 """Asking a judge: each call once, at its rate, within its bound, again where it failed, each reply kept at once.
 
 One scheduler serves PRISM's answers, which come all at once, and benchmarks, whose own code asks one after another. A
-call under way holds one of the places; one that waits for its next try holds none, and one that hangs no longer than it
+call under way holds one of the slots; one that waits for its next try holds none, and one that hangs no longer than it
 may. What a run could not ask is no loss: what came is in the store, and the next run asks for the rest.
 """
 
@@ -28,7 +28,7 @@ from safe_llava.judges.calls import Asked, Call, Outcome, RawReply, Stopped, Usa
 from safe_llava.judges.clients import Client, ask_within
 from safe_llava.judges.cost import cost_of, estimated_usage, highest_usage, price_for
 from safe_llava.judges.faults import CallError, Fault
-from safe_llava.judges.rate import FIRST_PLACES, ConcurrencyLimiter, RateLimiter, backoff
+from safe_llava.judges.rate import FIRST_LIMIT, ConcurrencyLimiter, RateLimiter, backoff
 from safe_llava.judges.replies import Found, unreadable
 from safe_llava.judges.signals import told_to_stop
 from safe_llava.judges.store import VerdictStore
@@ -36,7 +36,7 @@ from safe_llava.judges.store import VerdictStore
 log = logging.getLogger(__name__)
 HOUSEKEEPING_S = 2.0  # between looks at what other processes have judged, and between calls of fsync
 MAX_RATE_LIMITED = 20  # times that one call may come too fast: some are too long for a limit, and always will be
-PATIENT_TRIES = 3  # times that the endpoint's word on how long to wait is enough; then a call waits longer each time
+WAITS_TAKEN = 3  # times that the endpoint's word on how long to wait is enough; then a call waits longer each time
 MOST_FILES, SPARE_FILES = 10_000, 64  # files open at once where nothing bounds them; those that are no connections
 FIRST_CALLS = 4  # calls under way until a reply has shown that the endpoint works
 ALONE_POLL_S = 0.1  # between looks whether another process's call has shown what one takes
@@ -68,7 +68,7 @@ class Scheduler(Generic[Found]):
         self._rate = RateLimiter(judge.requests_per_minute, judge.tokens_per_minute)
         self.proven = len(store) > 0  # that the endpoint answers this judge's calls
         most = min(judge.max_concurrency, open_files() - SPARE_FILES)
-        self._places = ConcurrencyLimiter(most, judge.timeout_s, FIRST_PLACES if self.proven else FIRST_CALLS)
+        self._concurrency = ConcurrencyLimiter(most, judge.timeout_s, FIRST_LIMIT if self.proven else FIRST_CALLS)
         self._batches = BatchQueue(judge, store, client, self.end) if judge.batch else None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._flying: set[asyncio.Task[Any]] = set()
@@ -128,7 +128,7 @@ class Scheduler(Generic[Found]):
         return {call.key: outcomes.get(call.key) or Outcome(call.key, reason=self.reason) for call in calls}
 
     def end(self, why: BaseException) -> None:
-        """Ask nothing more; calls under way are waited for, as long as the row's patience, since they are paid."""
+        """Ask nothing more; calls under way are waited for, `patience_s` of the row at most, since they are paid."""
         if self.ended is None:
             self.ended = why
             self._drop(self._tasks - self._flying)
@@ -207,12 +207,12 @@ class Scheduler(Generic[Found]):
         return await self._batches.ask(work.call, lambda reply: self._keep(work, reply))
 
     async def _once(self, work: Work) -> Outcome[Found]:
-        """Ask once, when places, rate and bound let it.
+        """Ask once, when concurrency limit, rate and bound let it.
 
         Raises:
             CallError: there is no verdict.
         """
-        async with self._places, self._longest_known(work.call):
+        async with self._concurrency, self._longest_known(work.call):
             number = await self._rate.turn(work.estimate.tokens)
             if self.ended is not None:
                 raise CallError(Fault.FATAL, self.reason)
@@ -273,11 +273,11 @@ class Scheduler(Generic[Found]):
         self.sent += work.attempts == 1
         began, settled = time.monotonic(), False
         try:
-            reply = await ask_within(self._client, work.call, self._places.timeout(work.faults[Fault.TRANSIENT]))
+            reply = await ask_within(self._client, work.call, self._concurrency.timeout(work.faults[Fault.TRANSIENT]))
             self._rate.learned.passed(number)
             self._heard = time.monotonic()
-            self._places.replied(self._heard - began, full=len(self._flying) >= self._places.places)
-            self._places.widen()
+            self._concurrency.replied(self._heard - began, full=len(self._flying) >= self._concurrency.limit)
+            self._concurrency.widen()
             outcome = self._keep(work, reply)
             settled = True
             return outcome
@@ -305,12 +305,12 @@ class Scheduler(Generic[Found]):
             self.other_models.add(str(reply.model))
             log.warning("%s was asked, and %s is the name in its replies", call.model, reply.model)
         found = self.store.reading.read(call, reply)
-        told: dict[str, Any] = {"usage": usage, "cost": cost, "attempts": work.attempts}
-        told |= {} if reply.batch is None else {"batch": reply.batch}
+        facts: dict[str, Any] = {"usage": usage, "cost": cost, "attempts": work.attempts}
+        facts |= {} if reply.batch is None else {"batch": reply.batch}
         if found is None:
-            self.store.fail(call, unreadable(reply), reply=reply, **told)
+            self.store.fail(call, unreadable(reply), reply=reply, **facts)
             raise CallError(Fault.UNREADABLE, unreadable(reply))
-        self.store.add(call, reply, found, **told)
+        self.store.add(call, reply, found, **facts)
         return Outcome(call.key, found, reply.model)
 
     def _learn(self, number: int, error: CallError) -> None:
@@ -328,13 +328,13 @@ class Scheduler(Generic[Found]):
                 self.end(self._rejected(error))
         else:
             (learned.limited if error.fault is Fault.RATE_LIMITED else learned.failed)(number, error.wait)
-            self._lose_patience(error)
+            self._end_if_silent(error)
 
-    def _lose_patience(self, error: CallError) -> None:
-        patience, silent = self.judge.patience_s, time.monotonic() - self._heard
-        if error.wait is not None and error.wait > patience:
+    def _end_if_silent(self, error: CallError) -> None:
+        limit, silent = self.judge.patience_s, time.monotonic() - self._heard
+        if error.wait is not None and error.wait > limit:
             self.end(self._down(f"it asks to wait {error.wait:.0f} s", error))
-        elif silent > patience:
+        elif silent > limit:
             self.end(self._down(f"no reply for {silent:.0f} s", error))
 
     async def _keep_house(self) -> None:
@@ -386,7 +386,7 @@ def _pause(work: Work, state: RetryCallState) -> float:
     if error.wait is None:
         return backoff(nth)
     wait = error.wait * random.uniform(1.0, 1.1)
-    return wait if nth <= PATIENT_TRIES else max(wait, backoff(nth - PATIENT_TRIES, most=30.0))
+    return wait if nth <= WAITS_TAKEN else max(wait, backoff(nth - WAITS_TAKEN, most=30.0))
 
 
 def open_files() -> int:

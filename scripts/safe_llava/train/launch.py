@@ -159,16 +159,16 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     with tempfile.TemporaryDirectory(prefix="safe-llava-") as folder:
         command = [sys.executable, "-m", arguments.module, *rest]
         meeting = meet(arguments.nodes, arguments.processes, arguments.rendezvous, Path(folder))
-        told: list[int] = []
+        received: list[int] = []
         # Elsewhere it says that a window was resized.
         forwarded = (*FORWARDED, cli.NOTICE) if cli.JOB_RECORD in os.environ else FORWARDED
         for number in forwarded:
-            signal.signal(number, lambda number, _: told.append(number))
+            signal.signal(number, lambda number, _: received.append(number))
         group = Group(command, arguments.processes, meeting, first)
         for number in forwarded:
             signal.signal(number, group.forward)
         # What came while the processes were being started.
-        for missed in told:
+        for missed in received:
             group.forward(missed)
         try:
             code = group.wait()

@@ -138,7 +138,7 @@ def test_hours_of_answering_before_the_first_call_are_no_silence_of_the_judge(
             found = one.reply(ASKED)
         assert found is not None and found.text == "1.0"
         assert one.failures == {}
-        assert server.seen.turned_down, "the first call was turned down"
+        assert server.seen.rate_limited, "the first call was rate-limited"
 
 
 def test_what_is_sent_is_the_pinned_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

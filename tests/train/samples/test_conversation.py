@@ -142,8 +142,8 @@ def test_v1_writes_rounds_as_vicuna_does(
     second = pieces.encode("USER: Bye? ASSISTANT: Bye.")
     assert encoded.input_ids == [1, *first, 2, *second, 2]
     answers = [pieces.encode("Hello  you."), pieces.encode("Bye.")]
-    dark = [len(first) - len(answers[0]), len(second) - len(answers[1])]
-    ignored = [[IGNORE_INDEX] * (1 + dark[0]), [IGNORE_INDEX] * dark[1]]
+    context = [len(first) - len(answers[0]), len(second) - len(answers[1])]
+    ignored = [[IGNORE_INDEX] * (1 + context[0]), [IGNORE_INDEX] * context[1]]
     assert encoded.labels == [*ignored[0], *answers[0], 2, *ignored[1], *answers[1], 2]
     assert not encoded.would_mismatch
 
