@@ -18,6 +18,7 @@ from safe_llava.checkpoints.export import Form, write_checkpoint
 from safe_llava.checkpoints.templates import V1
 from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
 from safe_llava.checkpoints.tower import CLIP_MEAN, CLIP_STD, Tower
+from safe_llava.formats.annotations import Turn
 from safe_llava.train.samples.conversation import encode, expand
 
 pytestmark = pytest.mark.compat
@@ -116,11 +117,11 @@ def test_prompts_have_the_ids_of_training(exported: Any) -> None:
     folder, here = exported
     tokenizer = load_tokenizer(folder.with_name(f"{folder.name}-words"), 2048)
     conversation = ["Hi.", "Hello.", "Bye?", ""]
-    turns = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(conversation)]
+    turns = tuple(Turn(("human", "gpt")[n % 2], text) for n, text in enumerate(conversation))
     assert here["several_turns"] == encode(turns, V1, tokenizer, False, 2048, 4).input_ids
     from checkpoints.read_elsewhere import QUESTIONS
 
     for question, found in zip(QUESTIONS, here["answers"], strict=True):
-        turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": ""}]
+        turns = (Turn("human", f"<image>\n{question}"), Turn("gpt", ""))
         trained = expand(encode(turns, V1, tokenizer, True, 2048, 4), 4, 32000)
         assert found["ids"] == trained.input_ids, question

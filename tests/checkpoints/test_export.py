@@ -16,9 +16,10 @@ from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
 from safe_llava.checkpoints.tower import PROJECTOR, read_tower
 from safe_llava.checkpoints.weights import grown
 from safe_llava.core.errors import CheckpointError
+from safe_llava.formats.annotations import read_samples
 from safe_llava.train.model.build import build_model
 from safe_llava.train.model.loss import LossModel
-from safe_llava.train.samples.annotated import ImageFormat, SampleDataset, load_annotations
+from safe_llava.train.samples.annotated import ImageFormat, SampleDataset
 from safe_llava.train.samples.batches import make_micro_batch
 from safe_llava.train.samples.images import ImageGeometry, preprocess
 from train.tiny import Tiny, make_row
@@ -36,7 +37,7 @@ class Exported:
         self.llava = build_model(row, tiny.language_model, tower, tiny.root / "projector.safetensors", image_token_id)
         self.trained = LossModel(self.llava, image_token_id).eval()
         self.dataset = SampleDataset(
-            load_annotations(tiny.root / "finetune.json"),
+            list(read_samples(tiny.root / "finetune.json")),
             tiny.images,
             tokenizer,
             "finetune",
@@ -59,7 +60,7 @@ def exported(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def prompt(exported: Exported, index: int) -> tuple[dict[str, torch.Tensor], int]:
     """A sample's question through the exported processor, and the number of its tokens."""
     sample = exported.dataset.samples[index]
-    text = sample.conversations[0]["value"].replace("<image>\n", "")
+    text = sample.turns[0].text.replace("<image>\n", "")
     content: list[dict[str, str]] = [{"type": "image"}] if sample.image else []
     message = [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
     rendered = exported.processor.apply_chat_template(message, add_generation_prompt=True)

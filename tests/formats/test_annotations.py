@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from safe_llava.core.errors import DataError
-from safe_llava.formats.annotations import Facts, Turn, read_samples, sample_fault
+from safe_llava.formats.annotations import Facts, Turn, read_samples
 
 ASK = {"from": "human", "value": "<image>\nWho is it?"}
 SAY = {"from": "gpt", "value": "A person."}
@@ -57,15 +57,9 @@ def test_a_bad_sample_is_named_with_file_number_id_and_key(bad: Any, words: str,
         assert f"(id {bad['id']!r})" in caught.value.message
 
 
-def test_training_refuses_the_same(tmp_path: Path) -> None:
-    from safe_llava.train.samples.annotated import load_annotations
-
+def test_what_is_unusual_is_no_fault(tmp_path: Path) -> None:
     good = [row(1), row(2, id=7), row(3, SAY), row(4, ASK), row(5, image=None), row(6, model="gpt-4")]
-    assert [sample_fault(one) for one in good] == [None] * len(good)
-    assert len(load_annotations(write(tmp_path / "good.json", good))) == len(good)
-    for bad, _ in BAD:
-        with pytest.raises(DataError):
-            load_annotations(write(tmp_path / "bad.json", [bad]))
+    assert len(list(read_samples(write(tmp_path / "good.json", good)))) == len(good)
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "3", "[", '[{"id": 1}'])
@@ -77,8 +71,6 @@ def test_a_file_that_is_no_list_of_samples_is_refused(text: str, tmp_path: Path)
 
 
 def test_one_reader_for_lists_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
-    from safe_llava.train.samples.annotated import load_annotations
-
     rows = [row(1), row(2)]
     wanted = write(tmp_path / "mix.json", rows)
     for name, text in (
@@ -89,7 +81,6 @@ def test_one_reader_for_lists_lines_and_a_byte_order_mark(tmp_path: Path) -> Non
     ):
         (path := tmp_path / name).write_text(text)
         assert list(read_samples(path)) == list(read_samples(wanted)), name
-        assert load_annotations(path) == load_annotations(wanted), name
 
 
 @pytest.mark.parametrize(

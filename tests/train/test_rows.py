@@ -15,10 +15,11 @@ from transformers import PreTrainedTokenizerFast
 from safe_llava.checkpoints.tower import read_tower
 from safe_llava.config.load import read_yaml, resolve_inheritance
 from safe_llava.config.train import TrainedModel
+from safe_llava.formats.annotations import read_samples
 from safe_llava.train import run
 from safe_llava.train.loop.metrics import read_metrics
 from safe_llava.train.model.loss import LossModel
-from safe_llava.train.samples.annotated import ImageFormat, SampleDataset, load_annotations
+from safe_llava.train.samples.annotated import ImageFormat, SampleDataset
 from safe_llava.train.samples.conversation import IGNORE_INDEX
 from train.tiny import Tiny
 
@@ -120,7 +121,7 @@ def folders_of(row: TrainedModel, architectures: Path, tiny: Tiny) -> Folders:
 
 def dataset_of(row: TrainedModel, folders: Folders, tokenizer: Any, image_token_id: int) -> SampleDataset:
     return SampleDataset(
-        load_annotations(folders.root / "finetune.json"),
+        list(read_samples(folders.root / "finetune.json")),
         folders.images,
         tokenizer,
         "finetune",

@@ -40,6 +40,11 @@ class Turn(NamedTuple):
     text: str
 
 
+def spoken(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """Return the turns that are trained on: all but a first one that is not the human's."""
+    return turns[turns[0].speaker != HUMAN :]
+
+
 class Sample(NamedTuple):
     """One sample: its number in the file (from 1), its id as text, its image if any, and its turns."""
 
@@ -54,14 +59,9 @@ class Sample(NamedTuple):
         return [turn.text for turn in self.turns if turn.speaker == GPT]
 
     @property
-    def spoken(self) -> tuple[Turn, ...]:
-        """The turns that are trained on: all but a first one that is not the human's."""
-        return self.turns[self.turns[0].speaker != HUMAN :]
-
-    @property
     def teaches(self) -> bool:
         """Whether there is a supervised token: an answer to a question that is not empty."""
-        return any(turn.speaker == GPT and turn.text for turn in self.spoken)
+        return any(turn.speaker == GPT and turn.text for turn in spoken(self.turns))
 
     @property
     def words(self) -> int:
@@ -114,7 +114,7 @@ def read_samples(path: Path, facts: Facts | None = None) -> Iterator[Sample]:
     """
     number, remedy = 0, damaged(path, "mend the row")
     for number, row in enumerate(read_rows(path, remedy), start=1):
-        if fault := sample_fault(row):
+        if fault := _sample_fault(row):
             name = f" (id {row['id']!r})" if isinstance(row, dict) and "id" in row else ""
             raise DataError(f"{path}: sample {number}{name}: {fault}", remedy)
         turns = tuple(Turn(turn["from"], turn["value"]) for turn in row["conversations"])
@@ -202,7 +202,7 @@ def _holds_half_pair(stream: BinaryIO) -> bool:
     return any(found[1] for found in ESCAPES.finditer(text))
 
 
-def sample_fault(row: Any) -> str | None:
+def _sample_fault(row: Any) -> str | None:
     """Return what is wrong with a sample, beginning with the key, or None."""
     if not isinstance(row, dict):
         return "not an object"

@@ -25,6 +25,7 @@ from safe_llava.config.train import Stage, TrainedModel
 from safe_llava.core import cli
 from safe_llava.core.files import write_text
 from safe_llava.core.imports import light_transformers
+from safe_llava.formats.annotations import read_samples
 from safe_llava.formats.metrics import StepMetrics
 from safe_llava.train.loop.deepspeed import Processes, join_processes
 from safe_llava.train.model import attention
@@ -209,7 +210,7 @@ def run_steps(arguments: argparse.Namespace, row: TrainedModel, processes: Proce
     from safe_llava.speed.synthetic import write_set
     from safe_llava.train.loop.assemble import Paths, assemble, token_budget
     from safe_llava.train.loop.checkpoint import CheckpointFolder
-    from safe_llava.train.samples.annotated import ImageFormat, SampleDataset, load_annotations
+    from safe_llava.train.samples.annotated import ImageFormat, SampleDataset
     from safe_llava.train.samples.images import ImageGeometry
     from safe_llava.train.samples.schedule import Plan
 
@@ -218,7 +219,7 @@ def run_steps(arguments: argparse.Namespace, row: TrainedModel, processes: Proce
     if processes.first and not file.is_file():
         write_set(arguments.work, arguments.stage, arguments.samples, arguments.images, arguments.seed)
     torch.distributed.barrier()
-    samples = load_annotations(file)
+    samples = list(read_samples(file))
     tokenizer = load_tokenizer(arguments.tokenizer, row.max_length) if arguments.tokenizer else word_tokenizer()
     image_token_id = add_image_token(tokenizer)
     llava = make_model(arguments.size, row, 32_000, processes.device)

@@ -25,8 +25,9 @@ from safe_llava.core import cli
 from safe_llava.core.errors import TrainError
 from safe_llava.core.files import read_json, write_jsonl
 from safe_llava.core.progress import track
+from safe_llava.formats.annotations import read_samples
 from safe_llava.train.model.sample_loss import SampleLoss, load_loss
-from safe_llava.train.samples.annotated import Features, ImageFormat, SampleDataset, StageName, load_annotations
+from safe_llava.train.samples.annotated import Features, ImageFormat, SampleDataset, StageName
 from safe_llava.train.samples.conversation import IGNORE_INDEX
 
 LOG = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if arguments.image_tokens:
         image = ImageFormat(image.size, arguments.image_tokens, image.mean, image.std)
     dataset = SampleDataset(
-        load_annotations(arguments.annotations),
+        list(read_samples(arguments.annotations)),
         arguments.images or Path(),
         tokenizer,
         arguments.stage,

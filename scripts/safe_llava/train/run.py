@@ -28,6 +28,7 @@ from safe_llava.core.errors import SafeLlavaError, TrainError
 from safe_llava.core.files import file_digest, write_json
 from safe_llava.core.provenance import record
 from safe_llava.core.rows import check_row
+from safe_llava.formats.annotations import read_samples
 from safe_llava.formats.metrics import StepMetrics
 from safe_llava.images import store as imagefiles
 from safe_llava.train.loop import results
@@ -197,9 +198,9 @@ def load_samples(arguments: argparse.Namespace, row: TrainedModel, stage: Stage)
     """Return the stage's data set, its vision tower's description, and the tokenizer of the model that is made."""
     from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
     from safe_llava.checkpoints.tower import read_tower
-    from safe_llava.train.samples.annotated import ImageFormat, SampleDataset, load_annotations
+    from safe_llava.train.samples.annotated import ImageFormat, SampleDataset
 
-    samples = load_annotations(arguments.annotations)
+    samples = list(read_samples(arguments.annotations))
     tokenizer = load_tokenizer(arguments.language_model, row.max_length)
     tower = read_tower(arguments.vision_tower, row.vision_feature_select)
     dataset = SampleDataset(

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
 from safe_llava.checkpoints.tower import read_tower
 from safe_llava.core.files import read_jsonl
+from safe_llava.formats.annotations import read_samples
 from safe_llava.train.model.build import build_model, set_trainable
 from safe_llava.train.model.loss import LossModel, sample_weights
-from safe_llava.train.samples.annotated import Features, ImageFormat, SampleDataset, load_annotations
+from safe_llava.train.samples.annotated import Features, ImageFormat, SampleDataset
 from safe_llava.train.samples.batches import MicroBatch, count_labelled, make_micro_batch
 from train.tiny import Tiny, make_row
 
@@ -28,7 +29,7 @@ def load(tiny: Tiny, row: Any, projector: Path, annotations: Path) -> tuple[Loss
     llava = build_model(row, tiny.language_model, tower, projector, image_token_id)
     set_trainable(llava, row, row.finetune)
     dataset = SampleDataset(
-        load_annotations(annotations),
+        list(read_samples(annotations)),
         tiny.images,
         tokenizer,
         "finetune",

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from safe_llava.core.errors import TrainError
+from safe_llava.formats.annotations import Sample, Turn
 from safe_llava.train import run
 from safe_llava.train.loop.metrics import read_metrics
 from safe_llava.train.model import attention
@@ -15,7 +16,7 @@ from safe_llava.train.model import packed_loss as packed
 from safe_llava.train.model.build import set_trainable
 from safe_llava.train.model.loss import LossModel
 from safe_llava.train.model.packed_loss import PackedLossModel
-from safe_llava.train.samples.annotated import Features, SampleDataset, TrainingSample
+from safe_llava.train.samples.annotated import Features, SampleDataset
 from safe_llava.train.samples.batches import MicroBatch, Packing
 from safe_llava.train.samples.schedule import MicroBatchBudget, Plan
 from train.model.test_loss import CUTS, gradients, load, micro, weighted_loss
@@ -185,7 +186,7 @@ def test_a_run_on_packed_rows_goes_as_the_plain_one(tiny: Tiny, tmp_path: Any, o
 def test_shares_are_cut_by_tokens_alike_for_all_processes() -> None:
     stage = make_row(finetune={"global_batch": 16, "reference_group": 4, "order": "shuffled"}).finetune
     samples = [
-        TrainingSample(str(k), "x.png" if k % 3 else None, [{"from": "human", "value": "word " * (1 + 7 * k % 60)}])
+        Sample(k + 1, str(k), "x.png" if k % 3 else None, (Turn("human", "word " * (1 + 7 * k % 60)),))
         for k in range(32)
     ]
     budget = MicroBatchBudget(400, 50, 128)

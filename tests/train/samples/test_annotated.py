@@ -14,17 +14,16 @@ from transformers import PreTrainedTokenizerFast
 
 from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
 from safe_llava.checkpoints.tower import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN
-from safe_llava.core.errors import DataError, TrainError
+from safe_llava.core.errors import TrainError
 from safe_llava.core.files import read_jsonl
+from safe_llava.formats.annotations import Sample, Turn
 from safe_llava.train import inspect
 from safe_llava.train.samples import annotated
 from safe_llava.train.samples.annotated import (
     Features,
     ImageFormat,
     SampleDataset,
-    TrainingSample,
     collate,
-    load_annotations,
 )
 from safe_llava.train.samples.conversation import IGNORE_INDEX
 from safe_llava.train.samples.images import ImageGeometry, preprocess
@@ -39,8 +38,8 @@ def row(identity: Any = "a", image: str | None = None, human: str = "Hi.", gpt: 
     return {"id": identity, "conversations": turns} | ({"image": image} if image else {})
 
 
-def sample(identity: str = "a", image: str | None = None, human: str = "Hi.", gpt: str = "Hello.") -> TrainingSample:
-    return TrainingSample(identity, image, row(identity, image, human, gpt)["conversations"])
+def sample(identity: str = "a", image: str | None = None, human: str = "Hi.", gpt: str = "Hello.") -> Sample:
+    return Sample(1, identity, image, (Turn("human", human), Turn("gpt", gpt)))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def dataset(
-    samples: list[TrainingSample],
+    samples: list[Sample],
     images: Path,
     tokenizer: PreTrainedTokenizerFast,
     stage: Any = "finetune",
@@ -66,51 +65,6 @@ def dataset(
 ) -> SampleDataset:
     options = {"image_token_id": IMAGE_ID, "max_length": 2048, "image": SMALL, **options}
     return SampleDataset(samples, images, tokenizer, stage, **options)
-
-
-@pytest.mark.parametrize("suffix", ["json", "jsonl"])
-def test_annotations_are_read(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"mix.{suffix}"
-    rows = [row(7, "coco/1.png", "<image>\nWhat?"), row("b") | {"model": "x"}]
-    text = json.dumps(rows) if suffix == "json" else "\n".join(map(json.dumps, rows))
-    path.write_text(text, encoding="utf-8")
-    first, second = load_annotations(path)
-    assert (first.id, first.image, first.words) == ("7", "coco/1.png", 3)
-    assert (second.id, second.image, second.conversations) == ("b", None, rows[1]["conversations"])
-
-
-@pytest.mark.parametrize(
-    ("faulty", "fault"),
-    [
-        ("text", "sample 2: not an object"),
-        ({"conversations": row()["conversations"]}, "sample 2: `id`"),
-        (row() | {"id": None}, "`id`"),
-        (row() | {"image": 3}, r"sample 2 \(id 'a'\): `image` is not a path"),
-        (row() | {"image": ""}, "`image` is not a path"),
-        (row(image="../secret.png"), "not a path below its folder"),
-        (row(image="/etc/secret.png"), "not a path below its folder"),
-        ({"id": "a"}, "`conversations` is not a list of turns"),
-        (row() | {"conversations": [{"from": "human", "value": 3}]}, r"`conversations\[0\].value` is not a text"),
-        (
-            row() | {"conversations": [{"from": "gpt", "value": "a"}, {"from": "gpt", "value": "b"}]},
-            r"`conversations\[1\].from` is 'gpt', as in the turn before",
-        ),
-    ],
-)
-def test_a_faulty_row_is_named(faulty: Any, fault: str, tmp_path: Path) -> None:
-    path = tmp_path / "mix.json"
-    path.write_text(json.dumps([row(), faulty]), encoding="utf-8")
-    with pytest.raises(DataError, match=fault) as error:
-        load_annotations(path)
-    assert "mix.json" in str(error.value)
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", "[{"])
-def test_a_file_without_samples_is_refused(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "mix.json"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=r"mix\.json"):
-        load_annotations(path)
 
 
 @pytest.mark.parametrize(("stage", "geometry"), [("pretrain", ImageGeometry.CROP), ("finetune", ImageGeometry.PAD)])
@@ -188,7 +142,7 @@ def test_an_image_that_cannot_be_had_names_sample_and_path(
     ],
 )
 def test_a_sample_that_does_not_suit_the_stage_is_found_before_the_run(
-    stage: Any, faulty: TrainingSample, images: Path, tokenizer: PreTrainedTokenizerFast
+    stage: Any, faulty: Sample, images: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     with pytest.raises(TrainError, match="s17"):
         dataset([faulty], images, tokenizer, stage)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from safe_llava.core.errors import TrainError
-from safe_llava.train.samples.annotated import TrainingSample, signed_length
+from safe_llava.formats.annotations import Sample, Turn
+from safe_llava.train.samples.annotated import signed_length
 from safe_llava.train.samples.order import modality_length_order, shuffled_order
 
 
@@ -77,9 +78,9 @@ def test_a_sample_without_words_is_refused() -> None:
 
 
 def test_signed_length_counts_the_words_of_all_turns() -> None:
-    turns = [{"from": "human", "value": "<image>\n What  is it?"}, {"from": "gpt", "value": "A cat."}]
-    assert signed_length(TrainingSample("a", "a.png", turns)) == 6
-    assert signed_length(TrainingSample("a", None, turns)) == -6
+    turns = (Turn("human", "<image>\n What  is it?"), Turn("gpt", "A cat."))
+    assert signed_length(Sample(1, "a", "a.png", turns)) == 6
+    assert signed_length(Sample(1, "a", None, turns)) == -6
 
 
 def test_shuffled_order_is_that_of_torchs_random_sampler() -> None:

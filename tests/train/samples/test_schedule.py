@@ -9,16 +9,14 @@ import pytest
 import torch
 
 from safe_llava.core.errors import TrainError
-from safe_llava.train.samples.annotated import TrainingSample
+from safe_llava.formats.annotations import Sample, Turn
 from safe_llava.train.samples.schedule import Plan, fill_last_step, learning_rate_factor
 from train.tiny import make_row
 
 
-def samples(count: int, text_every: int = 0) -> list[TrainingSample]:
+def samples(count: int, text_every: int = 0) -> list[Sample]:
     images = [None if text_every and k % text_every == 0 else "x.jpg" for k in range(count)]
-    return [
-        TrainingSample(str(k), image, [{"from": "gpt", "value": "w " * (k % 7 + 1)}]) for k, image in enumerate(images)
-    ]
+    return [Sample(k + 1, str(k), image, (Turn("gpt", "w " * (k % 7 + 1)),)) for k, image in enumerate(images)]
 
 
 def plan(count: int, world_size: int = 1, micro_batch: int | None = None, **stage: Any) -> Plan:

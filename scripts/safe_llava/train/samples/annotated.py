@@ -1,4 +1,4 @@
-"""Annotations, and the samples that the two stages train on."""
+"""The samples that the two stages train on, tokenised and with their pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safe_llava.checkpoints.templates import PLAIN, TEMPLATES, V1
 from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, without_image_token
 from safe_llava.checkpoints.tower import CLIP_MEAN, CLIP_STD, Tower
 from safe_llava.core.errors import TrainError
-from safe_llava.formats.annotations import read_samples
+from safe_llava.formats.annotations import Sample, spoken
 from safe_llava.train.samples import conversation as chat
 from safe_llava.train.samples.images import ImageGeometry, load_image, preprocess
 
@@ -26,21 +26,7 @@ STAGE_TEMPLATE: dict[StageName, str] = {"pretrain": PLAIN.name, "finetune": V1.n
 KEPT_BYTES = 256 * 2**20
 
 
-@dataclass(frozen=True)
-class TrainingSample:
-    """One row of the annotations: a conversation, with the path of its image below the image folder."""
-
-    id: str
-    image: str | None
-    conversations: list[dict[str, str]]
-
-    @property
-    def words(self) -> int:
-        """The whitespace-separated words of all turns, as written in the annotations."""
-        return sum(len(turn["value"].split()) for turn in self.conversations)
-
-
-def signed_length(sample: TrainingSample) -> int:
+def signed_length(sample: Sample) -> int:
     """Return the whitespace-separated words of all turns, negative for a sample without an image."""
     return sample.words if sample.image is not None else -sample.words
 
@@ -108,23 +94,11 @@ class Batch:
     sample_ids: list[str]
 
 
-def load_annotations(path: Path) -> list[TrainingSample]:
-    """Read and check annotations, as the layout check does.
-
-    Raises:
-        DataError: as ``read_samples``.
-    """
-    return [
-        TrainingSample(one.id, one.image, [{"from": turn.speaker, "value": turn.text} for turn in one.turns])
-        for one in read_samples(path)
-    ]
-
-
 class SampleDataset:
     """The samples of one stage by their index, tokenised and with their pixels.
 
     Args:
-        samples: from ``load_annotations``.
+        samples: from ``formats.annotations.read_samples``.
         images: the folder that the samples' image paths start from.
         tokenizer: from ``load_tokenizer``; ``<image>`` may have been added to it.
         stage: "pretrain" or "finetune": what template and geometry are where nothing else is said.
@@ -140,7 +114,7 @@ class SampleDataset:
 
     def __init__(
         self,
-        samples: Sequence[TrainingSample],
+        samples: Sequence[Sample],
         images: Path,
         tokenizer: PreTrainedTokenizerFast,
         stage: StageName,
@@ -181,11 +155,9 @@ class SampleDataset:
             self._kept[index] = features
         return features
 
-    def _features(self, sample: TrainingSample) -> Features:
+    def _features(self, sample: Sample) -> Features:
         shows = sample.image is not None
-        encoded = chat.encode(
-            sample.conversations, self.template, self.tokenizer, shows, self.max_length, self.image.tokens
-        )
+        encoded = chat.encode(sample.turns, self.template, self.tokenizer, shows, self.max_length, self.image.tokens)
         span = None
         if chat.IMAGE_TOKEN_INDEX in encoded.input_ids:
             begin = encoded.input_ids.index(chat.IMAGE_TOKEN_INDEX)
@@ -201,20 +173,20 @@ class SampleDataset:
         """Signed length of every sample, for ``modality_length_order``."""
         return [signed_length(sample) for sample in self.samples]
 
-    def _check(self, sample: TrainingSample) -> None:
+    def _check(self, sample: Sample) -> None:
         """Refuse before the run what would stop it hours later."""
         remedy = "mend or remove the sample in the annotations"
-        turns = sample.conversations if self.template is PLAIN else chat.spoken_turns(sample.conversations)
-        asking = [turn["from"] for turn in turns if IMAGE_TOKEN in turn["value"]]
-        if self.template is PLAIN and (sample.image is None or len(turns) != 2 or asking != [turns[0]["from"]]):
+        turns = sample.turns if self.template is PLAIN else spoken(sample.turns)
+        asking = [turn.speaker for turn in turns if IMAGE_TOKEN in turn.text]
+        if self.template is PLAIN and (sample.image is None or len(turns) != 2 or asking != [turns[0].speaker]):
             raise TrainError(f"sample {sample.id}: pretraining needs one turn with {IMAGE_TOKEN} and a caption", remedy)
         if sample.image is not None and len(asking) > 1:
             raise TrainError(f"sample {sample.id}: {len(asking)} turns ask for its one image", remedy)
         # A placeholder may come to be where one is taken out of a turn: `<ima<image>ge>`.
-        if sample.image is not None and any(chat.image_first(turn["value"]).count(IMAGE_TOKEN) > 1 for turn in turns):
+        if sample.image is not None and any(chat.image_first(turn.text).count(IMAGE_TOKEN) > 1 for turn in turns):
             raise TrainError(f"sample {sample.id}: a turn asks for more than one image", remedy)
 
-    def _pixels(self, sample: TrainingSample) -> torch.Tensor:
+    def _pixels(self, sample: Sample) -> torch.Tensor:
         path = self.images / str(sample.image)
         try:
             image = load_image(path)

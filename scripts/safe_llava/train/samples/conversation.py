@@ -7,20 +7,18 @@ mismatch"); ``Encoded.would_mismatch`` says where it would have.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from safe_llava.checkpoints.templates import EOS, PLAIN, V1, Template
 from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, is_legacy
 from safe_llava.core.errors import TrainError
+from safe_llava.formats.annotations import HUMAN, Turn, spoken
 
 IGNORE_INDEX = -100  # label of a position that is not labelled
 IMAGE_TOKEN_INDEX = -200  # stands for the whole image before it is expanded
-HUMAN, GPT = "human", "gpt"
 
 
 @dataclass(frozen=True)
@@ -50,37 +48,8 @@ class Encoded:
     would_mismatch: bool = False
 
 
-def conversation_fault(conversation: Any) -> str | None:
-    """Return what is wrong with a conversation, or None: turns of ``from`` and ``value`` that alternate.
-
-    A first turn that is not the human's is allowed, and dropped later.
-    """
-    if not isinstance(conversation, list) or not conversation:
-        return "'conversations' is not a list of turns"
-    for number, turn in enumerate(conversation, start=1):
-        if not isinstance(turn, dict):
-            return f"turn {number} is not an object"
-        if turn.get("from") not in (HUMAN, GPT):
-            return f"turn {number}: 'from' is {turn.get('from')!r}, not {HUMAN!r} or {GPT!r}"
-        if not isinstance(turn.get("value"), str):
-            return f"turn {number}: 'value' is not a text"
-        try:
-            turn["value"].encode()
-        except UnicodeEncodeError:
-            return f"turn {number}: 'value' holds half a surrogate pair, which is no character"
-    for number, (before, turn) in enumerate(pairwise(conversation), start=2):
-        if before["from"] == turn["from"]:
-            return f"turns {number - 1} and {number} are both from {turn['from']!r}"
-    return None
-
-
-def spoken_turns(conversation: Sequence[Mapping[str, str]]) -> Sequence[Mapping[str, str]]:
-    """Return the turns that are trained on: all but a first one that is not the human's."""
-    return conversation[1:] if conversation and conversation[0]["from"] != HUMAN else conversation
-
-
 def encode(
-    conversation: list[dict[str, str]],
+    turns: Sequence[Turn],
     template: Template,
     tokenizer: PreTrainedTokenizerFast,
     has_image: bool,
@@ -90,7 +59,7 @@ def encode(
     """Tokenise a conversation and mark what is labelled; an image is one ``IMAGE_TOKEN_INDEX`` still.
 
     Args:
-        conversation: turns of ``from`` ("human" or "gpt") and ``value``.
+        turns: of a sample, so they alternate.
         template: how the turns are written; "plain" for pretraining.
         tokenizer: one to which ``<image>`` is no token (``without_image_token``).
         has_image: whether the sample has an image; only then ``<image>`` is a placeholder.
@@ -98,11 +67,9 @@ def encode(
         image_tokens: how many positions an image will take.
 
     Raises:
-        TrainError: the turns do not alternate, or a "plain" sample is not one image and its caption.
+        TrainError: a "plain" sample is not one image and its caption.
     """
-    if fault := conversation_fault(conversation):
-        raise TrainError(f"a conversation cannot be encoded: {fault}", "mend or remove the sample in the annotations")
-    pieces = _plain_pieces(conversation, has_image) if template is PLAIN else _pieces(conversation, template, has_image)
+    pieces = _plain_pieces(turns, has_image) if template is PLAIN else _pieces(turns, template, has_image)
     ids, labels = _tokenize(pieces, template, tokenizer, has_image)
     mismatch = template.counts_rounds and _original_drops(pieces, ids, tokenizer, has_image, max_length)
     expanded = len(ids) + ids.count(IMAGE_TOKEN_INDEX) * (image_tokens - 1)
@@ -132,20 +99,20 @@ def image_first(text: str) -> str:
     return f"{IMAGE_TOKEN}\n{text.replace(IMAGE_TOKEN, '').strip()}".strip()
 
 
-def _plain_pieces(conversation: list[dict[str, str]], has_image: bool) -> list[PromptPart]:
-    if not has_image or len(conversation) != 2 or IMAGE_TOKEN not in conversation[0]["value"]:
+def _plain_pieces(turns: Sequence[Turn], has_image: bool) -> list[PromptPart]:
+    if not has_image or len(turns) != 2 or IMAGE_TOKEN not in turns[0].text:
         raise TrainError(
             "a sample of the pretrain stage is not one turn with an image and one with its caption",
             "pretrain on image and caption pairs only; conversations belong to the finetune stage",
         )
-    return [PromptPart(IMAGE_TOKEN), PromptPart(image_first(conversation[1]["value"]) + PLAIN.gpt_end, supervised=True)]
+    return [PromptPart(IMAGE_TOKEN), PromptPart(image_first(turns[1].text) + PLAIN.gpt_end, supervised=True)]
 
 
-def _pieces(conversation: list[dict[str, str]], template: Template, has_image: bool) -> list[PromptPart]:
+def _pieces(turns: Sequence[Turn], template: Template, has_image: bool) -> list[PromptPart]:
     pieces = [PromptPart(template.system)]
-    for turn in spoken_turns(conversation):
-        text = image_first(turn["value"]) if has_image else turn["value"]
-        human = turn["from"] == HUMAN
+    for turn in spoken(turns):
+        text = image_first(turn.text) if has_image else turn.text
+        human = turn.speaker == HUMAN
         pieces.append(PromptPart(template.human if human else template.gpt))
         if not text and not template.close_empty:
             continue

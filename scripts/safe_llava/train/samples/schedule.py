@@ -9,8 +9,9 @@ import torch
 
 from safe_llava.config.train import Stage
 from safe_llava.core.errors import TrainError
+from safe_llava.formats.annotations import Sample
 from safe_llava.train.samples import order as sampler
-from safe_llava.train.samples.annotated import TrainingSample, signed_length
+from safe_llava.train.samples.annotated import signed_length
 
 
 def learning_rate_factor(step: int, total: int, warmup_ratio: float) -> float:
@@ -117,7 +118,7 @@ class Plan:
     def __init__(
         self,
         stage: Stage,
-        samples: list[TrainingSample],
+        samples: list[Sample],
         seed: int,
         world_size: int,
         micro_batch: int | None,
