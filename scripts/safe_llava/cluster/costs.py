@@ -23,7 +23,7 @@ from safe_llava.cluster.estimates.estimate import (
     training_hours,
     worst,
 )
-from safe_llava.cluster.estimates.footprint import Footprint, footprint
+from safe_llava.cluster.estimates.footprint import GB, Footprint, footprint
 from safe_llava.cluster.estimates.measured import Measured, read_measured
 from safe_llava.config.prism import Judge
 from safe_llava.config.schema import Config
@@ -40,7 +40,6 @@ from safe_llava.judges.calls import Call
 from safe_llava.judges.cost import BATCH_SHARE, BYTES_PER_TOKEN, cost_of, estimated_usage
 from safe_llava.prism.prompts.load import Prompts, load_prompts
 
-GB = 1e9
 UNKNOWN = "unknown"
 SUM = "sum"
 

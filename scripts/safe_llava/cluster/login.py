@@ -16,7 +16,7 @@ from pathlib import Path
 from safe_llava.cluster.checks import partitions
 from safe_llava.cluster.checks.findings import CheckResult, CheckState
 from safe_llava.cluster.checks.node import Expected, NodeKind, labelled, made_again
-from safe_llava.cluster.estimates.estimate import StageName, answering_hours, benchmark_hours, training_hours
+from safe_llava.cluster.estimates.estimate import answering_hours, benchmark_hours, training_hours
 from safe_llava.cluster.estimates.footprint import GB, Footprint, footprint
 from safe_llava.cluster.estimates.measured import Measured, read_measured
 from safe_llava.config.base import Row
@@ -24,6 +24,7 @@ from safe_llava.config.data import DataConfig
 from safe_llava.config.schema import Config
 from safe_llava.config.secrets import WITHOUT_KEYS, missing_keys
 from safe_llava.config.selection import ROOT, needed
+from safe_llava.config.train import StageName
 from safe_llava.containers.tag import base
 from safe_llava.core import cli
 from safe_llava.core.errors import ConfigError, DataError, SafeLlavaError

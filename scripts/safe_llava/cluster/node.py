@@ -22,10 +22,9 @@ from typing import Any
 
 from safe_llava.core import cli
 from safe_llava.core.files import write_json
-from safe_llava.core.provenance import package_versions
+from safe_llava.core.provenance import LABELS_INSIDE, package_versions
 from safe_llava.data.download.room import of_file_system
 
-LABELS = Path("/.singularity.d/labels.json")
 PACKAGES = ("torch", "transformers", "deepspeed", "flash-attn", "vllm", "lmms-eval", "pydantic", "matplotlib")
 # Only when it is loaded does a package show that it was compiled for other libraries. vLLM loads its kernels when it
 # looks for its platform.
@@ -44,7 +43,7 @@ def image() -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        labels = json.loads(LABELS.read_text(encoding="utf-8"))
+        labels = json.loads(LABELS_INSIDE.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         labels = {}
     return {"path": path, "labels": labels}

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 from safe_llava.config.data import ResolvedSet, resolve_set
 from safe_llava.config.paper import Comparison
 from safe_llava.config.schema import Config
+from safe_llava.config.train import StageName
 
-STAGES = ("pretrain", "finetune")
+STAGES = get_args(StageName)
 # The files of config/: what users change most, then the rows.
 FILES = ("config", "datasets", "data.lock", "models", "train", "prism", "benchmarks")
 ROOT = Path(__file__).resolve().parents[3]

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from safe_llava.config.base import Name, Once, Place, Row
 
+StageName = Literal["pretrain", "finetune"]
+
 
 class Lora(Row):
     """Low-rank adapters in place of the whole language model."""
@@ -96,7 +98,7 @@ class TrainedModel(Row):
             raise ValueError(f"{self.processes} processes do not spread evenly over {self.nodes} nodes")
         return self
 
-    def identity(self, stage: Literal["pretrain", "finetune"]) -> dict[str, Any]:
+    def identity(self, stage: StageName) -> dict[str, Any]:
         """Return, as JSON values without the defaults, what changes a number of a stage: a run is another one by it."""
         unseen = {"description", "processes", "nodes", "checkpoints", "loss_limit"}
         unseen.add("pretrain" if stage == "finetune" else "finetune")

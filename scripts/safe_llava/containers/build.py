@@ -26,7 +26,7 @@ import yaml
 from safe_llava import __version__
 from safe_llava.config.images import Images
 from safe_llava.config.load import load
-from safe_llava.config.selection import config_files
+from safe_llava.config.selection import ROOT, config_files
 from safe_llava.containers.tag import (
     BASE,
     DEFINITIONS,
@@ -46,7 +46,6 @@ from safe_llava.core.memory import usable_memory
 from safe_llava.core.provenance import code_commit, own_labels
 from safe_llava.core.rows import read_row
 
-ROOT = Path(__file__).resolve().parents[3]
 # The machine's own way to the package index: handed to %post in a bound folder: nothing of it stays.
 SETTINGS = (
     *(f"PIP_{name}" for name in ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "CERT", "TRUSTED_HOST", "CONFIG_FILE")),

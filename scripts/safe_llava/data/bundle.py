@@ -29,6 +29,7 @@ from safe_llava.core.files import read_json, write_json
 from safe_llava.data.download import receipts, repository
 from safe_llava.data.download.files import fetch_file
 from safe_llava.data.download.flags import add_source_flags, configured, sources_of
+from safe_llava.data.download.hub import HUB_HOST
 from safe_llava.data.download.repository import fetch_repository, standing
 from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.room import room
@@ -37,7 +38,6 @@ from safe_llava.data.planning import volume
 
 logger = logging.getLogger(__name__)
 MANIFEST = "bundle.json"
-HUB = "huggingface.co"
 NAMED = 5
 
 
@@ -114,7 +114,7 @@ def _take_over(row: ResolvedFile, mine: Path, target: Path) -> None:
 def _snapshot(
     row: ResolvedSnapshot, folder: Path, root: Path, mirrors: Sequence[Mirror], policy: RetryPolicy, origin: bool
 ) -> dict[str, dict[str, Any]]:
-    base = folder / HUB
+    base = folder / HUB_HOST
     target = base / row.prefix / "resolve" / row.revision
     if standing(root / row.path, row) and not standing(target, row):
         _link_snapshot(row, root / row.path, target)

@@ -19,13 +19,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from safe_llava.config.selection import ROOT
 from safe_llava.core import cli
 from safe_llava.core.errors import SafeLlavaError
 from safe_llava.core.files import file_digest
 from safe_llava.core.locks import NO_LOCKS
 from safe_llava.demo.server import UpstreamServer
 
-ROOT = Path(__file__).resolve().parents[3]
 CONFIG = ROOT / "config" / "demo.yaml"
 SEED = 42
 

@@ -21,13 +21,14 @@ from transformers import PreTrainedTokenizerFast
 from safe_llava.checkpoints.templates import TEMPLATES
 from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, add_image_token, load_tokenizer
 from safe_llava.checkpoints.tower import CLIP_MEAN, CLIP_STD
+from safe_llava.config.train import StageName
 from safe_llava.core import cli
 from safe_llava.core.errors import TrainError
 from safe_llava.core.files import read_json, write_jsonl
 from safe_llava.core.progress import track
 from safe_llava.formats.annotations import read_samples
 from safe_llava.train.model.sample_loss import SampleLoss, load_loss
-from safe_llava.train.samples.annotated import Features, ImageFormat, SampleDataset, StageName
+from safe_llava.train.samples.annotated import Features, ImageFormat, SampleDataset
 from safe_llava.train.samples.conversation import IGNORE_INDEX
 
 LOG = logging.getLogger(__name__)

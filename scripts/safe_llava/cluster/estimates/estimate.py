@@ -12,11 +12,10 @@ from typing import Literal
 
 from safe_llava.cluster.estimates.measured import ByTask, Measured
 from safe_llava.config.schema import Config
-from safe_llava.config.train import Stage, TrainedModel
+from safe_llava.config.train import Stage, StageName, TrainedModel
 from safe_llava.formats.prism import Task
 from safe_llava.train.loop.planner import Size
 
-StageName = Literal["pretrain", "finetune"]
 Basis = Literal["nothing", "measured", "estimated", "unknown"]
 BASES: tuple[Basis, ...] = ("nothing", "measured", "estimated", "unknown")
 HOUR = 3600.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,13 +20,12 @@ from safe_llava.config.data import (
     pin_key,
 )
 from safe_llava.data.download import hub, sources
-from safe_llava.data.download.repository import Listed, list_repository
+from safe_llava.data.download.repository import COMMIT, Listed, list_repository
 from safe_llava.data.download.retries import RetryPolicy, retried
 from safe_llava.data.download.sources import Mirror, SourceError
 from safe_llava.data.download.web import check_body, client_for, explain_broken, headers_for
 
 logger = logging.getLogger(__name__)
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass

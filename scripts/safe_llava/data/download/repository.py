@@ -139,7 +139,7 @@ def _begin(staging: Path, commit: str) -> None:
 
 
 def _copy(mirror: Path, row: ResolvedSnapshot, staging: Path) -> tuple[str, list[Listed]]:
-    base = mirror / "huggingface.co"
+    base = mirror / hub.HUB_HOST
     folder = base / row.prefix / "resolve" / row.revision
     if not folder.is_dir():
         raise SourceError(f"not in the mirror ({folder} is missing)")

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from safe_llava.core.errors import DataError
 
+MAKE_ROOM = "make room or set `data.root` to a larger disk, then run the same command: it goes on where it stopped"
 QUOTA_TIMEOUT_S = 10.0
 READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 KIB = 1024
 # Columns of both quota commands behind the name: used, soft and hard bound, grace; of space, then of files.
-COLUMNS = 8
+FIELDS = 8
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def explain_disk(path: Path) -> Iterator[None]:
             free += f" and {facts.f_favail:,} inodes"
         raise DataError(
             f"{path}: {error.strerror or 'no space left on the device'} ({free} are free)",
-            "make room or set `data.root` to a larger disk, then run the same command: it goes on where it stopped",
+            MAKE_ROOM,
         ) from error
 
 
@@ -58,7 +59,7 @@ def require_space(path: Path, wanted: int) -> None:
     if wanted > free:
         raise DataError(
             f"{path}: {wanted:,} bytes are needed and {free:,} are free",
-            "make room or set `data.root` to a larger disk, then run the same command: it goes on where it stopped",
+            MAKE_ROOM,
         )
 
 
@@ -115,9 +116,9 @@ def of_quotas(folder: Path) -> list[Room]:
 def parse_quota(text: str) -> tuple[int | None, int | None] | None:
     """Return the bytes and files that a quota leaves, from the last line that holds its columns; None without one."""
     for line in reversed(text.splitlines()):
-        words = line.split()[-COLUMNS:]
+        words = line.split()[-FIELDS:]
         numbers = [int(word.rstrip("*")) if word.rstrip("*").isdigit() else None for word in words]
-        if len(words) == COLUMNS and None not in (*numbers[:3], *numbers[4:7]):
+        if len(words) == FIELDS and None not in (*numbers[:3], *numbers[4:7]):
             used, soft, hard, _, files, soft_files, hard_files, _ = (number or 0 for number in numbers)
             left, left_files = _left(used, soft, hard), _left(files, soft_files, hard_files)
             return (None if left is None else left * KIB), left_files

@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from safe_llava.config.selection import STAGES
 from safe_llava.core.errors import PaperError
 from safe_llava.formats.metrics import StepMetrics
 from safe_llava.formats.tables import read_table, unique
 from safe_llava.paper.figures.style import COLUMN_INCHES, TEXT_INCHES, colour, positions
 
-STAGES = ("pretrain", "finetune")
 SMOOTHING = 40  # the running mean covers this part of a run
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -14,12 +13,12 @@ from transformers import PreTrainedTokenizerFast
 from safe_llava.checkpoints.templates import PLAIN, TEMPLATES, V1
 from safe_llava.checkpoints.tokenizer import IMAGE_TOKEN, without_image_token
 from safe_llava.checkpoints.tower import CLIP_MEAN, CLIP_STD, Tower
+from safe_llava.config.train import StageName
 from safe_llava.core.errors import TrainError
 from safe_llava.formats.annotations import Sample, spoken
 from safe_llava.train.samples import conversation as chat
 from safe_llava.train.samples.images import ImageGeometry, load_image, preprocess
 
-StageName = Literal["pretrain", "finetune"]
 STAGE_GEOMETRY: dict[StageName, ImageGeometry] = {"pretrain": ImageGeometry.CROP, "finetune": ImageGeometry.PAD}
 STAGE_TEMPLATE: dict[StageName, str] = {"pretrain": PLAIN.name, "finetune": V1.name}
 # Pixels of a set that is small enough to be kept ready, in each loader: such a one is learnt from in many epochs.
