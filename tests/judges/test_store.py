@@ -209,8 +209,8 @@ def test_an_index_gives_what_the_segments_hold_and_is_made_once(
     first.note(lambda longest: 0.25)
     first.close()
     made = []
-    real = judge_store.StoreIndex.made
-    monkeypatch.setattr(judge_store.StoreIndex, "made", lambda *given: made.append(1) or real(*given))
+    real = judge_store.StoreIndex.save
+    monkeypatch.setattr(judge_store.StoreIndex, "save", lambda index: made.append(1) or real(index))
     for _ in range(3):
         again = VerdictStore(tmp_path, "j", PrismReading())
         found = [again.get(call(text).key) for text in "abc"]
@@ -219,7 +219,9 @@ def test_an_index_gives_what_the_segments_hold_and_is_made_once(
         assert again.spent_at_most == 1.75, "a call whose end is not known counts"
         again.close()
     assert made == [1]
-    keep(again, "d", True)
+    more = VerdictStore(tmp_path, "j", PrismReading())
+    keep(more, "d", True)
+    more.close()
     assert len(VerdictStore(tmp_path, "j", PrismReading())) == 4
     longest = max(segments(tmp_path), key=lambda path: path.stat().st_size)
     longest.write_bytes(b"")  # it does not fit the index any more, which is made anew

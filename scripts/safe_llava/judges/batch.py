@@ -146,16 +146,14 @@ class BatchQueue(Generic[Found]):
 
     def _noted(self, part: Sequence[Call]) -> Note | None:
         """Note the batch of as many calls as may be paid beside all else; None where that is not one."""
-        with self._store.locked():
-            self._store.refresh()
-            limit, most, count = self._judge.max_cost, 0.0, 0
-            longest, spent = self._store.total.longest, self._store.spent_at_most + self._store.in_batches()
-            if limit is not None and part[0].max_tokens is None and not longest:
+        with self._store.room(self._judge.max_cost) as left:
+            most, count, longest = 0.0, 0, self._store.total.longest
+            if self._judge.max_cost is not None and part[0].max_tokens is None and not longest:
                 # Nothing has shown yet what a reply takes: one call goes first, over all processes.
                 part = [] if any(note.judge == self._store.judge for note in self._notes.open()) else part[:1]
             for call in part:
                 cost = cost_of(self._judge, call.model, highest_usage(self._judge, call, longest), batch=True) or 0.0
-                if limit is not None and spent + most + cost > limit:
+                if most + cost > left:
                     break
                 most, count = most + cost, count + 1
             return self._notes.new(part[:count], self._store.judge, most) if count else None

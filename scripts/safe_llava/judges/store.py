@@ -14,12 +14,13 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import secrets
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Generic
@@ -28,10 +29,9 @@ from safe_llava.core.errors import PrismError
 from safe_llava.judges.batch_notes import Notes
 from safe_llava.judges.calls import Call, RawReply, Usage
 from safe_llava.judges.replies import Found, Reading
-from safe_llava.judges.store_index import INDEX, StoreIndex, new_lines, took
+from safe_llava.judges.store_index import ASKED, FAILURES, INDEX, VERDICTS, Spent, StoreIndex
 
 log = logging.getLogger(__name__)
-VERDICTS, FAILURES, ASKED = ".jsonl", ".failures.jsonl", ".asked"
 LOCK, FIRST_LOCK = "money.lock", "first.lock"
 INDEX_FROM = 4 << 20  # bytes outside the index from which on it is made anew
 
@@ -42,25 +42,6 @@ class Stored(Generic[Found]):
 
     found: Found
     model: str | None
-    order: tuple[str, str]  # when it was written, and into which segment
-
-
-@dataclass
-class Spent:
-    """What the calls in a store used: their number, their tokens, and their cost in US dollars."""
-
-    calls: int = 0
-    usage: Usage = field(default_factory=lambda: Usage(0, 0))
-    cost: float = 0.0
-    longest: int = 0  # tokens of the longest reply
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Count the call of one more line."""
-        tokens, cost = took(row)
-        self.calls += 1
-        self.usage += Usage(*tokens)
-        self.longest = max(self.longest, tokens[1])
-        self.cost += cost
 
 
 class VerdictStore(Generic[Found]):
@@ -77,10 +58,7 @@ class VerdictStore(Generic[Found]):
 
     def __init__(self, folder: Path, judge: str, reading: Reading[Found]) -> None:
         self.folder, self.judge, self.reading = folder, judge, reading
-        self.total, self.own = Spent(), Spent()
-        self.open: dict[tuple[str, int], float] = {}  # highest costs of calls whose end is not known
-        self._found: dict[str, Stored[Found]] = {}  # what the index does not hold
-        self._read: dict[str, int] = {}  # bytes of each file that have been read
+        self.own = Spent()
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "host"
         self.segment = f"{stamp}-{host}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -89,33 +67,38 @@ class VerdictStore(Generic[Found]):
         self._noted, self._unlocked = 0, False
         self._alone: BinaryIO | None = None
         self.batches = Notes(folder)
-        self._index = self._open_index()
+        self._index = StoreIndex(folder, lambda row: reading.stored(row) is not None)
+        if self._unread() > INDEX_FROM:
+            self._keep_index()
         self.refresh()
 
     def __len__(self) -> int:
-        beside = sum(1 for key in self._found if self._index is None or self._index.place(key) is None)
-        return beside + (len(self._index) if self._index is not None else 0)
+        return len(self._index)
+
+    @property
+    def total(self) -> Spent:
+        """What the judge has used over all runs."""
+        return self._index.spent(self.judge)
 
     @property
     def spent_at_most(self) -> float:
         """US dollars that the judge has cost, with the highest cost of the calls whose end is not known."""
-        return self.total.cost + sum(self.open.values())
+        return self.total.cost + self._index.open_notes(self.judge)
 
     def get(self, key: str) -> Stored[Found] | None:
         """Return the verdict of a call, or None where there is none yet."""
-        beside = self._found.get(key)
-        place = self._index.place(key) if self._index is not None else None
-        if place is None or (beside is not None and beside.order < place.order):
-            return beside
-        stored = self._stored(place.row(self.folder), place.order)
-        return stored or beside
+        row = self._index.verdict(key)
+        found = None if row is None else self.reading.stored(row)
+        if row is None or found is None:
+            return None
+        model = row.get("model")
+        return Stored(found, model if isinstance(model, str) else None)
 
     def add(self, call: Call, reply: RawReply, found: Found, *, usage: Usage, cost: float | None, **more: Any) -> None:
         """Keep a verdict with the raw reply, what it took (cost in US dollars), and whatever ``more`` says about it."""
         row = self._row(call, reply, usage, cost) | more | self.reading.columns(found)
         self._append(VERDICTS, row)
-        self._take(call.key, Stored(found, reply.model, (row["time"], self.segment)))
-        self._count(row)
+        self.own.add(row)
 
     def fail(
         self,
@@ -130,35 +113,41 @@ class VerdictStore(Generic[Found]):
         """Keep what gave no verdict, and why; the call is asked again by a later run."""
         row = self._row(call, reply, usage, cost) | more | {"reason": reason}
         self._append(FAILURES, row)
-        self._count(row)
+        self.own.add(row)
+
+    @contextlib.contextmanager
+    def room(self, limit: float | None) -> Iterator[float]:
+        """Yield the US dollars that may still be spent beside all others; no other process decides meanwhile."""
+        if limit is None:
+            yield math.inf
+            return
+        with self._locked():
+            self.refresh()
+            yield limit - self.spent_at_most - self.in_batches()
 
     def note(self, highest: Callable[[int], float], limit: float | None = None) -> int | None:
         """Note that a call is about to be sent, with its highest cost by the longest reply; return the note's number.
 
         None where it might pass the limit with all that others spend at the same time: it must not be sent then.
         """
-        with self.locked() if limit is not None else contextlib.nullcontext():
-            if limit is not None:
-                self.refresh()
+        with self.room(limit) as left:
             most = highest(self.total.longest)
-            if limit is not None and self.spent_at_most + self.in_batches() + most > limit:
+            if most > left:
                 return None
             self._noted += 1
             self._append(ASKED, {"judge": self.judge, "call": self._noted, "most": most})
-            self.open[self.segment, self._noted] = most
             return self._noted
 
     def settle(self, note: int) -> None:
         """Note that a call's end is known: its cost is in the store, or it has none."""
         self._append(ASKED, {"judge": self.judge, "call": note})
-        self.open.pop((self.segment, note), None)
 
     def in_batches(self) -> float:
         """Return the US dollars that batches may come to whose results are not in the store."""
         return self.batches.claimed(self.judge)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Let one process at a time decide what may be spent."""
         self._make_folder()
         with (self.folder / LOCK).open("ab") as stream:
@@ -204,10 +193,9 @@ class VerdictStore(Generic[Found]):
             return
         except OSError as error:
             raise PrismError(f"{self.folder}: the store cannot be read: {error}", "see who may read it") from error
+        read = self._index.read
         changed = [
-            name
-            for name, size in sorted(files)
-            if name.endswith((VERDICTS, ASKED)) and size != self._read.get(name, 0) and self.segment not in name
+            name for name, size in sorted(files) if name.endswith((VERDICTS, ASKED)) and size != read.get(name, 0)
         ]
         # Notes first, and after them what they were settled by: a cost is counted twice for a moment, and never not.
         for name in (one for one in changed if one.endswith(ASKED)):
@@ -230,75 +218,32 @@ class VerdictStore(Generic[Found]):
         self.sync()
         while self._files:
             os.close(self._files.popitem()[1])
-        if self._index is not None:
-            self._index.close()
+        self._index.close()
 
     def prepare(self) -> None:
         """Open this process's segment, so that a store that takes no verdicts is reported before any is paid for."""
         self._opened(VERDICTS)
 
-    def _open_index(self) -> StoreIndex | None:
-        """Return the index of what was there before; make it anew first, once for all, where much has come since."""
+    def _unread(self) -> int:
+        paths = self.folder.glob(f"*{VERDICTS}") if self.folder.is_dir() else ()
+        return sum(path.stat().st_size - self._index.read.get(path.name, 0) for path in paths if path.is_file())
+
+    def _keep_index(self) -> None:
+        """Read the segments once for all jobs."""
         try:
-            index = StoreIndex.open(self.folder)
-            if self._beside(index) > INDEX_FROM:
-                with self.locked():
-                    index = StoreIndex.open(self.folder)  # another process may have made it meanwhile
-                    if self._beside(index) > INDEX_FROM:
-                        index = StoreIndex.made(self.folder, index)
+            with self._locked():
+                self._index.load()  # another process may have kept it meanwhile
+                if self._unread() > INDEX_FROM:
+                    self.refresh()
+                    self._index.save()
         except OSError as error:  # where nothing can be written, everything is read
             log.warning("%s: no index can be made: %s", self.folder / INDEX, error)
-            return None
-        if index is not None:
-            self._read = dict(index.read)
-            self.open = {(name, call): most for name, call, judge, most in index.open_notes() if judge == self.judge}
-            calls, prompt, completion, longest, cost = index.spent(self.judge)
-            self.total = Spent(calls, Usage(prompt, completion), cost, longest)
-        return index
-
-    def _beside(self, index: StoreIndex | None) -> int:
-        read = index.read if index is not None else {}
-        paths = self.folder.glob(f"*{VERDICTS}") if self.folder.is_dir() else ()
-        return sum(path.stat().st_size - read.get(path.name, 0) for path in paths if path.is_file())
 
     def _read_on(self, name: str) -> None:
         try:
-            for _, line, row in new_lines(self.folder / name, self._read.get(name, 0)):
-                self._read[name] = line
-                if row is not None:
-                    self._take_row(name, row)
+            self._index.read_on(name)
         except OSError as error:
             raise PrismError(f"{self.folder / name}: cannot be read: {error}", "see who may read it") from error
-
-    def _take_row(self, name: str, row: dict[str, Any]) -> None:
-        mine = row.get("judge") == self.judge
-        if name.endswith(ASKED):
-            if mine and "most" in row:
-                self.open[name.removesuffix(ASKED), row["call"]] = row["most"]
-            elif mine:
-                self.open.pop((name.removesuffix(ASKED), row["call"]), None)
-            return
-        if not name.endswith(FAILURES):
-            stored = self._stored(row, (row["time"], name.removesuffix(VERDICTS)))
-            if stored is None:
-                log.warning("%s: a line without a finding is passed over", self.folder / name)
-                return
-            self._take(row["key"], stored)
-        if mine:
-            self.total.add(row)
-
-    def _stored(self, row: dict[str, Any], order: tuple[str, str]) -> Stored[Found] | None:
-        found, model = self.reading.stored(row), row.get("model")
-        return None if found is None else Stored(found, model if isinstance(model, str) else None, order)
-
-    def _take(self, key: str, stored: Stored[Found]) -> None:
-        known = self._found.get(key)
-        if known is None or stored.order < known.order:
-            self._found[key] = stored
-
-    def _count(self, row: dict[str, Any]) -> None:
-        for spent in (self.own, self.total):
-            spent.add(row)
 
     def _row(self, call: Call, reply: RawReply | None, usage: Usage | None, cost: float | None) -> dict[str, Any]:
         return {
@@ -347,3 +292,4 @@ class VerdictStore(Generic[Found]):
             self._torn.add(ending)
             raise PrismError(f"{path}: a verdict was written in part: the disk is full", "make room, and run again")
         self._torn.discard(ending)
+        self._read_on(path.name)

@@ -32,7 +32,8 @@ from safe_llava.formats.prism import HAIR, Answer, Attribute, Task, Verdict, rea
 from safe_llava.judges.calls import Asked, Call, Outcome, Stopped, is_another_model, make_call
 from safe_llava.judges.cost import announce
 from safe_llava.judges.replies import Finding, PrismReading
-from safe_llava.judges.store import Spent, VerdictStore
+from safe_llava.judges.store import VerdictStore
+from safe_llava.judges.store_index import Spent
 from safe_llava.lexicon.language import is_english
 from safe_llava.lexicon.rules import (
     in_protocol_order,

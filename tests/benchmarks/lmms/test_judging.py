@@ -125,7 +125,8 @@ def test_a_reply_that_nobody_waited_for_is_kept_where_it_comes_before_patience_e
         assert waiting.result() is None, "what was not asked yet is not asked any more"
     assert len(prompts) == 1
     with judging(judge_row("never"), tmp_path) as again:
-        assert [kept.found.text for kept in [again.store.get(key) for key in again.store._found] if kept] == ["1.0"]
+        keys = [json.loads(line)["key"] for path in again.store.folder.glob("*.jsonl") for line in path.open()]
+        assert [kept.found.text for key in keys if (kept := again.store.get(key))] == ["1.0"]
 
 
 def test_hours_of_answering_before_the_first_call_are_no_silence_of_the_judge(
