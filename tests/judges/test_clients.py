@@ -44,6 +44,11 @@ GEMINI = Judge(description="d", kind="gemini", model="g")
         ({"Retry-After": "soon"}, None, None),
         ({"Retry-After": "-3"}, None, 0.0),
         ({}, {"error": "busy"}, None),
+        ({}, {"error": {"message": "Rate limit reached. Please try again in 1m2.5s."}}, 62.5),
+        ({}, {"error": {"message": "Please retry after 3 seconds"}}, 3.0),
+        ({}, {"message": "try again in 120ms", "code": 429}, 0.12),
+        ({}, {"error": {"message": "slow", "retry_after": 4}}, 4.0),
+        ({}, {"error": {"message": "You asked for 30 s of audio"}}, None),
         ({}, "busy", None),
     ],
 )
@@ -76,6 +81,13 @@ def test_a_date_to_wait_for() -> None:
         (401, {}, Fault.FATAL),
         (429, {"details": [{"violations": 5}]}, Fault.RATE_LIMITED),
         (204, {}, Fault.TRANSIENT),
+        *((status, {}, Fault.FATAL_FOR_CALL) for status in (403, 406, 413, 416, 418, 422, 431, 451)),
+        *((status, {}, Fault.TRANSIENT) for status in (409, 423, 499, 502, 520, 524)),
+        *((status, {}, Fault.FATAL) for status in (402, 404, 407, 410)),
+        (200, {"type": "rate_limit_error"}, Fault.RATE_LIMITED),
+        (200, {"code": "TooManyRequests"}, Fault.RATE_LIMITED),
+        (200, {"code": "insufficient_quota"}, Fault.FATAL),
+        (200, {"type": "overloaded_error"}, Fault.TRANSIENT),
         (307, {}, Fault.FATAL),
     ],
 )
@@ -138,13 +150,45 @@ def test_a_reply_whose_tokens_cannot_be_counted_is_read_all_the_same(usage: Any)
     assert (reply.text, reply.usage) == ("yes", None)
 
 
+def test_reasoning_that_only_the_total_counts_is_paid() -> None:
+    usage = {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 405}
+    assert Usage.counted({"usage": usage}) == Usage(100, 305)
+    thinking = {"promptTokenCount": 9, "thoughtsTokenCount": 50, "totalTokenCount": 59}
+    assert Usage.counted({"usageMetadata": thinking}) == Usage(9, 50)
+    assert Usage.counted({"usage": {"prompt_tokens": 7, "total_tokens": 7}}) == Usage(7, 0)
+    assert Usage.counted({"usage": {"prompt_tokens": 7}}) is None
+
+
+@pytest.mark.parametrize("more", [{}, {"choices": None}, {"choices": [{}]}, {"choices": [{"message": {"content": 3}}]}])
+def test_a_body_without_a_reply_that_counts_its_tokens_is_an_empty_reply(more: dict[str, Any]) -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": 2}
+    assert read_reply(OPENAI, {"usage": usage, **more}) == RawReply("", Usage(7, 2), "no reply in it")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"errors": [{"message": "busy", "code": 503}]},
+        {"error": "busy", "choices": None},
+        {"message": "busy", "choices": []},
+        {"object": "error", "msg": "busy"},
+        {"status": 503, "detail": "busy"},
+        [{"error": {"message": "busy"}}],
+    ],
+)
+def test_an_endpoints_words_are_found_wherever_it_puts_them(value: Any) -> None:
+    with pytest.raises(CallError, match="busy") as caught:
+        read_reply(OPENAI, value)
+    assert caught.value.is_transient
+
+
 def test_names_that_are_no_text_are_left_out() -> None:
     wrong = {"choices": [{"message": {"content": "yes"}, "finish_reason": ["stop"]}], "model": {"name": "m"}}
     assert read_reply(OPENAI, wrong) == RawReply("yes", finish_reason="no text")
 
 
 def test_the_text_of_a_reply_may_come_in_parts() -> None:
-    parts = [{"type": "text", "text": "Ye"}, {"type": "image"}, "s", None]
+    parts = [{"type": "reasoning", "text": "No"}, {"type": "text", "text": "Ye"}, {"type": "image"}, "s", None]
     assert read_reply(OPENAI, {"choices": [{"message": {"content": parts}, "finish_reason": "stop"}]}).text == "Yes"
 
 

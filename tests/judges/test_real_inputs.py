@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,21 @@ def test_instant_rejections_of_some_answers_do_not_end_a_run_whose_others_take_l
     assert [v.status for v in verdicts].count("failed") == 12
 
 
-@pytest.mark.parametrize("status", [403, 451])
+def test_a_reply_that_is_under_way_is_waited_for_before_rejections_end_a_run(tmp_path: Path) -> None:
+    """Nine in ten are rejected at once, and the others take a second."""
+
+    def reply(prompt: str, nth: int) -> Any:
+        if int(prompt.split("case ")[1].split()[0]) % 10:
+            return 400
+        time.sleep(0.5)
+        return "yes"
+
+    with JudgeServer(reply=reply) as server:
+        verdicts = run(tmp_path, server.row(), *cases(120))
+    assert [v.status for v in verdicts].count("judged") == 12
+
+
+@pytest.mark.parametrize("status", [403, 406, 451])
 def test_one_answer_that_is_flagged_ends_nothing(tmp_path: Path, status: int) -> None:
     with JudgeServer(reply=lambda prompt, nth: status if "case 3" in prompt else "yes") as server:
         verdicts = run(tmp_path, server.row(), *cases(9))
@@ -103,6 +118,15 @@ def test_a_reply_without_choices_that_counts_its_tokens_is_paid(tmp_path: Path) 
     with JudgeServer(reply=lambda prompt, nth: empty) as server:
         run(tmp_path, server.row(**PRICES, asks_again=1), answer(1, "text"))
     assert [line["cost"] for line in lines(tmp_path, failures=True)][:2] == [pytest.approx(0.0007)] * 2
+
+
+def test_an_error_that_counts_its_tokens_is_paid_and_told_and_paced_in_the_endpoints_words(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 100, "completion_tokens": 50}
+    error = (200, {"retry-after-ms": "5"}, {"error": {"message": "cut off", "code": 502}, "usage": usage})
+    with JudgeServer(reply=lambda prompt, nth: error if nth == 1 else "yes") as server:
+        assert run(tmp_path, server.row(**PRICES), answer(1, "text"))[0].refused is True
+    (failed,) = lines(tmp_path, failures=True)
+    assert (failed["cost"], failed["reason"]) == (pytest.approx(0.0007), "HTTP 502: cut off")
 
 
 def test_three_judge_jobs_at_once_keep_one_bound(tmp_path: Path) -> None:
@@ -163,7 +187,7 @@ def test_batches_of_several_jobs_keep_one_bound(tmp_path: Path) -> None:
     assert sum(submitted) < 36
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_calls_under_way_land_before_a_run_that_is_told_to_end_does(tmp_path: Path, number: signal.Signals) -> None:
     with JudgeServer(reply=lambda prompt, nth: "yes") as server:
         run(tmp_path, server.row(), answer(999, "before"))

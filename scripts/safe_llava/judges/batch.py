@@ -22,7 +22,7 @@ from safe_llava.core.errors import PrismError
 from safe_llava.judges.batch_notes import GONE, Note
 from safe_llava.judges.calls import Call, Outcome, RawReply
 from safe_llava.judges.clients import Client, Line
-from safe_llava.judges.cost import cost_of, highest_usage
+from safe_llava.judges.cost import cost_of, highest_usage, too_dear
 from safe_llava.judges.faults import CallError, Fault
 from safe_llava.judges.rate import backoff
 from safe_llava.judges.replies import Found
@@ -96,6 +96,13 @@ class BatchQueue(Generic[Found]):
                     await asyncio.sleep(self._judge.batch_poll_s)
         except PrismError as error:
             self._end(error)
+        except CallError as error:
+            self._end(
+                PrismError(
+                    f"the judge's endpoint has no batch API, or does not know the model: {error.reason}",
+                    "check the judge's base_url and model, or judge without `batch`",
+                )
+            )
         except Exception as error:  # a defect of ours: nobody waits for an answer for ever
             for waiting in self._waiting.values():
                 if not waiting.answered.done():
@@ -128,7 +135,7 @@ class BatchQueue(Generic[Found]):
                 break
             self._follow(await self._submitted(made, part[: len(made.keys)]))
         if not self._following:
-            raise self._too_dear()
+            raise too_dear(self._judge, self._store)
 
     def _follow(self, note: Note) -> None:
         self._held.update(note.keys)
@@ -138,11 +145,11 @@ class BatchQueue(Generic[Found]):
         """Return a note with its batch's id, or None where the batch was never submitted."""
         if note.batch is not None:
             return note
-        batch = await self._insist(lambda: self._has_batches(self._client.find(note.label)))
+        batch = await self._insist(lambda: self._client.find(note.label))
         if batch is None:
             note.write(state="never submitted", keys=[])
             return None
-        return _with_id(note, batch)
+        return note.submitted_as(batch)
 
     def _noted(self, part: Sequence[Call]) -> Note | None:
         """Note the batch of as many calls as may be paid beside all else; None where that is not one."""
@@ -161,17 +168,17 @@ class BatchQueue(Generic[Found]):
     async def _submitted(self, note: Note, part: Sequence[Call]) -> Note:
         async def submit() -> str:
             try:
-                return await self._has_batches(self._client.submit(note.label, part))
+                return await self._client.submit(note.label, part)
             except CallError as error:
                 # It may have arrived all the same: look before it is submitted again.
-                found = await self._has_batches(self._client.find(note.label)) if _is_transient(error) else None
+                found = await self._client.find(note.label) if error.is_transient else None
                 if found is None:
                     raise
                 return found
 
         batch = await self._insist(submit)
         log.info("batch %s: %d calls submitted", batch, len(part))
-        return _with_id(note, batch)
+        return note.submitted_as(batch)
 
     async def _taken_in(self, note: Note) -> bool:
         """Wait for a batch and take in its results; return False where it was not taken for lack of room.
@@ -190,9 +197,7 @@ class BatchQueue(Generic[Found]):
                 await asyncio.sleep(self._judge.batch_poll_s)
                 state = await self._insist(lambda: self._client.poll(batch))
             lines = await self._insist(lambda: self._client.results(batch)) if state.state == "ended" else []
-        except CallError as error:
-            if error.status != NOT_FOUND:
-                raise self._rejected(error) from None
+        except CallError:  # no such batch
             log.warning("batch %s is not there any more; its calls are submitted again", batch)
             note.write(state=GONE, keys=[])
             gone = CallError(Fault.TRANSIENT, "the batch is not there any more")
@@ -280,33 +285,6 @@ class BatchQueue(Generic[Found]):
                 size += more
             yield part
 
-    def _too_dear(self) -> PrismError:
-        spent, waiting = self._store.spent_at_most, self._store.in_batches()
-        return PrismError(
-            f"the judge has cost ${spent:.4f}, and batches under way may come to ${waiting:.4f}: not one call more is "
-            f"sure to stay below max_cost (${self._judge.max_cost or 0.0:.4f})",
-            "raise the judge's max_cost and run again: the verdicts so far are kept, and batches under way are picked "
-            "up",
-        )
-
-    def _rejected(self, error: CallError) -> PrismError:
-        return PrismError(
-            f"the judge's batch API rejects calls: {error.reason}",
-            "see the judge's base_url, model and key, and whether the account may use the batch API",
-        )
-
-    @staticmethod
-    async def _has_batches(asked: Awaitable[Answered]) -> Answered:
-        try:
-            return await asked
-        except CallError as error:
-            if error.status != NOT_FOUND:
-                raise
-            raise PrismError(
-                f"the judge's endpoint has no batch API, or does not know the model: {error.reason}",
-                "check the judge's base_url and model, or judge without `batch`",
-            ) from None
-
     async def _insist(self, ask: Callable[[], Awaitable[Answered]]) -> Answered:
         """Return what the API says, trying again after transient errors, for `patience_s` of the row.
 
@@ -330,19 +308,16 @@ class BatchQueue(Generic[Found]):
         except CallError as error:
             if error.status == NOT_FOUND:
                 raise
-            if not _is_transient(error):
-                raise self._rejected(error) from None
+            if not error.is_transient:
+                raise PrismError(
+                    f"the judge's batch API rejects calls: {error.reason}",
+                    "see the judge's base_url, model and key, and whether the account may use the batch API",
+                ) from None
             raise PrismError(
                 f"the batch API is not available for {self._judge.patience_s:g} s: {error.reason}",
                 "run again later: batches under way are picked up, not submitted again",
             ) from None
 
 
-def _with_id(note: Note, batch: str) -> Note:
-    noted = replace(note, batch=batch)
-    noted.write()
-    return noted
-
-
 def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, CallError) and error.fault in (Fault.TRANSIENT, Fault.RATE_LIMITED)
+    return isinstance(error, CallError) and error.is_transient

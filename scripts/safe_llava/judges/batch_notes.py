@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,12 @@ class Note:
         row: dict[str, Any] = {"label": self.label, "batch": self.batch, "keys": self.keys, "state": SUBMITTED}
         row |= {"judge": self.judge, "most": self.most}
         write_json(self.path, row | {"time": datetime.now(UTC).isoformat(timespec="seconds")} | more)
+
+    def submitted_as(self, batch: str) -> Note:
+        """Return the note with the batch's id, written."""
+        noted = replace(self, batch=batch)
+        noted.write()
+        return noted
 
 
 class Notes:

@@ -51,6 +51,25 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
 
+    @classmethod
+    def counted(cls, body: Any) -> Usage | None:
+        """Return the tokens that a body counts, of either kind; None where it does not say, or says what is no count.
+
+        Some servers leave reasoning out of the completion's tokens and count it in the total alone.
+        """
+        usage = (body.get("usage") or body.get("usageMetadata")) if isinstance(body, dict) else None
+        if not isinstance(usage, dict):
+            return None
+        try:
+            prompt = int(usage["prompt_tokens"] if "prompt_tokens" in usage else usage["promptTokenCount"])
+            names = ("completion_tokens", "candidatesTokenCount", "thoughtsTokenCount")
+            parts = [int(usage[name]) for name in names if usage.get(name) is not None]
+            total = int(usage.get("total_tokens") or usage.get("totalTokenCount") or 0)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        known = min([prompt, *parts]) >= 0 and (parts or total >= prompt)
+        return cls(prompt, max(sum(parts), total - prompt)) if known else None
+
 
 @dataclass(frozen=True)
 class RawReply:

@@ -21,7 +21,6 @@ from safe_llava.judges.clients import (
     BatchState,
     Line,
     batch_line,
-    counted,
     http_client,
     http_errors,
     json_of,
@@ -70,8 +69,9 @@ class GeminiClient:
             found = await self._client.aio.models.generate_content(
                 model=call.model, contents=whole_text(call.text), config=settings
             )
-        body = (found.sdk_http_response.body if found.sdk_http_response else None) or ""
-        return reply_or_error(json_of(body, self._secret), len(body), read_reply)
+        response = found.sdk_http_response or types.HttpResponse()
+        body = response.body or ""
+        return reply_or_error(json_of(body, self._secret), len(body), read_reply, response.headers)
 
     def size(self, call: Call) -> int:
         return len(json.dumps(call.text)) + 400  # with its key and settings around it
@@ -161,17 +161,15 @@ def _named(batch: types.BatchJob) -> str:
 
 def read_reply(payload: Mapping[str, Any]) -> RawReply:
     """Read a generateContent reply; a prompt that the safety filter stopped has a reason in the place of a reply."""
-    usage = payload.get("usageMetadata") or {}
-    completion = (usage.get("candidatesTokenCount") or 0) + (usage.get("thoughtsTokenCount") or 0)
-    counts = counted(usage.get("promptTokenCount"), completion)
     model = word(payload.get("modelVersion"))
     candidates: Sequence[Mapping[str, Any]] = payload.get("candidates") or ()
     if not candidates:
-        feedback = payload.get("promptFeedback") if counts else payload["promptFeedback"]
-        return RawReply("", counts, str((feedback or {}).get("blockReason") or "no candidates"), model)
+        return RawReply(
+            "", finish_reason=str(payload["promptFeedback"].get("blockReason") or "no candidates"), model=model
+        )
     parts = (candidates[0].get("content") or {}).get("parts") or ()
     text = "".join(part["text"] for part in parts if "text" in part and not part.get("thought"))
-    return RawReply(text, counts, word(candidates[0].get("finishReason")), model)
+    return RawReply(text, finish_reason=word(candidates[0].get("finishReason")), model=model)
 
 
 def _line(row: Mapping[str, Any]) -> Line:

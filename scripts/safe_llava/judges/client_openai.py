@@ -7,6 +7,7 @@ Source: OpenAI's API reference (chat, batches, files: 50,000 requests and 200 MB
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,6 @@ from safe_llava.judges.clients import (
     BatchState,
     Line,
     batch_line,
-    counted,
     http_client,
     http_errors,
     json_of,
@@ -64,7 +64,8 @@ class OpenAIClient:
         # The body as it came: the client's own reading takes an error of status 200 for a completion.
         with self._errors():
             response = await self._client.chat.completions.with_raw_response.create(**body, extra_body=extra)
-        return reply_or_error(json_of(response.content, self._secret), len(response.content), read_reply)
+        body = response.content
+        return reply_or_error(json_of(body, self._secret), len(body), read_reply, response.headers)
 
     def size(self, call: Call) -> int:
         return len(self._request(call))
@@ -158,33 +159,26 @@ def request_body(judge: Judge, call: Call) -> dict[str, Any]:
 
 
 def read_reply(payload: Mapping[str, Any]) -> RawReply:
-    """Read a chat completion; one without choices is an empty reply if its tokens are counted, for they are paid."""
-    usage = payload.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    counts = counted(usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    model = word(payload.get("model"))
-    if not payload["choices"] and counts is not None:
-        return RawReply("", counts, "no choices", model)
+    """Read a chat completion."""
     choice = payload["choices"][0]
-    message = choice["message"]
+    message, ended = choice["message"], choice.get("finish_reason")
     text, refusal = _text(message.get("content")), message.get("refusal")
+    if not (ended is None or isinstance(ended, str)):
+        ended = "no text"
     # A refusal to judge is no verdict, even where it begins with "No"; it is kept.
-    ended = REFUSED if refusal else _ending(choice.get("finish_reason"))
-    return RawReply(str(refusal or "") if text is None else text, counts, ended, model)
+    reply = str(refusal or "") if text is None else text
+    return RawReply(reply, finish_reason=REFUSED if refusal else ended, model=word(payload.get("model")))
 
 
 def _text(content: Any) -> str | None:
-    """Return the text of a message, which may come in parts."""
+    """Return the text of a message, which may come in parts; parts of reasoning are none of it."""
     if isinstance(content, list):
-        parts = [part if isinstance(part, str) else part.get("text") for part in content if part]
-        return "".join(part for part in parts if isinstance(part, str))
+        parts = [part if isinstance(part, dict) else {"text": part} for part in content if part]
+        said = [part.get("text") for part in parts if not re.search("reason|think", str(part.get("type")))]
+        return "".join(one for one in said if isinstance(one, str))
     if content is not None and not isinstance(content, str):
         raise TypeError("content")
     return content
-
-
-def _ending(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else "no text"
 
 
 def _line(row: Mapping[str, Any]) -> Line:

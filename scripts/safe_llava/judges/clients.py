@@ -11,8 +11,8 @@ import contextlib
 import json
 import logging
 import ssl
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import httpx2
@@ -158,8 +158,8 @@ def whole_text(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def reply_or_error(value: Any, size: int, read: Any) -> RawReply:
-    """Return the reply in a body of status 200.
+def reply_or_error(value: Any, size: int, read: Any, headers: Mapping[str, str] | None = None) -> RawReply:
+    """Return the reply in a body of status 200; one without its parts is an empty reply if its tokens are counted.
 
     Raises:
         CallError: the body holds an error, or is no reply at all.
@@ -167,12 +167,16 @@ def reply_or_error(value: Any, size: int, read: Any) -> RawReply:
     if value is None:
         raise CallError(Fault.TRANSIENT, f"a reply of {size} bytes that is not JSON", unseen=True)
     if error_in(value) is not None:
-        raise read_error(200, {}, value)
+        raise read_error(200, headers or {}, value)
+    usage = Usage.counted(value)
     try:
         reply: RawReply = read(value)
-        return reply
     except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise CallError(Fault.TRANSIENT, f"a reply without its parts: {type(error).__name__}", unseen=True) from error
+        if usage is None:
+            what = f"a reply without its parts: {type(error).__name__}"
+            raise CallError(Fault.TRANSIENT, what, unseen=True) from error
+        reply = RawReply("", finish_reason="no reply in it", model=word(value.get("model", value.get("modelVersion"))))
+    return replace(reply, usage=usage)
 
 
 def word(value: Any) -> str | None:
@@ -180,21 +184,13 @@ def word(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def counted(prompt: Any, completion: Any) -> Usage | None:
-    """Return the tokens that an endpoint counted, None where it does not say, or says what is no count."""
-    try:
-        usage = Usage(int(prompt), int(completion))
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return usage if min(usage.prompt_tokens, usage.completion_tokens) >= 0 else None
-
-
 def batch_line(key: str, body: Any, read: Any) -> Line:
     """Return what a batch says of a call that has a body."""
     try:
         return Line(key, reply=reply_or_error(body, 0, read))
     except CallError as error:
-        return Line(key, reason=f"the batch holds no reply: {error.reason}")
+        reason = f"the batch holds no reply: {error.reason}"
+        return Line(key, reason=reason) if error.paid is None else Line(key, RawReply("", error.paid, reason))
 
 
 def json_rows(text: str, what: str, secret: str | None) -> Iterator[dict[str, Any]]:

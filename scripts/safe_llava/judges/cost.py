@@ -22,15 +22,16 @@ FRAME_TOKENS = 8  # of the roles around a message
 BATCH_SHARE = 0.5  # the batch APIs of OpenAI and Gemini charge half
 
 
-def estimated_usage(judge: Judge, call: Call) -> Usage:
-    """Return the tokens that a call may be expected to take."""
-    return Usage(math.ceil(_bytes(call) / BYTES_PER_TOKEN) + FRAME_TOKENS, judge.reply_tokens)
+def estimated_usage(judge: Judge, call: Call, reply: str = "") -> Usage:
+    """Return the tokens that a call may be expected to take, or took where its endpoint counts none."""
+    said = math.ceil(_bytes(reply) / BYTES_PER_TOKEN)
+    return Usage(math.ceil(_bytes(call.text) / BYTES_PER_TOKEN) + FRAME_TOKENS, max(judge.reply_tokens, said))
 
 
 def highest_usage(judge: Judge, call: Call, longest: int) -> Usage:
     """Return the tokens that a call takes at most: to its cap, or, without one, as the longest reply so far took."""
     cap = call.max_tokens if call.max_tokens is not None else max(judge.reply_tokens, longest)
-    return Usage(math.ceil(_bytes(call) / FEWEST_BYTES_PER_TOKEN) + FRAME_TOKENS, cap)
+    return Usage(math.ceil(_bytes(call.text) / FEWEST_BYTES_PER_TOKEN) + FRAME_TOKENS, cap)
 
 
 def price_for(judge: Judge, model: str) -> Price | None:
@@ -72,5 +73,14 @@ def announce(judge: Judge, n_answers: int, n_different: int, missing: Sequence[C
         )
 
 
-def _bytes(call: Call) -> int:
-    return len(call.text.encode("utf-8", "surrogatepass"))
+def too_dear(judge: Judge, store: VerdictStore[Any]) -> PrismError:
+    """Return the error of a judge that can ask nothing more."""
+    return PrismError(
+        f"the judge has cost ${store.spent_at_most:.4f}, and batches under way may come to ${store.in_batches():.4f}: "
+        f"not one call more is sure to stay below max_cost (${judge.max_cost or 0.0:.4f})",
+        "raise the judge's max_cost and run again: the verdicts so far are kept, and batches under way are picked up",
+    )
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))

@@ -12,14 +12,19 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
 
+from safe_llava.judges.calls import Usage
+
 FATAL_CODES = {
     *("insufficient_quota", "billing_not_active", "billing_hard_limit_reached", "account_deactivated"),
     *("model_not_found", "invalid_api_key", "API_KEY_INVALID", "FAILED_PRECONDITION"),
 }
-RATE_CODES = {"rate_limit_exceeded", "RESOURCE_EXHAUSTED", "429"}
-TRANSIENT_STATUSES = {408, 409, 425}
-# Of these, no other answer says that all calls end so: one answer may be too long, or be flagged.
-CALL_STATUSES = {400, 403, 413, 414, 415, 422, 451}
+RATE_CODE = re.compile(r"429|resource.?exhausted|.*rate.?limit.*|.*too.?many.?requests.*|.*throttl.*", re.IGNORECASE)
+TRANSIENT_STATUSES = {408, 409, 421, 423, 424, 425, 499}
+# So all calls would end. Of another 4xx, one answer may be the reason: it may be too long, or be flagged.
+FATAL_STATUSES = {401, 402, 404, 405, 407, 410, 426}
+WORDS = ("message", "detail", "msg", "error_message", "error_msg")  # where servers say what went wrong
+CODES = ("code", "type", "status", "status_code", "error_code")
+_IN_WORDS = re.compile(r"\b(?:again in|retry (?:in|after)) ((?:\d+(?:\.\d+)? ?(?:ms|h|m|s)[a-z]*)+)")
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -43,13 +48,26 @@ class CallError(Exception):
         wait: seconds that the endpoint asks to wait, None where it says nothing.
         unseen: whether the call may have been answered, and so be paid, without the reply having come.
         status: of HTTP, None where there was no response.
+        paid: the tokens that the call took all the same, where the endpoint counts them.
     """
 
     def __init__(
-        self, fault: Fault, reason: str, wait: float | None = None, unseen: bool = False, status: int | None = None
+        self,
+        fault: Fault,
+        reason: str,
+        wait: float | None = None,
+        unseen: bool = False,
+        status: int | None = None,
+        paid: Usage | None = None,
     ) -> None:
         super().__init__(reason)
         self.fault, self.reason, self.wait, self.unseen, self.status = fault, reason, wait, unseen, status
+        self.paid = paid
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same may go well later."""
+        return self.fault in (Fault.TRANSIENT, Fault.RATE_LIMITED)
 
 
 def read_error(status: int, headers: Mapping[str, str], value: Any) -> CallError:
@@ -63,19 +81,23 @@ def read_error(status: int, headers: Mapping[str, str], value: Any) -> CallError
     headers = {name.lower(): text for name, text in headers.items()}
     error = error_in(value) or {}
     said = " ".join(str(error.get("message") or "").split())[:200]
-    codes = {str(error.get(name)) for name in ("code", "type", "status")} | {
-        str(detail.get("reason")) for detail in _details(error)
-    }
+    codes = {str(error.get(name)) for name in CODES} | {str(detail.get("reason")) for detail in _details(error)}
     if status == 200:
         status = next((int(code) for code in codes if re.fullmatch(r"[45]\d\d", code)), status)
+    fault = _fault(status, codes, error)
+    wait = _told_to_wait(headers, error) if fault in (Fault.TRANSIENT, Fault.RATE_LIMITED) else None
     reason = f"HTTP {status}" + (f": {said}" if said else "")
+    return CallError(fault, reason, wait, status=status, paid=Usage.counted(value))
+
+
+def _fault(status: int, codes: set[str], error: Mapping[str, Any]) -> Fault:
     if codes & FATAL_CODES or (status == 429 and _day_is_over(error)):
-        return CallError(Fault.FATAL, reason, status=status)
-    if status == 429 or (status == 200 and codes & RATE_CODES):
-        return CallError(Fault.RATE_LIMITED, reason, _told_to_wait(headers, error), status=status)
+        return Fault.FATAL
+    if status == 429 or (status == 200 and any(RATE_CODE.fullmatch(code) for code in codes)):
+        return Fault.RATE_LIMITED
     if status in TRANSIENT_STATUSES or status >= 500 or 200 <= status < 300:
-        return CallError(Fault.TRANSIENT, reason, _told_to_wait(headers, error), status=status)
-    return CallError(Fault.FATAL_FOR_CALL if status in CALL_STATUSES else Fault.FATAL, reason, status=status)
+        return Fault.TRANSIENT
+    return Fault.FATAL_FOR_CALL if status >= 400 and status not in FATAL_STATUSES else Fault.FATAL
 
 
 def error_in(value: Any) -> dict[str, Any] | None:
@@ -84,17 +106,14 @@ def error_in(value: Any) -> dict[str, Any] | None:
         value = value[0]
     if not isinstance(value, dict):
         return None
-    error = value.get("error")
-    if isinstance(error, dict):
-        return error
+    error = value.get("error", value.get("errors"))
+    error = error[0] if isinstance(error, list) and error else error
     if isinstance(error, str) and error:
-        return {**value, "message": error}
-    if "choices" in value or "candidates" in value:
-        return None
-    for name in ("message", "detail"):
-        if value.get(name):
-            return {**value, "message": value[name] if isinstance(value[name], str) else str(value[name])[:200]}
-    return None
+        error = {**value, "message": error}
+    if isinstance(error, dict) or value.get("choices") or value.get("candidates"):
+        return error if isinstance(error, dict) else None
+    said = next((value[name] for name in WORDS if value.get(name)), None)
+    return None if said is None else {**value, "message": said if isinstance(said, str) else str(said)[:200]}
 
 
 def _details(error: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -119,6 +138,8 @@ def _told_to_wait(headers: Mapping[str, str], error: Mapping[str, Any]) -> float
                 return max(0.0, float(str(detail["retryDelay"]).removesuffix("s")))
         if "retry-after" in headers:
             return _seconds_or_date(headers["retry-after"], headers.get("date"))
+        if error.get("retry_after") is not None:
+            return max(0.0, float(error["retry_after"]))
     except (ValueError, TypeError):
         pass
     used_up = [
@@ -126,6 +147,8 @@ def _told_to_wait(headers: Mapping[str, str], error: Mapping[str, Any]) -> float
         for what in ("requests", "tokens")
         if headers.get(f"x-ratelimit-remaining-{what}", "").split(".")[0] == "0"
     ]
+    if told := _IN_WORDS.search(str(error.get("message")).lower()):
+        used_up.append(_span(told.group(1).replace(" ", "")))
     return max((seconds for seconds in used_up if seconds is not None), default=None)
 
 

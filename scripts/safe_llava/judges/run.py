@@ -26,7 +26,7 @@ from safe_llava.core.progress import Progress
 from safe_llava.judges.batch import BatchQueue
 from safe_llava.judges.calls import Asked, Call, Outcome, RawReply, Stopped, Usage, is_another_model
 from safe_llava.judges.clients import Client, ask_within
-from safe_llava.judges.cost import cost_of, estimated_usage, highest_usage, price_for
+from safe_llava.judges.cost import cost_of, estimated_usage, highest_usage, price_for, too_dear
 from safe_llava.judges.faults import CallError, Fault
 from safe_llava.judges.rate import FIRST_LIMIT, ConcurrencyLimiter, RateLimiter, backoff
 from safe_llava.judges.replies import Found, unreadable
@@ -40,7 +40,7 @@ WAITS_TAKEN = 3  # times that the endpoint's word on how long to wait is enough;
 MOST_FILES, SPARE_FILES = 10_000, 64  # files open at once where nothing bounds them; those that are no connections
 FIRST_CALLS = 4  # calls under way until a reply has shown that the endpoint works
 ALONE_POLL_S = 0.1  # between looks whether another process's call has shown what one takes
-HOPELESS_AFTER = 20  # calls that the endpoint cannot take, before the first that it answers, until all are given up
+HOPELESS_AFTER = 20  # calls that the endpoint rejects, before the first that it answers, until all are given up
 FEWEST_WORKERS = 64  # so many calls at least are under way or wait for their next try
 
 
@@ -197,11 +197,14 @@ class Scheduler(Generic[Found]):
             return False
         return self.ended is None and work.faults[error.fault] < most.get(error.fault, 0)
 
+    def _known(self, call: Call) -> Outcome[Found] | None:
+        stored = self.store.get(call.key)
+        return None if stored is None else Outcome(call.key, stored.found, stored.model)
+
     async def _in_batch(self, work: Work) -> Outcome[Found]:
         """Ask once in a batch, with the errors of ``_once``."""
-        known = self.store.get(work.call.key)
-        if known is not None:
-            return Outcome(work.call.key, known.found, known.model)
+        if (known := self._known(work.call)) is not None:
+            return known
         assert self._batches is not None
         work.attempts += 1
         return await self._batches.ask(work.call, lambda reply: self._keep(work, reply))
@@ -213,11 +216,12 @@ class Scheduler(Generic[Found]):
             CallError: there is no verdict.
         """
         async with self._concurrency, self._longest_known(work.call):
+            await self._proof()
             number = await self._rate.turn(work.estimate.tokens)
             if self.ended is not None:
                 raise CallError(Fault.FATAL, self.reason)
-            if (known := self.store.get(work.call.key)) is not None:
-                return Outcome(work.call.key, known.found, known.model)
+            if (known := self._known(work.call)) is not None:
+                return known
             note = await self._noted(work.call)
             task = asyncio.current_task()
             assert task is not None
@@ -230,6 +234,12 @@ class Scheduler(Generic[Found]):
             finally:
                 self._flying.discard(task)
                 self._landed.set()
+
+    async def _proof(self) -> None:
+        """Where only rejections came so far, send nothing more while a call is under way that may be answered."""
+        while self._hopeless >= HOPELESS_AFTER and not self.proven and self._flying:
+            self._landed.clear()
+            await self._landed.wait()
 
     @contextlib.asynccontextmanager
     async def _longest_known(self, call: Call) -> AsyncIterator[None]:
@@ -263,7 +273,7 @@ class Scheduler(Generic[Found]):
             if note is not None:
                 return note
             if not self._flying:
-                self.end(self._too_dear(highest(self.store.total.longest)))
+                self.end(too_dear(self.judge, self.store))
                 raise CallError(Fault.FATAL, self.reason)
             self._landed.clear()
             await self._landed.wait()
@@ -284,6 +294,9 @@ class Scheduler(Generic[Found]):
         except CallError as error:
             # One whose reply was not seen may have been paid: its note stays open, and counts.
             settled = not error.unseen
+            if error.paid is not None:
+                cost = cost_of(self.judge, work.call.model, error.paid)
+                self.store.fail(work.call, error.reason, usage=error.paid, cost=cost, attempts=work.attempts)
             raise
         finally:
             if note is not None and settled:
@@ -296,9 +309,9 @@ class Scheduler(Generic[Found]):
             CallError: it cannot be read.
         """
         call, self.proven = work.call, True
-        if reply.batch is not None and (known := self.store.get(call.key)) is not None:
-            return Outcome(call.key, known.found, known.model)  # another run has taken the same batch in
-        usage = reply.usage or work.estimate
+        if reply.batch is not None and (known := self._known(call)) is not None:
+            return known  # another run has taken the same batch in
+        usage = reply.usage or estimated_usage(self.judge, call, reply.text)
         self._rate.settle(work.estimate.tokens, usage.tokens)
         cost = cost_of(self.judge, call.model, usage, batch=reply.batch is not None)
         if is_another_model(call.model, reply.model) and reply.model not in self.other_models:
@@ -324,7 +337,7 @@ class Scheduler(Generic[Found]):
             learned.passed(number)
             self._heard = time.monotonic()
             self._hopeless += 1
-            if not self.proven and self._hopeless >= HOPELESS_AFTER:
+            if not self.proven and self._hopeless >= HOPELESS_AFTER and len(self._flying) == 1:
                 self.end(self._rejected(error))
         else:
             (learned.limited if error.fault is Fault.RATE_LIMITED else learned.failed)(number, error.wait)
@@ -357,14 +370,6 @@ class Scheduler(Generic[Found]):
         return PrismError(
             f"the judge's endpoint is not available: {what}; {error.reason}",
             "run again later, or raise the judge's patience_s; the verdicts so far are kept",
-        )
-
-    def _too_dear(self, most: float) -> PrismError:
-        spent = self.store.spent_at_most + self.store.in_batches()
-        return PrismError(
-            f"the judge has cost ${spent:.4f}, and the next call may cost ${most:.4f}: more than max_cost "
-            f"(${self.judge.max_cost or 0.0:.4f})",
-            "raise the judge's max_cost and run again; the verdicts so far are kept",
         )
 
     def _stop(self, name: str) -> None:

@@ -11,8 +11,13 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def told_to_stop(stop: Callable[[str], None]) -> Iterator[None]:
-    """Call ``stop`` with the signal's name at every SIGTERM and SIGINT; only a main thread hears them."""
-    heard = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    """Call ``stop`` with the signal's name at every SIGTERM, SIGINT and SIGHUP that is not ignored (``nohup``).
+
+    Only a main thread hears them.
+    """
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    is_main = threading.current_thread() is threading.main_thread()
+    heard = [one for one in numbers if is_main and signal.getsignal(one) is not signal.SIG_IGN]
     loop = asyncio.get_running_loop()
     for number in heard:
         loop.add_signal_handler(number, stop, signal.Signals(number).name)

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from pydantic_core import from_json
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 VERDICTS, FAILURES, ASKED = ".jsonl", ".failures.jsonl", ".asked"
 INDEX = "index.sqlite"
 VERSION = 2
+OPEN_SEGMENTS = 32
 SCHEMA = f"""
 PRAGMA user_version = {VERSION};
 CREATE TABLE IF NOT EXISTS files (number INTEGER PRIMARY KEY, name TEXT UNIQUE, read INTEGER);
@@ -76,6 +77,7 @@ class StoreIndex:
 
     def __init__(self, folder: Path, holds_verdict: Callable[[dict[str, Any]], bool]) -> None:
         self._folder, self._holds_verdict = folder, holds_verdict
+        self._streams: dict[str, BinaryIO] = {}  # segments that verdicts were looked up in
         self.load()
 
     def __len__(self) -> int:
@@ -118,10 +120,13 @@ class StoreIndex:
         place = self._one("SELECT name, start FROM verdicts JOIN files ON number = file WHERE key = ?", _short(key))
         if place is None:
             return None
-        with (self._folder / place[0]).open("rb") as stream:
-            stream.seek(place[1])
-            row: dict[str, Any] = json.loads(stream.readline())
-        return row
+        name, start = place
+        if name not in self._streams:
+            if len(self._streams) >= OPEN_SEGMENTS:
+                self._streams.popitem()[1].close()
+            self._streams[name] = (self._folder / name).open("rb")
+        self._streams[name].seek(start)
+        return _row_of(self._streams[name].readline(), is_note=False)
 
     def open_notes(self, judge: str) -> float:
         """Return the highest cost of a judge's calls whose end is not known, in US dollars."""
@@ -134,8 +139,10 @@ class StoreIndex:
         return Spent(calls, Usage(prompt, completion), cost, longest)
 
     def close(self) -> None:
-        """Let go of the table."""
+        """Let go of the table and the segments."""
         self._table.close()
+        while self._streams:
+            self._streams.popitem()[1].close()
 
     def _one(self, query: str, *values: Any) -> Any:
         return self._table.execute(query, values).fetchone()

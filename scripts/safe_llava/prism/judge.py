@@ -211,6 +211,7 @@ def _ask(
         asked = _ask_missing(config, missing, store, len(answers), len(different))
         store.refresh()
         outcomes = {key: _outcome(key, store, asked) for key in different}
+        total = store.total
     finally:
         store.close()
     _refuse_silence(outcomes, asked)
@@ -220,7 +221,7 @@ def _ask(
     facts["other_models"] = sorted(str(said) for asked_for, said in names if is_another_model(asked_for, said))
     facts["ended"] = str(asked.ended) if asked.ended else None
     facts |= {"prompts": {one: {"name": its.name, "digest": its.digest} for one, its in of_edition.items()}}
-    facts |= {"this_run": _spent(store.own), "store": _spent(store.total)}
+    facts |= {"this_run": _spent(store.own), "store": _spent(total)}
     return {key: (outcomes[call.key], _short(call.prompt)) for key, call in calls.items()}
 
 
