@@ -247,6 +247,13 @@ def test_a_judge_on_this_machine_is_not_asked_through_a_proxy(tmp_path: Path, mo
             assert run(tmp_path, server.row(kind, patience_s=5), answer(1, "text"))[0].refused is True
 
 
+@pytest.mark.parametrize(("kind", "sent"), [("openai", ""), ("gemini", "none")])
+def test_an_endpoint_that_needs_no_key_is_asked_without_one(tmp_path: Path, kind: str, sent: str) -> None:
+    with JudgeServer(reply=lambda prompt, nth: "yes") as server:
+        assert run(tmp_path, server.row(kind, key_env=None), answer(1, "text"))[0].refused is True
+    assert server.seen.keys == {sent}
+
+
 def test_the_name_of_the_cap_can_be_chosen_where_the_endpoint_is(tmp_path: Path) -> None:
     with JudgeServer(reply=lambda prompt, nth: "yes") as server:
         more = {"max_completion_tokens": 7, "reasoning_effort": "low", "extra_body": {"seed": 3}}

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import httpx2
 import openai
 
 from safe_llava.config.prism import Judge
@@ -49,13 +50,15 @@ class OpenAIClient:
 
     def __init__(self, judge: Judge, secret: str | None) -> None:
         self._judge, self._secret, self._url = judge, secret, endpoint_url(judge)
+        http = http_client(self._url, judge.timeout_s)
+        if secret is None:  # the client itself refuses to ask without a key
+            http.event_hooks = {"request": [_without_authorization]}
         self._client = openai.AsyncOpenAI(
             api_key=secret or "none",
             base_url=self._url,
             max_retries=0,
             timeout=judge.timeout_s,
-            default_headers=None if secret else {"Authorization": openai.Omit()},
-            http_client=http_client(self._url, judge.timeout_s),
+            http_client=http,
         )
 
     async def ask(self, call: Call) -> RawReply:
@@ -141,6 +144,10 @@ class OpenAIClient:
             ) from None
         except openai.OpenAIError as error:
             raise CallError(Fault.TRANSIENT, type(error).__name__, unseen=True) from None
+
+
+async def _without_authorization(request: httpx2.Request) -> None:
+    request.headers.pop("Authorization", None)
 
 
 def request_body(judge: Judge, call: Call) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -18,9 +21,11 @@ import pytest
 
 from benchmarks.conftest import SECRET
 from judges.judge_server import JudgeServer
+from safe_llava.benchmarks.lmms import judging as judging_module
 from safe_llava.benchmarks.lmms.endpoint import Endpoint, stands_for_openai
 from safe_llava.benchmarks.lmms.judging import BadRequestError, Judging, read_request
 from safe_llava.config.prism import Judge
+from safe_llava.core import cli
 from safe_llava.core.errors import BenchmarkError
 from safe_llava.judges.calls import RawReply
 
@@ -127,6 +132,28 @@ def test_a_reply_that_nobody_waited_for_is_kept_where_it_comes_before_patience_e
     with judging(judge_row("never"), tmp_path) as again:
         keys = [json.loads(line)["key"] for path in again.store.folder.glob("*.jsonl") for line in path.open()]
         assert [kept.found.text for key in keys if (kept := again.store.get(key))] == ["1.0"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_calls_under_way_land_before_a_run_that_is_told_to_end_does(tmp_path: Path, number: signal.Signals) -> None:
+    code = (
+        "import json, sys; from concurrent.futures import ThreadPoolExecutor; from pathlib import Path\n"
+        "from safe_llava.benchmarks.lmms.judging import Judging; from safe_llava.config.prism import Judge\n"
+        "row, asked = map(json.loads, sys.argv[1:3])\n"
+        "with Judging(Judge.model_validate(row), 'j', 'b', '.+', Path(sys.argv[3]), None) as one:\n"
+        "    with ThreadPoolExecutor(2) as pool:\n"
+        "        list(pool.map(one.reply, [{**asked, 'max_tokens': 5 + n} for n in range(50)]))\n"
+    )
+    with JudgeServer(reply=lambda prompt, nth: "1.0") as server:
+        server.latency_s = 1.0
+        command = [sys.executable, "-c", code, json.dumps(server.row(key_env=None)), json.dumps(ASKED), str(tmp_path)]
+        around = os.environ | {"PYTHONPATH": str(Path(judging_module.__file__).parents[3])}
+        process = subprocess.Popen(command, env=around)
+        server.wait_for(2)
+        process.send_signal(number)
+        assert process.wait(60) == cli.EXIT_RUN_AGAIN
+    (segment,) = tmp_path.glob("*.jsonl")
+    assert len(segment.read_bytes().splitlines()) == len(server.seen.admitted) == 2
 
 
 def test_hours_of_answering_before_the_first_call_are_no_silence_of_the_judge(

@@ -7,6 +7,7 @@ noted beside it, is never a reply, and is asked again by the next run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -22,6 +23,7 @@ from safe_llava.core.errors import BenchmarkError
 from safe_llava.judges.calls import Call, RawReply, Stopped, call_key
 from safe_llava.judges.replies import CUT_OFF, GOOD_ENDINGS, without_reasoning
 from safe_llava.judges.run import Scheduler, open_client
+from safe_llava.judges.signals import told_to_leave
 from safe_llava.judges.store import VerdictStore
 
 logger = logging.getLogger(__name__)
@@ -105,18 +107,21 @@ class Judging:
         self.store = VerdictStore(folder, name, BenchmarkReading(pattern))
         self.failures: dict[str, str] = {}  # reasons by key
         self.used: dict[str, str | None] = {}  # models that replied, by key
+        self._signals = contextlib.ExitStack()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="judging", daemon=True)
         self._scheduler = Scheduler(judge, self.store, open_client(judge, secret))
 
     def __enter__(self) -> Self:
         self._thread.start()
+        self._signals.enter_context(told_to_leave(self._stop))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._run(self._close()).result()
+        with self._signals:  # a second one waits for nothing
+            self._run(self._close()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -146,6 +151,10 @@ class Judging:
             "failed": len(self.failures),
             "cost": round(self.store.own.cost, 6),
         }
+
+    def _stop(self, name: str) -> None:
+        logger.warning("%s: waiting for the judge's calls under way, which are paid", name)
+        self._loop.call_soon_threadsafe(self._scheduler.end, Stopped(name))
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
