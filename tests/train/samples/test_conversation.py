@@ -140,6 +140,18 @@ def test_odd_conversations_are_the_originals_or_deviate_as_documented(
         assert all(few in (IGNORE_INDEX, many) for few, many in zip(less, more, strict=True))
 
 
+@pytest.mark.parametrize(
+    "texts", [("", "Said: x ASSISTANT: y"), ("ends ASSISTANT: </s>here", "A cat."), ("Name it. ASSISTANT:", "A cat.")]
+)
+def test_a_role_word_in_a_text_changes_no_labels(texts: tuple[str, str], llama: PreTrainedTokenizerFast) -> None:
+    """The original looks for the answer behind the first one (docs/deviations.md), and drops none of these."""
+    encoded = v1(llama, *texts)
+    answer = llama(f" {texts[1]}</s>", add_special_tokens=False).input_ids
+    assert not encoded.would_mismatch
+    assert taught_text(encoded, llama) == f"{texts[1]}</s>"
+    assert sum(label != IGNORE_INDEX for label in encoded.labels) <= len(answer)
+
+
 def test_v1_writes_rounds_as_vicuna_does(
     llama: PreTrainedTokenizerFast, pieces: sentencepiece.SentencePieceProcessor
 ) -> None:
