@@ -148,7 +148,7 @@ def test_a_role_word_in_a_text_changes_no_labels(texts: tuple[str, str], llama: 
     encoded = v1(llama, *texts)
     answer = llama(f" {texts[1]}</s>", add_special_tokens=False).input_ids
     assert not encoded.would_mismatch
-    assert taught_text(encoded, llama) == f"{texts[1]}</s>"
+    assert supervised_text(encoded, llama) == f"{texts[1]}</s>"
     assert sum(label != IGNORE_INDEX for label in encoded.labels) <= len(answer)
 
 

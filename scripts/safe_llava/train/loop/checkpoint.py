@@ -118,7 +118,9 @@ class CheckpointFolder:
     def find(self) -> Saved | None:
         """Return the newest whole checkpoint, verified by all processes together, or None.
 
-        A broken checkpoint is passed over with a warning for the one before it.
+        A broken checkpoint is passed over with a warning for the one before it. What is found says how the model is
+        laid out, and whether the language model's own weights are read at all: so it is verified in a pass of its own,
+        before ``load`` reads it into place.
 
         Raises:
             TrainError: the run that wrote the checkpoint differs from this one, or its version did.
