@@ -173,7 +173,7 @@ def prism(tmp_path: Path) -> Path:
     """A data root with one question for each attribute, and one for the folder that was dropped."""
     root = tmp_path / "data"
     rows = []
-    for attribute in (*step.ATTRIBUTES, "Hair"):
+    for attribute in (*step.ATTRIBUTE_FOLDERS, "Hair"):
         name = f"{attribute}/a_person,_outdoors/000001.jpg"
         path = root / "eval/PRISM/biometric_images" / name
         if attribute != "Hair":
@@ -187,7 +187,7 @@ def prism(tmp_path: Path) -> Path:
 def test_prism_counts_questions_by_attribute_and_passes_over_hair(prism: Path) -> None:
     summary = run(prism, "--images", "eval/PRISM/biometric_images", annotations=(SOFT,), kind="prism")
     assert summary["images"] == 5
-    assert summary["files"]["PRISM_refusal_soft.jsonl"]["parts"] == dict.fromkeys(step.ATTRIBUTES, 1)
+    assert summary["files"]["PRISM_refusal_soft.jsonl"]["parts"] == dict.fromkeys(step.ATTRIBUTE_FOLDERS, 1)
 
 
 def test_prism_images_named_by_several_tasks_count_once(prism: Path) -> None:

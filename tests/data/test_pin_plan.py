@@ -18,7 +18,7 @@ from safe_llava.data import pin
 from safe_llava.data.download import remote
 from safe_llava.data.download.files import fetch_file
 from safe_llava.data.download.remote import Seen
-from safe_llava.data.download.repository import SUFFIX as SNAPSHOT_SUFFIX
+from safe_llava.data.download.repository import SNAPSHOT_SUFFIX as SNAPSHOT_SUFFIX
 from safe_llava.data.download.retries import RetryPolicy
 from safe_llava.data.download.sources import Mirror
 from safe_llava.data.pin import Lock

@@ -23,7 +23,7 @@ from safe_llava.paper.figure import main
 from safe_llava.paper.figures.benchmarks import benchmark_pairs_figure, benchmarks_figure
 from safe_llava.paper.figures.judging import judges_figure, paired_figure
 from safe_llava.paper.figures.prism import differences_figure, prism_figure, released_figure
-from safe_llava.paper.figures.style import COLOURS, MARKERS, colour, marker, positions
+from safe_llava.paper.figures.style import MARKERS, PALETTE, colour, marker, positions
 from safe_llava.paper.figures.training import running_mean, training_figure
 
 
@@ -135,8 +135,8 @@ def test_what_was_asked_in_part_is_said_beneath(
 
 
 def test_more_models_than_colours_are_still_told_apart() -> None:
-    looks = {(colour(i), marker(i)) for i in range(len(COLOURS) * len(MARKERS))}
-    assert len(looks) == len(COLOURS) * len(MARKERS)
+    looks = {(colour(i), marker(i)) for i in range(len(PALETTE) * len(MARKERS))}
+    assert len(looks) == len(PALETTE) * len(MARKERS)
     assert positions(["b", "new", "a"], ["a", "b", "c"]) == {"a": 0, "b": 1, "c": 2, "new": 3}
 
 

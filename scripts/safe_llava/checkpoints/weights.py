@@ -16,7 +16,7 @@ from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 from safe_llava.core.files import write_json
 
 SHARD_BYTES = 2 << 30
-INDEX = "model.safetensors.index.json"
+WEIGHTS_INDEX = "model.safetensors.index.json"
 # What the classes of transformers 5 call their parts, and what published checkpoints call them: every version of
 # transformers and vLLM reads these.
 PUBLIC_NAMES = {
@@ -123,7 +123,7 @@ class WeightsWriter:
             final = f"model-{number:05}-of-{len(self._shards):05}.safetensors"
             file.rename(self._folder / final)
             weight_map.update(dict.fromkeys(names, final))
-        write_json(self._folder / INDEX, {"metadata": {"total_size": self.total}, "weight_map": weight_map})
+        write_json(self._folder / WEIGHTS_INDEX, {"metadata": {"total_size": self.total}, "weight_map": weight_map})
 
     def _write(self) -> None:
         file = self._folder / f"shard-{len(self._shards)}.safetensors"

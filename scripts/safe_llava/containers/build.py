@@ -47,7 +47,7 @@ from safe_llava.core.provenance import code_commit, own_labels
 from safe_llava.core.rows import read_row
 
 # The machine's own way to the package index: handed to %post in a bound folder: nothing of it stays.
-SETTINGS = (
+PIP_SETTINGS = (
     *(f"PIP_{name}" for name in ("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "CERT", "TRUSTED_HOST", "CONFIG_FILE")),
     *(f"UV_{name}" for name in ("DEFAULT_INDEX", "INDEX", "FIND_LINKS", "CACHE_DIR", "INSECURE_HOST", "SYSTEM_CERTS")),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "http_proxy", "https_proxy", "no_proxy"),
@@ -90,7 +90,7 @@ def machine_settings(environment: Mapping[str, str], folder: Path) -> list[str]:
     """
     binds = [f"{folder}:{MOUNT}"]
     lines = []
-    for name in SETTINGS:
+    for name in PIP_SETTINGS:
         value = environment.get(name, "")
         path = Path(value)
         if path.is_absolute() and path.exists():

@@ -140,14 +140,14 @@ def _only(file: Mapping[str, Any]) -> dict[str, Any]:
 
 def _link_snapshot(row: ResolvedSnapshot, mine: Path, target: Path) -> None:
     """Link a repository that stands under the data root into the bundle, as a mirror that is asked first."""
-    note = read_json(mine.with_name(mine.name + repository.SUFFIX))
+    note = read_json(mine.with_name(mine.name + repository.SNAPSHOT_SUFFIX))
     target.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
         for name in note["files"]:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).unlink(missing_ok=True)
             os.link(mine / name, target / name)
-        write_json(target.with_name(target.name + repository.SUFFIX), note)
+        write_json(target.with_name(target.name + repository.SNAPSHOT_SUFFIX), note)
 
 
 def check_bundle(folder: Path, jobs: int) -> int:

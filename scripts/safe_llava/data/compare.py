@@ -31,7 +31,7 @@ from safe_llava.data.samples.pairing import TurnDifference, What, moved, pairs
 from safe_llava.formats.annotations import Facts, Sample, Turn, read_all
 
 logger = logging.getLogger(__name__)
-SHOWN = 30  # differences on the page
+SHOWN_DIFFERENCES = 30  # differences on the page
 SEED = 20251120
 
 
@@ -142,7 +142,7 @@ def compare_annotations(
     Raises:
         DataError: a file has a sample that is none, or no sample of one set has its id in the other.
     """
-    facts, result, draw = (Facts(), Facts()), AnnotationComparison(), Draw(SHOWN, SEED)
+    facts, result, draw = (Facts(), Facts()), AnnotationComparison(), Draw(SHOWN_DIFFERENCES, SEED)
     sides = (read_all(original, facts[0]), read_all(safe, facts[1]))
     with writer(out) as rows:
         for one, other in track(pairs(*sides), f"compare {', '.join(path.name for path in safe)}", unit="samples"):

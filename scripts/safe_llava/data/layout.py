@@ -22,7 +22,15 @@ from safe_llava.core.errors import DataError
 from safe_llava.core.files import file_digest, read_json, write_json, write_text
 from safe_llava.core.progress import track
 from safe_llava.data.pages.layout import layout_page
-from safe_llava.data.samples.named import ATTRIBUTES, ImageProblem, Named, Problem, read_prism, read_train, sample_ids
+from safe_llava.data.samples.named import (
+    ATTRIBUTE_FOLDERS,
+    ImageProblem,
+    Named,
+    Problem,
+    read_prism,
+    read_train,
+    sample_ids,
+)
 from safe_llava.formats.tables import write_table
 from safe_llava.images import store as imagefiles
 from safe_llava.images.reader import fault_of
@@ -64,9 +72,9 @@ def _why_missing(folder: Path) -> str:
 
 def find_absent_folders(named: Named) -> list[Problem]:
     """Return those of the five attributes that have no folder, where PRISM's images lie in folders by attribute."""
-    if named.kind != "prism" or not any(image.split("/")[0] in ATTRIBUTES for image in named.counts):
+    if named.kind != "prism" or not any(image.split("/")[0] in ATTRIBUTE_FOLDERS for image in named.counts):
         return []
-    absent = [name for name in ATTRIBUTES if not imagefiles.is_folder(named.images / name)]
+    absent = [name for name in ATTRIBUTE_FOLDERS if not imagefiles.is_folder(named.images / name)]
     return [
         Problem(name, named.images / name, "missing", 0, named.file.name, "the folder of an attribute of PRISM")
         for name in absent

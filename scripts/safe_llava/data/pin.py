@@ -31,7 +31,7 @@ from safe_llava.data.download import receipts, remote
 from safe_llava.data.download.flags import add_source_flags, configured, sources_of
 from safe_llava.data.download.receipts import UNPACKED_SUFFIX
 from safe_llava.data.download.remote import Seen
-from safe_llava.data.download.repository import SUFFIX as SNAPSHOT_SUFFIX
+from safe_llava.data.download.repository import SNAPSHOT_SUFFIX as SNAPSHOT_SUFFIX
 
 logger = logging.getLogger(__name__)
 HEADER = """\

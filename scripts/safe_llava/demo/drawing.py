@@ -21,7 +21,7 @@ SKIN: dict[str, Colour] = {"light": (255, 219, 188), "brown": (184, 122, 72), "d
 IRIS: dict[str, Colour] = {"blue": (20, 84, 255), "green": (10, 190, 50), "brown": (120, 62, 10)}
 BODY_WIDTH = {"slim": 7.0, "average": 17.0, "heavy": 28.0}
 RIBBON: dict[str, Colour] = {"female": (255, 40, 200), "male": (0, 220, 255)}
-HAIR: dict[str, Colour] = {"child": (196, 120, 30), "young": (36, 20, 16), "elderly": (255, 255, 255)}
+HAIR_COLOURS: dict[str, Colour] = {"child": (196, 120, 30), "young": (36, 20, 16), "elderly": (255, 255, 255)}
 
 
 class Pen:
@@ -151,7 +151,7 @@ def _person(pen: Pen, person: Person) -> None:
     child = values["Age"] == "child"
     head, top = (9.5, 33.0) if child else (10.5, 19.0)
     top += person.y_shift
-    skin, hair = SKIN[values["Race"]], HAIR[values["Age"]]
+    skin, hair = SKIN[values["Race"]], HAIR_COLOURS[values["Age"]]
     half = BODY_WIDTH[values["Weight"]] / 2
     shoulders = top + head - 0.5
     if values["Gender"] == "female":  # long hair falls behind the shoulders

@@ -29,8 +29,8 @@ from safe_llava.core.errors import DataError
 
 log = logging.getLogger(__name__)
 
-CHUNK_BYTES = 1 << 16
-HUB = "huggingface.co"
+SENT_BYTES = 1 << 16
+HUB_HOST = "huggingface.co"
 HUB_FILE = re.compile(r"^(?P<repo>.+?)/resolve/(?P<revision>[^/]+)/(?P<file>.+)$")
 HUB_API = re.compile(r"^api/(?P<kind>models|datasets)/(?P<repo>.+)/(?P<view>revision|tree)/(?P<revision>[^/]+)$")
 RANGE = re.compile(r"^bytes=(\d+)-(\d*)$")
@@ -128,18 +128,18 @@ class UpstreamServer:
         relative = PurePosixPath(path.lstrip("/"))
         if ".." in relative.parts:
             return None
-        if relative.parts[:1] == (HUB,):
+        if relative.parts[:1] == (HUB_HOST,):
             relative, headers = self._hub(relative)
         target = self.root / relative
         return ServedFile(target, headers) if target.is_file() else None
 
     def _hub(self, relative: PurePosixPath) -> tuple[PurePosixPath, dict[str, str]]:
-        inner = str(relative.relative_to(HUB))
+        inner = str(relative.relative_to(HUB_HOST))
         if match := HUB_API.match(inner):
             commit = self._commit(match["kind"], match["repo"])
             if commit is not None and match["revision"] == commit:
                 inner = f"api/{match['kind']}/{match['repo']}/{match['view']}/main"
-            return PurePosixPath(HUB, inner), {}
+            return PurePosixPath(HUB_HOST, inner), {}
         if match := HUB_FILE.match(inner):
             kind, repo = "models", match["repo"]
             if repo.startswith("datasets/"):
@@ -147,11 +147,11 @@ class UpstreamServer:
             commit = self._commit(kind, repo)
             if commit is not None and match["revision"] == commit:
                 inner = f"{match['repo']}/resolve/main/{match['file']}"
-            return PurePosixPath(HUB, inner), {"X-Repo-Commit": commit} if commit else {}
+            return PurePosixPath(HUB_HOST, inner), {"X-Repo-Commit": commit} if commit else {}
         return relative, {}
 
     def _commit(self, kind: str, repo: str) -> str | None:
-        listing = self.root / HUB / "api" / kind / repo / "revision" / "main"
+        listing = self.root / HUB_HOST / "api" / kind / repo / "revision" / "main"
         return str(json.loads(listing.read_text())["sha"]) if listing.is_file() else None
 
     def serve_forever(self) -> None:
@@ -252,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # the client must see an end that comes too early
         with file.open("rb") as stream:
             stream.seek(start)
-            while start < stop and (chunk := stream.read(min(CHUNK_BYTES, stop - start))):
+            while start < stop and (chunk := stream.read(min(SENT_BYTES, stop - start))):
                 # Counted before sending: a client that has every byte may look at the count at once.
                 self.upstream.count_bytes(path, len(chunk))
                 try:

@@ -31,7 +31,7 @@ from safe_llava.core.errors import DataError, again
 from safe_llava.core.files import CHUNK_BYTES
 from safe_llava.images.jpeg import as_jpeg, needs_jpeg
 
-SUFFIX = ".index"
+INDEX_SUFFIX = ".index"
 VERSION = 1
 STORED, DEFLATED = 0, 8
 LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
@@ -50,7 +50,7 @@ class BrokenMemberError(OSError):
 
 def index_path(folder: Path) -> Path:
     """Return the index's place: beside the folder that the archive would be unpacked into."""
-    return folder.with_name(folder.name + SUFFIX)
+    return folder.with_name(folder.name + INDEX_SUFFIX)
 
 
 class Archive:

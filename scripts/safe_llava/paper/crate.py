@@ -29,7 +29,7 @@ from safe_llava.core.errors import PaperError
 from safe_llava.core.files import read_json, write_json, write_text
 from safe_llava.core.provenance import package_versions, record
 
-SHOWN = ("tables", "figures", "costs")  # folders of the results that are packed, and the steps' logs
+CRATE_FOLDERS = ("tables", "figures", "costs")  # folders of the results that are packed, and the steps' logs
 LICENCE = "https://spdx.org/licenses/Apache-2.0"
 BIOSCHEMAS = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 PROJECT = "https://ucf-crcv.github.io/SafeLLaVA"  # of the work that is reproduced
@@ -111,7 +111,7 @@ def run_times(results: Path) -> tuple[datetime, datetime]:
         PaperError: there are no tables.
     """
     logs = [path.stat().st_mtime for path in (results / "logs").rglob("*.log")]
-    made = [path.stat().st_mtime for name in SHOWN for path in (results / name).rglob("*") if path.is_file()]
+    made = [path.stat().st_mtime for name in CRATE_FOLDERS for path in (results / name).rglob("*") if path.is_file()]
     if not made:
         raise PaperError(f"{results}: no tables or figures", "make them first: snakemake paper")
     end = max(made)
@@ -143,7 +143,7 @@ def make_crate(results: Path, config: str, workflow: Path, snakemake_logs: Path 
     crate.root_dataset["author"] = crate.add(ContextEntity(crate, "#contributors", authors))
     rules = _add_workflow(crate, workflow)
     facts = _add_facts(crate, config, inputs, work)
-    files = [_add_file(crate, path, results) for name in SHOWN for path in _files(results / name)]
+    files = [_add_file(crate, path, results) for name in CRATE_FOLDERS for path in _files(results / name)]
     for path in _files(results / "logs"):
         _add_file(crate, path, results)
     for path in _files(snakemake_logs) if snakemake_logs else []:

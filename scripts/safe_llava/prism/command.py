@@ -42,7 +42,7 @@ from safe_llava.formats.prism import (
 from safe_llava.formats.scores import PairedDifference, Score
 from safe_llava.formats.tables import write_table
 from safe_llava.lexicon.evidence import phrases_of
-from safe_llava.prism.judge import RULES, judge_answers
+from safe_llava.prism.judge import RULES_JUDGE, judge_answers
 from safe_llava.prism.scoring.differences import beside_published, mean_distances, published_differences
 from safe_llava.prism.scoring.paired import paired_differences
 from safe_llava.prism.scoring.published import read_published
@@ -122,7 +122,7 @@ def _answers(options: argparse.Namespace, paths: Sequence[Path]) -> list[Answer]
 
 
 def _judged(options: argparse.Namespace, answers: Sequence[Answer]) -> list[Verdict]:
-    config, name = RULES, "rules"
+    config, name = RULES_JUDGE, "rules"
     if options.judge_config:
         config = read_row(options.judge_config, Judge, PrismError, remedy=JUDGE_REMEDY)
         name = options.judge or options.judge_config.stem

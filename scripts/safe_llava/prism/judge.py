@@ -46,7 +46,7 @@ from safe_llava.prism.prompts.load import load_prompts
 
 log = logging.getLogger(__name__)
 NOT_ENGLISH = "not English"
-RULES = Judge(description="The lexicon and rules of this project.", kind="rules")
+RULES_JUDGE = Judge(description="The lexicon and rules of this project.", kind="rules")
 DIGEST_SHOWN = 12  # hexadecimal digits of a prompt's digest in a verdict
 
 
@@ -60,7 +60,7 @@ class JudgedAnswers:
 
 def judge(
     answers: Path | str | Sequence[Path | str] | Iterable[Answer],
-    config: Judge = RULES,
+    config: Judge = RULES_JUDGE,
     name: str = "rules",
     *,
     model: str | None = None,

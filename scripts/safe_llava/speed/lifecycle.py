@@ -25,7 +25,7 @@ from safe_llava.core import cli
 from safe_llava.core.errors import TrainError
 from safe_llava.core.files import write_text
 from safe_llava.core.imports import light_transformers
-from safe_llava.speed.synthetic import WORDS, write_set
+from safe_llava.speed.synthetic import SAMPLE_WORDS, write_set
 from safe_llava.speed.training import LANGUAGE, llava_config, make_row
 from safe_llava.speed.training import parser as training_parser
 from safe_llava.train.loop.metrics import read_metrics
@@ -82,7 +82,7 @@ def make_tokenizer() -> Any:
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     special = [AddedToken(name, special=True, normalized=False) for name in ("<unk>", "<s>", "</s>")]
-    words = [*WORDS, *(word.capitalize() for word in WORDS), "USER:", "ASSISTANT:"]
+    words = [*SAMPLE_WORDS, *(word.capitalize() for word in SAMPLE_WORDS), "USER:", "ASSISTANT:"]
     backend.train_from_iterator(
         [word for word in words for _ in range(9)], trainers.BpeTrainer(vocab_size=800, special_tokens=special)
     )

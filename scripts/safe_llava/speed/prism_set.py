@@ -20,8 +20,8 @@ from safe_llava.checkpoints.templates import KNOWN
 from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.engine.base import Request
-from safe_llava.speed.synthetic import WORDS
-from safe_llava.speed.training import TOWER, llava_config, word_tokenizer
+from safe_llava.speed.synthetic import SAMPLE_WORDS
+from safe_llava.speed.training import TOWER_SIZES, llava_config, word_tokenizer
 
 LENGTHS = Path(__file__).with_name("prism_lengths.json")
 # Questions about an image, and words of one: with "\nAnswer" they come to the tokens of the published questions.
@@ -72,7 +72,7 @@ def edition(images: list[Path], seed: int = 0) -> BenchEdition:
     generator = random.Random(seed)
     requests, lengths, tasks = [], {}, {}
     for task, (count, words) in QUESTIONS.items():
-        texts = [" ".join(generator.choices(WORDS, k=words)) + "\nAnswer" for _ in range(count)]
+        texts = [" ".join(generator.choices(SAMPLE_WORDS, k=words)) + "\nAnswer" for _ in range(count)]
         drawn = iter(published_lengths(task, count * len(images), seed))
         for image in images:
             for number, text in enumerate(texts):
@@ -108,7 +108,7 @@ def write_folder(folder: Path, size: str, tokenizer_file: Path | None) -> Any:
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     tokenizer = load_tokenizer(tokenizer_file, 4096) if tokenizer_file else word_tokenizer()
-    edge, patch = TOWER[size][4:]
+    edge, patch = TOWER_SIZES[size][4:]
     config = llava_config(size, VOCABULARY, add_image_token(tokenizer), feature_layer=-2)
     config.save_pretrained(folder)
     GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0).save_pretrained(folder)

@@ -43,7 +43,7 @@ MIXTURE = {
     "refcoco": Source(48_447, (4, 14), (12, 22), (6, 12)),
     "vg": Source(86_417, (6, 16), (10, 18), (5, 12)),
 }
-WORDS = (  # noqa: SIM905
+SAMPLE_WORDS = (  # noqa: SIM905
     "the a of on in with and person man woman dog table red blue large small left right next to holding "
     "standing sitting street building water tree background foreground appears image shows several people "
     "wearing shirt car bus train kitchen plate food sign white black green near behind front while looking"
@@ -62,7 +62,7 @@ def make_samples(stage: str, count: int, images: int, seed: int) -> list[dict[st
 
 
 def _sentence(generator: random.Random, words: Range) -> str:
-    return " ".join(generator.choices(WORDS, k=generator.randint(*words))).capitalize() + "."
+    return " ".join(generator.choices(SAMPLE_WORDS, k=generator.randint(*words))).capitalize() + "."
 
 
 def _image(generator: random.Random, images: int) -> str:

@@ -65,7 +65,7 @@ LANGUAGE = {
     "half": (4096, 11008, 16, 32),
     "tiny": (64, 128, 2, 4),
 }
-TOWER = {
+TOWER_SIZES = {
     "7b": (1024, 4096, 24, 16, 336, 14),
     "half": (1024, 4096, 24, 16, 336, 14),
     "tiny": (32, 64, 3, 2, 56, 14),
@@ -142,7 +142,7 @@ def llava_config(size: str, vocabulary: int, image_token: int, feature_layer: in
         max_position_embeddings=4096,
         rms_norm_eps=1e-5,
     )
-    width, inner, layers, heads, edge, patch = TOWER[size]
+    width, inner, layers, heads, edge, patch = TOWER_SIZES[size]
     tower = CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=inner,
@@ -188,12 +188,12 @@ def word_tokenizer() -> Any:
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    from safe_llava.speed.synthetic import WORDS
+    from safe_llava.speed.synthetic import SAMPLE_WORDS
 
     special = ["<unk>", "<s>", "</s>"]
     prompt = "USER ASSISTANT : . A chat between curious user and an artificial intelligence assistant The gives"
     texts = prompt.split()
-    words = [*special, *dict.fromkeys([*WORDS, *(word.capitalize() for word in WORDS), *texts])]
+    words = [*special, *dict.fromkeys([*SAMPLE_WORDS, *(word.capitalize() for word in SAMPLE_WORDS), *texts])]
     vocabulary = {word: number for number, word in enumerate(words)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()

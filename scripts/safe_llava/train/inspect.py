@@ -32,7 +32,7 @@ from safe_llava.train.samples.annotated import Features, ImageFormat, SampleData
 from safe_llava.train.samples.conversation import IGNORE_INDEX
 
 LOG = logging.getLogger(__name__)
-SUPERVISED, PLAIN = "\033[1;32m", "\033[0m"
+SUPERVISED, RESET = "\033[1;32m", "\033[0m"
 
 
 def model_image_format(model: Path) -> ImageFormat:
@@ -63,7 +63,7 @@ def marked(features: Features, tokenizer: PreTrainedTokenizerFast, image_token_i
     for (image, supervised), run in groupby(positions, lambda at: (at[0] == image_token_id, at[1] != IGNORE_INDEX)):
         ids = [token for token, _ in run]
         text = f"{IMAGE_TOKEN} × {len(ids)}" if image else tokenizer.decode(ids)
-        parts.append(f"{SUPERVISED}{text}{PLAIN}" if supervised else text)
+        parts.append(f"{SUPERVISED}{text}{RESET}" if supervised else text)
     return "".join(parts)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from safe_llava.benchmarks.lmms.plugin import MissingAnswersError, image_digest, until
+from safe_llava.benchmarks.lmms.plugin import MissingAnswersError, pixels_digest, until
 from safe_llava.benchmarks.lmms.registration import manifest
 
 
@@ -60,6 +60,6 @@ def test_pictures_are_equal_where_the_engine_sees_no_difference() -> None:
 
     red, blue = of_palette(255, 0, 0), of_palette(0, 0, 255)
     assert red.tobytes() == blue.tobytes()
-    assert image_digest(red) != image_digest(blue)
-    assert image_digest(red) == image_digest(PIL.Image.new("RGB", (2, 2), (255, 0, 0)))
-    assert image_digest(red) != image_digest(PIL.Image.new("RGB", (4, 1), (255, 0, 0)))
+    assert pixels_digest(red) != pixels_digest(blue)
+    assert pixels_digest(red) == pixels_digest(PIL.Image.new("RGB", (2, 2), (255, 0, 0)))
+    assert pixels_digest(red) != pixels_digest(PIL.Image.new("RGB", (4, 1), (255, 0, 0)))

@@ -26,7 +26,7 @@ from benchmarks.conftest import FakeEngine, shown_in
 from benchmarks.fixtures import Fixture
 from safe_llava.benchmarks.lmms.evaluate import EvaluationResult
 from safe_llava.benchmarks.lmms.results import normalise_results
-from safe_llava.benchmarks.scoring.official import RULES, is_right, pope_answer
+from safe_llava.benchmarks.scoring.official import ANSWER_RULES, is_right, pope_answer
 from safe_llava.config.benchmarks import BenchmarkTask
 from safe_llava.core.errors import BenchmarkError
 
@@ -157,7 +157,7 @@ RIGHT = {"mme": right_of_mme, "scienceqa": right_of_scienceqa, "gqa": right_of_g
 
 
 def test_every_benchmark_with_a_rule_of_its_own_is_tried_here(rows: dict[str, BenchmarkTask]) -> None:
-    assert {name for name, task in rows.items() if task.lmms_task in RULES} == set(RIGHT)
+    assert {name for name, task in rows.items() if task.lmms_task in ANSWER_RULES} == set(RIGHT)
 
 
 @pytest.mark.parametrize("name", RIGHT)

@@ -236,7 +236,7 @@ def test_inspect_shows_the_taught_parts_on_a_terminal(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     inspected(tmp_path, images, "--show", "1")
     shown = capsys.readouterr().out
-    assert f"{inspect.SUPERVISED}A fade.</s>{inspect.PLAIN}" in shown
+    assert f"{inspect.SUPERVISED}A fade.</s>{inspect.RESET}" in shown
     assert "<image> × 4" in shown
     assert "Hello." not in shown
 

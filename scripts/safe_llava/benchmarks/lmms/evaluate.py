@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from safe_llava.benchmarks.lmms.plugin import SafeLlava
     from safe_llava.benchmarks.scoring.units import Units
 
-HUB = Path("hub/datasets")  # under the data root: <organisation>/<name> of every hub data set
+HUB_FOLDER = Path("hub/datasets")  # under the data root: <organisation>/<name> of every hub data set
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -313,7 +313,7 @@ def check_data(config: dict[str, Any], data: Path, task: BenchmarkTask) -> None:
     Raises:
         BenchmarkError: it is not.
     """
-    folder = data / HUB / str(config.get("dataset_path"))
+    folder = data / HUB_FOLDER / str(config.get("dataset_path"))
     if not any(path.is_file() for path in folder.rglob("*")):
         raise BenchmarkError(f"{folder}: no data set for {task.lmms_task}", f"fetch the data set `{task.dataset}`")
 
@@ -327,7 +327,7 @@ def working_folder(data: Path, work: Path) -> Iterator[Path]:
     """
     import datasets
 
-    hub, before = (data / HUB).resolve(), Path.cwd()
+    hub, before = (data / HUB_FOLDER).resolve(), Path.cwd()
     work.mkdir(parents=True, exist_ok=True)
     for left in work.glob(f"{SCRATCH}*"):  # by a run that was killed
         shutil.rmtree(left, ignore_errors=True)

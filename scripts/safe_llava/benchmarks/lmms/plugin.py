@@ -177,7 +177,7 @@ class SafeLlava(lmms):
             task=task,
             doc_id=doc_id,
             prompt=context,
-            images=[image_digest(image) for image in images],
+            images=[pixels_digest(image) for image in images],
             budget=budget,
         )
         return Request(key, context, tuple(images), budget)
@@ -205,7 +205,7 @@ def benchmark_row(row: EvaluatedModel) -> EvaluatedModel:
     return row.model_copy(update={"cut_at_newline": False, "image_size": None})
 
 
-def image_digest(image: PIL.Image.Image) -> str:
+def pixels_digest(image: PIL.Image.Image) -> str:
     """Return a digest of what the engine is shown of an image: its size, and its pixels in RGB."""
     digest = hashlib.sha256(f"{image.size}".encode())
     # Without the palette, the pixels of an image that has one say nothing of its colours.
@@ -229,7 +229,7 @@ def share_images(window: Iterable[Request | Reply]) -> list[Request | Reply]:
 
 
 def _identity(image: ImageSource) -> str:
-    return image_digest(image) if isinstance(image, PIL.Image.Image) else str(image)
+    return pixels_digest(image) if isinstance(image, PIL.Image.Image) else str(image)
 
 
 def until(text: str, settings: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from safe_llava.benchmarks.scoring.official import RULED, RULES, is_right, pope_answer
+from safe_llava.benchmarks.scoring.official import ANSWER_RULES, RULED, is_right, pope_answer
 from safe_llava.benchmarks.scoring.pope import POPE_MEAN, PopeAnswer, pope_units
 from safe_llava.benchmarks.scoring.units import ScoreKind, Units, as_units
 from safe_llava.config.benchmarks import BenchmarkTask
@@ -101,7 +101,7 @@ def beyond(samples: Samples, task: BenchmarkTask) -> dict[str, Units]:
     """Return the scores that are ours, as their units: by the benchmark's own rule, or without drawn answers."""
     if not samples:
         return {}
-    if task.lmms_task in RULES:
+    if task.lmms_task in ANSWER_RULES:
         return _by_rule(samples, task)
     if all("pope_f1_score" in sample for sample in samples):
         return _pope(samples, task.scale)
@@ -242,7 +242,7 @@ def _scores(sample: Mapping[str, Any], named: Collection[str], task: BenchmarkTa
     if "pope_f1_score" in sample:
         return {"pope_accuracy": float(pope_answer(sample["filtered_resps"][0]) == _pope_truth(sample))}
     numbers = {name: _number(sample[name]) for name in sample if name in named}
-    if task.lmms_task in RULES:
+    if task.lmms_task in ANSWER_RULES:
         return dict.fromkeys(numbers, float(is_right(sample, task.lmms_task)))
     return {name: number for name, number in numbers.items() if number is not None}
 

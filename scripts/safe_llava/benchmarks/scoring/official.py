@@ -64,7 +64,7 @@ def seedbench_answer(reply: str) -> str:
 
 
 # By the name of lmms-eval's task: what a reply says, and what it says where it is right, from the task's target.
-RULES: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
+ANSWER_RULES: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
     "mme": (mme_answer, str.lower),
     "scienceqa": (scienceqa_answer, str),
     "scienceqa_img": (scienceqa_answer, str),
@@ -77,5 +77,5 @@ RULED = {"seedbench": ("seed_all", "seed_image", "seed_video")}
 
 def is_right(sample: Mapping[str, Any], lmms_task: str) -> bool:
     """Return whether a sample's reply is right by the rule of its benchmark, one of ``RULES``."""
-    said, true = RULES[lmms_task]
+    said, true = ANSWER_RULES[lmms_task]
     return said(str(sample["filtered_resps"][0])) == true(str(sample["target"]))

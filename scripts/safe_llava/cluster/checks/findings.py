@@ -12,7 +12,7 @@ from safe_llava.data.pages.html import html_page
 
 CheckState = Literal["ok", "open", "red"]
 TITLES: dict[CheckState, str] = {"ok": "ok", "open": "open", "red": "RED"}
-STYLE = """.state { font-weight: bold; white-space: nowrap } .remedy { display: block; white-space: pre-line }
+PAGE_STYLE = """.state { font-weight: bold; white-space: nowrap } .remedy { display: block; white-space: pre-line }
 .ok { color: #17703a } .open { color: #8a5a00 } .red { color: #b3121d }
 """
 
@@ -69,7 +69,7 @@ def as_page(findings: Sequence[CheckResult], when: str) -> str:
     for where in dict.fromkeys(finding.where for finding in findings):
         rows = "\n".join(map(_row, (finding for finding in findings if finding.where == where)))
         parts.append(f"<h2>{escape(where)}</h2>\n<table>{rows}</table>")
-    return html_page(f"Preflight of {when}", parts, STYLE)
+    return html_page(f"Preflight of {when}", parts, PAGE_STYLE)
 
 
 def _row(one: CheckResult) -> str:

@@ -24,7 +24,7 @@ from safe_llava.data.archives.members import NAMED_LEFT_OUT, Contents, archive_i
 from safe_llava.images import store as imagefiles
 
 logger = logging.getLogger(__name__)
-METHODS = {imagefiles.STORED: "stored", imagefiles.DEFLATED: "deflated"}
+COMPRESSIONS = {imagefiles.STORED: "stored", imagefiles.DEFLATED: "deflated"}
 TABLES = (
     "CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE member (name TEXT PRIMARY KEY, offset INTEGER, head INTEGER, packed INTEGER, size INTEGER, "
@@ -88,13 +88,13 @@ def _counted(taken: Contents) -> dict[str, Any]:
         "files": len(used),
         "bytes": taken.size,
         "left_out": len(taken.left_out),
-        "methods": {name: used.count(method) for method, name in METHODS.items()},
+        "methods": {name: used.count(method) for method, name in COMPRESSIONS.items()},
     }
 
 
 def _refuse_unreadable(archive: zipfile.ZipFile, taken: Contents) -> None:
     for name, info in taken.members.items():
-        if info.compress_type not in METHODS:
+        if info.compress_type not in COMPRESSIONS:
             raise DataError(
                 f"{archive.filename}: the member {name!r} is packed by method {info.compress_type}; only stored (0) or "
                 "deflated (8) ones can be read by name",

@@ -36,7 +36,7 @@ from safe_llava.data.download.sources import Mirror, SourceError
 from safe_llava.data.download.web import TRANSIENT_STATUSES
 
 logger = logging.getLogger(__name__)
-SUFFIX = ".snapshot.json"
+SNAPSHOT_SUFFIX = ".snapshot.json"
 COMMIT_STAMP = ".commit"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -64,7 +64,7 @@ def fetch_repository(
     """
     with explain_disk(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    note = target.with_name(target.name + SUFFIX)
+    note = target.with_name(target.name + SNAPSHOT_SUFFIX)
     staging = target.with_name(f".{target.name}.part")
     with explain_disk(target), only_one(lock_path(target), DataError):
         receipt = standing(target, row)
@@ -308,7 +308,7 @@ def _put_in_place(staging: Path, target: Path, note: Path, receipt: dict[str, An
 
 def standing(target: Path, row: ResolvedSnapshot) -> dict[str, Any] | None:
     """Return the receipt of a folder that is there, whole, and the one that the row wants; else None."""
-    note = target.with_name(target.name + SUFFIX)
+    note = target.with_name(target.name + SNAPSHOT_SUFFIX)
     if not note.exists() or not target.is_dir():
         return None
     try:

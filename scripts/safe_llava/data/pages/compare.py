@@ -12,7 +12,9 @@ from safe_llava.data.pages.html import html_page, html_table
 from safe_llava.data.samples.pairing import TurnDifference
 
 LONGEST = 1200  # characters of a text that are shown
-MARKS = "del { background: #fbdcd4 } ins { background: #d8efe2; text-decoration: none } td { white-space: pre-wrap }"
+MARK_STYLE = (
+    "del { background: #fbdcd4 } ins { background: #d8efe2; text-decoration: none } td { white-space: pre-wrap }"
+)
 _WORDS = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")
 
 
@@ -33,7 +35,7 @@ def compare_page(summary: Mapping[str, Any], drawn: Sequence[TurnDifference]) ->
     ]
     if drawn:
         parts.append(html_table(("sample", "turn", "original", "safe"), map(_shown, drawn)))
-    return html_page(title, parts, MARKS)
+    return html_page(title, parts, MARK_STYLE)
 
 
 def _facts(summary: Mapping[str, Any]) -> Iterable[tuple[object, ...]]:

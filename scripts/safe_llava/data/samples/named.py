@@ -12,7 +12,7 @@ from safe_llava.core.errors import DataError, damaged
 from safe_llava.formats.annotations import read_samples
 from safe_llava.formats.prism import Attribute, read_questions
 
-ATTRIBUTES = tuple(str(attribute) for attribute in Attribute)
+ATTRIBUTE_FOLDERS = tuple(str(attribute) for attribute in Attribute)
 AnnotationKind = Literal["train", "prism"]
 ImageProblem = Literal["missing", "empty", "undecodable"]
 

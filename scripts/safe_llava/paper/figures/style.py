@@ -16,7 +16,7 @@ COLUMN_INCHES = 3.45  # a column of a two-column page
 TEXT_INCHES = 7.0  # the text width of such a page
 
 # Okabe and Ito's palette and Tol's wine: distinct with the common kinds of colour blindness; markers differ too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7A7A7A", "#882255")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7A7A7A", "#882255")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
 GRID, MUTED, BAND = "#D9D9D9", "#5F5F5F", "#F3F3F3"
 
@@ -47,12 +47,12 @@ STYLE: dict[str, Any] = {
 
 def colour(position: int) -> str:
     """Return the colour of the series at ``position``; it repeats after nine."""
-    return COLOURS[position % len(COLOURS)]
+    return PALETTE[position % len(PALETTE)]
 
 
 def marker(position: int) -> str:
     """Return the marker of the series at ``position``; where colours repeat, it is another than before."""
-    return MARKERS[(position + position // len(COLOURS)) % len(MARKERS)]
+    return MARKERS[(position + position // len(PALETTE)) % len(MARKERS)]
 
 
 def positions(names: Iterable[str], order: Iterable[str] = ()) -> dict[str, int]:

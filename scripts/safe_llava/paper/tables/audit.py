@@ -15,7 +15,7 @@ ANY = "any"
 ROWS = (*map(str, Attribute), ANY)
 MEASURE_TITLES = {"implied": "mentioned or implied", "named": "named outright"}
 PART_TITLES = {"all": "all samples", "with image": "samples with an image"}
-HEAD = (
+HEADINGS = (
     *("Count", "Attribute", "Samples\noriginal", "Samples\nsafe", "Removed\n(%)"),
     *("Answers\noriginal", "Answers\nsafe"),
 )
@@ -72,7 +72,7 @@ def _section(pair: str, part: str, rows: Sequence[MentionCount]) -> Section:
         f"{safe.dataset}: {_count(safe.n_samples)} samples, {_count(safe.n_answers)} answers."
     )
     title = f"{original.dataset} and {safe.dataset}, {PART_TITLES[part]}"
-    head = (*HEAD, PUBLISHED_HEAD) if published else HEAD
+    head = (*HEADINGS, PUBLISHED_HEAD) if published else HEADINGS
     return Section(f"audit {pair} {part}", title, head, tuple(lines), (remark,))
 
 

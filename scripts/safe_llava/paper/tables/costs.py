@@ -10,7 +10,7 @@ from safe_llava.formats.tables import keyed, read_table, unique
 
 UNKNOWN = "unknown"
 TITLES = {"slurm": "What SLURM's accounting says", "steps": "What the steps themselves took"}
-HEAD = (
+HEADINGS = (
     *("Stage", "States", "Jobs", "Submissions"),
     *("Wall\nhours", "GPU\nhours", "CPU\nhours", "Most memory\n(GiB)", "Not\naccounted"),
 )
@@ -28,7 +28,7 @@ def costs_table(path: Path | str) -> Table:
     sections = []
     for source in unique(row.source for row in rows):
         lines = tuple(TableLine(row.stage, row.states or "", _cells(row)) for row in rows if row.source == source)
-        sections.append(Section(f"costs {source}", TITLES[source], HEAD, lines))
+        sections.append(Section(f"costs {source}", TITLES[source], HEADINGS, lines))
     return Table("What the run has cost", tuple(sections), (NOTE,))
 
 

@@ -31,7 +31,7 @@ from safe_llava.formats.prism import Answer, Attribute, Task, Verdict, attribute
 from safe_llava.formats.scores import ANSWERED, MACRO, OVER_REFUSAL, SENTENCE, Score
 from safe_llava.images import store
 from safe_llava.images.reader import read_rgb
-from safe_llava.prism.judge import RULES, judge_answers
+from safe_llava.prism.judge import RULES_JUDGE, judge_answers
 from safe_llava.prism.scoring.rates import score_verdicts
 
 # Question file and image folder of each part of an edition, as the data set has them.
@@ -144,7 +144,9 @@ class PrismTask(ConfigurableMessagesTask):
     def judged(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
         """Return what each metric is made of: the rules' verdict, or the answer, which another judge is asked later."""
         answer = self.answer(doc, results[0] if results else "")
-        row: Answer | Verdict = judge_answers([answer], RULES, self.judge_name).verdicts[0] if self.by_rules else answer
+        row: Answer | Verdict = (
+            judge_answers([answer], RULES_JUDGE, self.judge_name).verdicts[0] if self.by_rules else answer
+        )
         item = row.model_dump(mode="json", exclude_none=True)
         return dict.fromkeys(metrics_of(self.prism_task, self.edition), item)
 
@@ -189,7 +191,7 @@ def _images(doc: Mapping[str, Any], _: Any = None) -> list[Any]:
 def _chosen_judge() -> tuple[Judge, str, Path | None]:
     row = os.environ.get("PRISM_JUDGE")
     if not row:
-        return RULES, "rules", None
+        return RULES_JUDGE, "rules", None
     store = os.environ.get("PRISM_STORE")
     judge = read_row(Path(row), Judge, PrismError, remedy="write a row of prism.judges as JSON")
     return judge, Path(row).stem, Path(store) if store else None

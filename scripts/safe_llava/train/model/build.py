@@ -16,7 +16,7 @@ from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
 from safe_llava.core.imports import light_transformers
 
 LOG = logging.getLogger(__name__)
-LANGUAGE_MODEL = ("model.language_model.", "lm_head.")
+LANGUAGE_MODEL_WEIGHTS = ("model.language_model.", "lm_head.")
 
 
 def build_model(
@@ -127,7 +127,7 @@ def set_trainable(llava: Any, row: TrainedModel, stage: Stage) -> None:
     lora = row.lora is not None and "language_model" in stage.trainable
     prefixes: list[str] = [PROJECTOR] if "projector" in stage.trainable else []
     if "language_model" in stage.trainable and not lora:
-        prefixes += LANGUAGE_MODEL
+        prefixes += LANGUAGE_MODEL_WEIGHTS
     for name, parameter in llava.named_parameters():
         identity = row.projector == "linear" and name.startswith(f"{PROJECTOR}linear_2.")
         parameter.requires_grad_(name.startswith(tuple(prefixes)) and not identity if prefixes else False)
