@@ -288,7 +288,7 @@ def explained(task: BenchmarkTask, data: Path) -> Iterator[None]:
         cause = error.__cause__ or error
         raise BenchmarkError(
             f"{task.lmms_task} does not run: {type(cause).__name__}: {cause}",
-            f"check the data set `{task.dataset}` under {data / HUB}",
+            f"check the data set `{task.dataset}` under {data / HUB_FOLDER}",
         ) from error
 
 
