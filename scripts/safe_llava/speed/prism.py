@@ -55,14 +55,13 @@ class BenchEngine(TransformersEngine):
         """Return how long the answer is."""
         return self._lengths[request.key]
 
-    def _load(self, model_dir: Path) -> tuple[Any, Any]:
+    def _load(self, folder: Path) -> Any:
         from transformers import LlavaConfig
 
-        from safe_llava.checkpoints.processors import load_processor
+        return random_model(LlavaConfig.from_pretrained(folder), self.device, self.dtype)
 
-        processor = load_processor(model_dir, local_files_only=True)
-        config = LlavaConfig.from_pretrained(model_dir)
-        return processor, random_model(config, self.device, self.dtype)
+    def _check(self, folder: Path) -> None:
+        """Ask no example: only the questions of the edition have a length."""
 
 
 def measure_edition(engine: BenchEngine, asked: BenchEdition) -> dict[str, Any]:

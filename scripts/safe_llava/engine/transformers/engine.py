@@ -89,13 +89,7 @@ class TransformersEngine:
         self.dtype = getattr(torch, precision(row, self.device.type))
         check_family(Path(model_dir), row)
         processor = load_processor(Path(model_dir), local_files_only=True, trust_remote_code=row.trust_remote_code)
-        try:
-            self.model = load_pretrained(
-                AutoModelForImageTextToText, Path(model_dir), self.dtype, trust_remote_code=row.trust_remote_code
-            )
-        except CheckpointError as error:
-            raise EngineError(f"{model_dir}: does not load: {error.message}", error.remedy) from error
-        self.model.to(self.device).eval()
+        self.model = self._load(Path(model_dir)).to(self.device).eval()
         self.adapter: ChatTemplateAdapter = adapter_for(processor, row, self.dtype)
         check_template(self.adapter, row)
         tokenizer = self.adapter.tokenizer
@@ -113,6 +107,14 @@ class TransformersEngine:
         if share and can_share(self.model):
             self.decoder = PrefixDecoder(self.model, self._ends, self.stop, tokenizer.pad_token_id)
         self._check(Path(model_dir))
+
+    def _load(self, folder: Path) -> Any:
+        """Return the model in a folder."""
+        options = {"trust_remote_code": self.row.trust_remote_code}
+        try:
+            return load_pretrained(AutoModelForImageTextToText, folder, self.dtype, **options)
+        except CheckpointError as error:
+            raise EngineError(f"{folder}: does not load: {error.message}", error.remedy) from error
 
     def _check(self, folder: Path) -> None:
         """Answer an example with one token: what fails every question fails now.
