@@ -72,7 +72,7 @@ class Scheduler(Generic[Found]):
         self._batches = BatchQueue(judge, store, client, self.end) if judge.batch else None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._flying: set[asyncio.Task[Any]] = set()
-        self._landed = asyncio.Event()
+        self._landed, self._first = asyncio.Event(), asyncio.Lock()
         self._asked: dict[str, asyncio.Task[Outcome[Found]]] = {}
         self._hopeless = 0
         self._heard = time.monotonic()
@@ -197,13 +197,9 @@ class Scheduler(Generic[Found]):
             return False
         return self.ended is None and work.faults[error.fault] < most.get(error.fault, 0)
 
-    def _known(self, call: Call) -> Outcome[Found] | None:
-        stored = self.store.get(call.key)
-        return None if stored is None else Outcome(call.key, stored.found, stored.model)
-
     async def _in_batch(self, work: Work) -> Outcome[Found]:
         """Ask once in a batch, with the errors of ``_once``."""
-        if (known := self._known(work.call)) is not None:
+        if (known := self.store.get(work.call.key)) is not None:
             return known
         assert self._batches is not None
         work.attempts += 1
@@ -220,7 +216,7 @@ class Scheduler(Generic[Found]):
             number = await self._rate.turn(work.estimate.tokens)
             if self.ended is not None:
                 raise CallError(Fault.FATAL, self.reason)
-            if (known := self._known(work.call)) is not None:
+            if (known := self.store.get(work.call.key)) is not None:
                 return known
             note = await self._noted(work.call)
             task = asyncio.current_task()
@@ -247,18 +243,21 @@ class Scheduler(Generic[Found]):
 
         The bound needs it of a call without a cap.
         """
+
+        def is_known() -> bool:
+            return self.proven or self.store.total.longest > 0
+
         bounded = self.judge.max_cost is not None and price_for(self.judge, call.model) is not None
-        async with contextlib.AsyncExitStack() as stack:
-            while bounded and call.max_tokens is None and not (self.proven or self.store.total.longest):
-                alone = self.store.begin_alone()
-                if alone:
-                    stack.callback(self.store.end_alone)
-                else:
+        if bounded and call.max_tokens is None and not is_known():
+            async with self._first:
+                while not is_known():
+                    with self.store.alone() as alone:
+                        self.store.refresh()  # the call before may have had its reply since
+                        if alone:
+                            yield
+                            return
                     await asyncio.sleep(ALONE_POLL_S)
-                self.store.refresh()  # the call before may have had its reply since
-                if alone:
-                    break
-            yield
+        yield
 
     async def _noted(self, call: Call) -> int | None:
         """Note what a call may cost before it is sent; where that might pass the bound, wait for those under way."""
@@ -309,7 +308,7 @@ class Scheduler(Generic[Found]):
             CallError: it cannot be read.
         """
         call, self.proven = work.call, True
-        if reply.batch is not None and (known := self._known(call)) is not None:
+        if reply.batch is not None and (known := self.store.get(call.key)) is not None:
             return known  # another run has taken the same batch in
         usage = reply.usage or estimated_usage(self.judge, call, reply.text)
         self._rate.settle(work.estimate.tokens, usage.tokens)
@@ -328,27 +327,38 @@ class Scheduler(Generic[Found]):
 
     def _learn(self, number: int, error: CallError) -> None:
         """Take what an error says about the rest of the calls."""
-        learned = self._rate.learned
-        if error.fault is Fault.UNREADABLE:
-            return
-        if error.fault is Fault.FATAL:
-            self.end(self._rejected(error))
-        elif error.fault is Fault.FATAL_FOR_CALL:
+        learned, rejected = self._rate.learned, error.fault is Fault.FATAL
+        if error.fault is Fault.FATAL_FOR_CALL:
             learned.passed(number)
             self._heard = time.monotonic()
             self._hopeless += 1
-            if not self.proven and self._hopeless >= HOPELESS_AFTER and len(self._flying) == 1:
-                self.end(self._rejected(error))
-        else:
+            rejected = self._hopeless >= HOPELESS_AFTER and not self.proven and len(self._flying) == 1
+        elif error.is_transient:
             (learned.limited if error.fault is Fault.RATE_LIMITED else learned.failed)(number, error.wait)
             self._end_if_silent(error)
+        if rejected:
+            self.end(
+                PrismError(
+                    f"the judge's endpoint rejects every call: {error.reason}",
+                    "check the judge's base_url and model, its account, and the key in its environment variable; "
+                    "the verdicts so far are kept",
+                )
+            )
 
     def _end_if_silent(self, error: CallError) -> None:
         limit, silent = self.judge.patience_s, time.monotonic() - self._heard
         if error.wait is not None and error.wait > limit:
-            self.end(self._down(f"it asks to wait {error.wait:.0f} s", error))
+            what = f"it asks to wait {error.wait:.0f} s"
         elif silent > limit:
-            self.end(self._down(f"no reply for {silent:.0f} s", error))
+            what = f"no reply for {silent:.0f} s"
+        else:
+            return
+        self.end(
+            PrismError(
+                f"the judge's endpoint is not available: {what}; {error.reason}",
+                "run again later, or raise the judge's patience_s; the verdicts so far are kept",
+            )
+        )
 
     async def _keep_house(self) -> None:
         try:
@@ -358,19 +368,6 @@ class Scheduler(Generic[Found]):
                 self.store.refresh()
         except PrismError as error:
             self.end(error)
-
-    def _rejected(self, error: CallError) -> PrismError:
-        return PrismError(
-            f"the judge's endpoint rejects every call: {error.reason}",
-            "check the judge's base_url and model, its account, and the key in its environment variable; "
-            "the verdicts so far are kept",
-        )
-
-    def _down(self, what: str, error: CallError) -> PrismError:
-        return PrismError(
-            f"the judge's endpoint is not available: {what}; {error.reason}",
-            "run again later, or raise the judge's patience_s; the verdicts so far are kept",
-        )
 
     def _stop(self, name: str) -> None:
         """Ask nothing more at the first signal, and at the second wait for nothing."""

@@ -20,28 +20,19 @@ import re
 import secrets
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Generic
+from typing import Any, Generic
 
 from safe_llava.core.errors import PrismError
 from safe_llava.judges.batch_notes import Notes
-from safe_llava.judges.calls import Call, RawReply, Usage
+from safe_llava.judges.calls import Call, Outcome, RawReply, Usage
 from safe_llava.judges.replies import Found, Reading
 from safe_llava.judges.store_index import ASKED, FAILURES, INDEX, VERDICTS, Spent, StoreIndex
 
 log = logging.getLogger(__name__)
 LOCK, FIRST_LOCK = "money.lock", "first.lock"
 INDEX_FROM = 4 << 20  # bytes outside the index from which on it is made anew
-
-
-@dataclass(frozen=True)
-class Stored(Generic[Found]):
-    """A verdict as it lies in the store; of several for one call the earliest counts, so that results stay."""
-
-    found: Found
-    model: str | None
 
 
 class VerdictStore(Generic[Found]):
@@ -65,7 +56,6 @@ class VerdictStore(Generic[Found]):
         self._files: dict[str, int] = {}
         self._torn: set[str] = set()  # files whose last line was written in part
         self._noted, self._unlocked = 0, False
-        self._alone: BinaryIO | None = None
         self.batches = Notes(folder)
         self._index = StoreIndex(folder, lambda row: reading.stored(row) is not None)
         if self._unread() > INDEX_FROM:
@@ -85,14 +75,14 @@ class VerdictStore(Generic[Found]):
         """US dollars that the judge has cost, with the highest cost of the calls whose end is not known."""
         return self.total.cost + self._index.open_notes(self.judge)
 
-    def get(self, key: str) -> Stored[Found] | None:
-        """Return the verdict of a call, or None where there is none yet."""
+    def get(self, key: str) -> Outcome[Found] | None:
+        """Return the verdict of a call, or None; of several the earliest, so that results stay."""
         row = self._index.verdict(key)
         found = None if row is None else self.reading.stored(row)
         if row is None or found is None:
             return None
         model = row.get("model")
-        return Stored(found, model if isinstance(model, str) else None)
+        return Outcome(key, found, model if isinstance(model, str) else None)
 
     def add(self, call: Call, reply: RawReply, found: Found, *, usage: Usage, cost: float | None, **more: Any) -> None:
         """Keep a verdict with the raw reply, what it took (cost in US dollars), and whatever ``more`` says about it."""
@@ -121,7 +111,7 @@ class VerdictStore(Generic[Found]):
         if limit is None:
             yield math.inf
             return
-        with self._locked():
+        with self._lock(LOCK):  # one process at a time decides what may be spent
             self.refresh()
             yield limit - self.spent_at_most - self.in_batches()
 
@@ -147,42 +137,26 @@ class VerdictStore(Generic[Found]):
         return self.batches.claimed(self.judge)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Let one process at a time decide what may be spent."""
+    def alone(self) -> Iterator[bool]:
+        """Let one call be under way over all processes; yield False where it is another one."""
+        with self._lock(FIRST_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
+            yield held
+
+    @contextlib.contextmanager
+    def _lock(self, name: str, how: int = fcntl.LOCK_EX) -> Iterator[bool]:
+        """Hold a lock, which the system drops where this process is killed; yield whether it is held."""
         self._make_folder()
-        with (self.folder / LOCK).open("ab") as stream:
-            self._lock(stream, fcntl.LOCK_EX)
-            yield
-
-    def begin_alone(self) -> bool:
-        """Make the next call the only one under way over all processes; return False where another is that one."""
-        if self._alone is not None:
-            return False
-        self._make_folder()
-        stream = (self.folder / FIRST_LOCK).open("ab")
-        try:
-            self._lock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.close()
-            return False
-        self._alone = stream
-        return True
-
-    def end_alone(self) -> None:
-        """Let another call be under way; the system does so where this process is killed."""
-        if self._alone is not None:
-            self._alone.close()
-            self._alone = None
-
-    def _lock(self, stream: BinaryIO, how: int) -> None:
-        try:
-            fcntl.flock(stream, how)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            if not self._unlocked:
-                log.warning("%s: no locks here (%s): run one job of a judge at a time", self.folder, error)
-            self._unlocked = True
+        with (self.folder / name).open("ab") as stream:
+            held = True
+            try:
+                fcntl.flock(stream, how)
+            except BlockingIOError:
+                held = False
+            except OSError as error:
+                if not self._unlocked:
+                    log.warning("%s: no locks here (%s): run one job of a judge at a time", self.folder, error)
+                self._unlocked = True
+            yield held
 
     def refresh(self) -> None:
         """Read what other processes have written since the last time."""
@@ -231,7 +205,7 @@ class VerdictStore(Generic[Found]):
     def _keep_index(self) -> None:
         """Read the segments once for all jobs."""
         try:
-            with self._locked():
+            with self._lock(LOCK):
                 self._index.load()  # another process may have kept it meanwhile
                 if self._unread() > INDEX_FROM:
                     self.refresh()
@@ -262,22 +236,24 @@ class VerdictStore(Generic[Found]):
         }
 
     def _make_folder(self) -> None:
-        try:
+        with self._writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PrismError(
-                f"{self.folder}: the store takes no verdicts: {error}", "see who may write there"
-            ) from error
 
     def _opened(self, ending: str) -> int:
         if ending not in self._files:
             self._make_folder()
             path = self.folder / f"{self.segment}{ending}"
-            try:
+            with self._writing(path):
                 self._files[ending] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
-            except OSError as error:
-                raise PrismError(f"{path}: the store takes no verdicts: {error}", "see who may write there") from error
         return self._files[ending]
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _writing(path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PrismError(f"{path}: the store takes no verdicts: {error}", "see who may write there") from error
 
     def _append(self, ending: str, row: dict[str, Any]) -> None:
         # Kept in ASCII: a reply with half a surrogate pair has no UTF-8. A line written in part is ended first.

@@ -210,7 +210,8 @@ def _ask(
         missing = [call for key, call in different.items() if store.get(key) is None]
         asked = _ask_missing(config, missing, store, len(answers), len(different))
         store.refresh()
-        outcomes = {key: _outcome(key, store, asked) for key in different}
+        # The store's verdict is the earliest of all processes.
+        outcomes = {key: store.get(key) or asked.outcomes[key] for key in different}
         total = store.total
     finally:
         store.close()
@@ -267,12 +268,6 @@ def _refuse_silence(outcomes: dict[str, Outcome[Finding]], asked: Asked[Finding]
     raise asked.ended or PrismError(
         f"the judge answered none of {len(outcomes)} calls; {reason}", "see that its endpoint is up"
     )
-
-
-def _outcome(key: str, store: VerdictStore[Finding], asked: Asked[Finding]) -> Outcome[Finding]:
-    """Return the store's verdict, which is the earliest of all processes, or this run's failure."""
-    stored = store.get(key)
-    return asked.outcomes[key] if stored is None else Outcome(key, stored.found, stored.model)
 
 
 def _spent(spent: Spent) -> dict[str, Any]:
