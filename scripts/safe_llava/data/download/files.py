@@ -17,6 +17,7 @@ from safe_llava.data.download.receipts import Receipt
 from safe_llava.data.download.retries import RetryPolicy, retried
 from safe_llava.data.download.room import READ_ONLY, explain_disk
 from safe_llava.data.download.sources import Mirror, SourceError
+from safe_llava.data.download.web import HTML_PAGE
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +88,7 @@ def _look_inside(part: Path, row: ResolvedFile) -> None:
         head = stream.read(512)
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
-        raise SourceError(
-            "an HTML page instead of the file (a quota, login or error page)",
-            "open the address in a browser to see what it asks for",
-        )
+        raise SourceError(*HTML_PAGE)
     if is_pointer(head):
         raise SourceError("a pointer of git-lfs instead of the file", "name an address that serves the file itself")
     if row.path.endswith(".zip") and not head.startswith(b"PK"):

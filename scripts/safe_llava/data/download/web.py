@@ -21,6 +21,10 @@ from safe_llava.data.download.sources import SourceError, shown
 # Its lines name every address that a redirect leads to, and some of those carry signatures.
 for library in ("httpx", "httpx2"):
     logging.getLogger(library).setLevel(logging.WARNING)
+HTML_PAGE = (
+    "an HTML page instead of the file (a quota, login or error page)",
+    "open the address in a browser to see what it asks for",
+)
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -53,10 +57,7 @@ def check_body(response: httpx2.Response) -> None:
     if response.status_code not in (200, 206):
         raise refusal(response)
     if "text/html" in response.headers.get("content-type", ""):
-        raise SourceError(
-            "an HTML page instead of the file (a quota, login or error page)",
-            "open the address in a browser to see what it asks for",
-        )
+        raise SourceError(*HTML_PAGE)
     if response.headers.get("content-encoding", "identity") != "identity":
         raise SourceError("the server compresses the file although it was asked not to")
 

@@ -13,7 +13,7 @@ from safe_llava.core.errors import PaperError
 from safe_llava.formats.benchmark_scores import BenchmarkPair, BenchmarkScore, asked_in_part
 from safe_llava.formats.markup import MINUS
 from safe_llava.formats.tables import keyed, read_table, unique
-from safe_llava.paper.figures.style import COLUMN_INCHES, MUTED, colour, positions
+from safe_llava.paper.figures.style import COLUMN_INCHES, MUTED, category_axis, colour, positions
 from safe_llava.paper.tables.titles import metric_title
 
 PERCENT_LIMIT = 100.0
@@ -85,12 +85,7 @@ def _bars(
     if marks:
         x, y = np.array(marks).T
         axes.vlines(x, y - thickness / 2, y + thickness / 2, "black", linewidth=1.6, label="published")
-    axes.set_yticks(
-        range(len(names)), [f"{benchmark} {metric_title(benchmark, metric)}" for benchmark, metric in names]
-    )
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.grid(axis="x")
+    category_axis(axes, [f"{benchmark} {metric_title(benchmark, metric)}" for benchmark, metric in names], margin=0.5)
 
 
 def benchmark_pairs_figure(path: Path | str, order: Sequence[str] = ()) -> Figure:
@@ -126,14 +121,9 @@ def benchmark_pairs_figure(path: Path | str, order: Sequence[str] = ()) -> Figur
             label=f"{first} {MINUS} {second}",
         )
     axes.axvline(0, color=MUTED, linewidth=0.8)
-    axes.set_yticks(
-        range(len(names)), [f"{benchmark} {metric_title(benchmark, metric)}" for benchmark, metric in names]
-    )
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    category_axis(axes, [f"{benchmark} {metric_title(benchmark, metric)}" for benchmark, metric in names])
     part = asked_in_part(rows)
     axes.set_xlabel("difference (% of the second model's score)" + (f"\n{part}" if part else ""))
-    axes.grid(axis="x")
     if pairs:
         figure.legend(loc="outside upper center")
     return figure

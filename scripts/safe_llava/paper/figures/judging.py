@@ -14,7 +14,7 @@ from safe_llava.formats.markup import MINUS, number
 from safe_llava.formats.prism import Task
 from safe_llava.formats.scores import CELLS, JudgeAgreement, PairedDifference
 from safe_llava.formats.tables import in_order, keyed, read_table, unique
-from safe_llava.paper.figures.style import COLUMN_INCHES, MUTED, TEXT_INCHES, colour, dots, positions
+from safe_llava.paper.figures.style import COLUMN_INCHES, MUTED, TEXT_INCHES, category_axis, colour, dots, positions
 from safe_llava.paper.tables.judging import over_all_models, what_agrees
 from safe_llava.paper.tables.titles import TASK_TITLES, attribute_title
 
@@ -72,11 +72,8 @@ def _differences(
 def _difference_axis(axes: Axes, attributes: Sequence[str]) -> None:
     axes.set_xlim(-REACH, REACH)
     axes.set_xticks([-100, -50, 0, 50, 100])
-    axes.grid(axis="x")
     axes.axvline(0, color=MUTED, linewidth=0.8)
-    axes.set_yticks(range(len(attributes)), [attribute_title(a) for a in attributes])
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(attributes) - 0.4, -0.6)
+    category_axis(axes, [attribute_title(a) for a in attributes])
 
 
 def judges_figure(path: Path | str) -> Figure:
@@ -123,10 +120,7 @@ def _kappas(axes: Axes, rows: Sequence[JudgeAgreement], names: Sequence[str]) ->
                 axes.annotate("nothing varies", (0.5, y_), color=colour(position), size=5.5, ha="center", va="center")
     low = min([0.0, *(r.kappa for r in rows if r.kappa is not None)])
     axes.set_xlim(low - 0.03, 1.03)
-    axes.grid(axis="x")
-    axes.set_yticks(range(len(names)), names)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    category_axis(axes, names)
     axes.set_title("Cohen's kappa")
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.06 - 0.3 / len(names)), ncols=1)
 
@@ -147,10 +141,7 @@ def _distances(
             axes.annotate(
                 number(distance, 2), (distance, place), (2, 0), textcoords="offset points", size=5.5, va="center"
             )
-    axes.set_yticks(range(len(subjects)), [f"{edition} {TASK_TITLES[task]}" for edition, task in subjects])
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(subjects) - 0.5, -0.5)
+    category_axis(axes, [f"{edition} {TASK_TITLES[task]}" for edition, task in subjects], margin=0.5)
     axes.margins(x=0.12)
-    axes.grid(axis="x")
     axes.set_title("Distance from published (points)")
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.06 - 0.3 / len(subjects)), ncols=2)

@@ -78,6 +78,14 @@ def dots(axes: Axes, points: Sequence[tuple[float, float]], shade: int, shape: i
     )
 
 
+def category_axis(axes: Axes, labels: Sequence[str], margin: float = 0.6) -> None:
+    """Make the vertical axis one of categories from the top down, with no ticks, and the horizontal one a grid."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(labels) - 1 + margin, -margin)
+    axes.grid(axis="x")
+
+
 def percent_axis(axes: Axes) -> None:
     """Make the horizontal axis one of percents, with room for a marker at either end."""
     axes.set_xlim(-4, 104)
