@@ -311,6 +311,16 @@ def test_a_slip_is_named_with_its_file_and_a_remedy(
     assert overlay == "1: 2" or f"{mine}: {words.split(':')[0]}" in caught.value.message
 
 
+def test_annotations_are_files_of_their_set(raw: dict[str, Any]) -> None:
+    own = {"title": "x", "kind": "annotations", "annotations": [{"path": "mine/a.json"}]}
+    file = {"path": "mine.zip", "url": "https://h/mine.zip", "unpack": {"to": "mine", "creates": "mine"}}
+    snapshot = {"repo": "a/b", "repo_type": "dataset", "path": "mine"}
+    for made in ({"files": [file]}, {"snapshot": snapshot}, {"files": [{"path": "mine/a.json", "url": "https://h/a"}]}):
+        assert "mine" in parse(merge(raw, {"data": {"sets": {"mine": own | made}}})).data.sets
+    with pytest.raises(ConfigError, match=r"sets\.mine\.annotations: mine/a\.json is none of the set's files: a\.json"):
+        parse(merge(raw, {"data": {"sets": {"mine": own | {"files": [{"path": "a.json", "url": "https://h/a"}]}}}}))
+
+
 @pytest.mark.parametrize(
     ("text", "key"),
     [

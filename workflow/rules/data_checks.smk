@@ -20,7 +20,7 @@ def published_counts(name):
     """What the table says of a data set's samples and files, as the JSON that the layout check reads."""
     sources = {source.path: source for part in cfg.data.sets.values() for source in part.files}
     samples = {
-        row.path: {"published": row.samples, "pinned": FILES[row.path].sha256 != "unknown"}
+        row.path: {"published": row.samples, "pinned": row.path in FILES and FILES[row.path].sha256 != "unknown"}
         for row in cfg.data.sets[name].annotations
     }
     files = {ARCHIVES[path].unpack.to: sources[path].unpack.files for path in archives_of(name) if path in sources}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -251,6 +251,7 @@ class DataConfig(Row):
                     _claim(folders, folder, name)
             if resolved.snapshot:
                 _claim(folders, resolved.snapshot.path, name)
+            _require_own(dataset.annotations, resolved)
         owned = {PurePosixPath(folder): name for folder, name in folders.items()}
         for inner, name in folders.items():
             for outer in PurePosixPath(inner).parents:
@@ -263,6 +264,17 @@ def _claim(owners: dict[str, str], path: str, name: str) -> None:
     if path in owners:
         raise ValueError(f"sets.{name}: {path} is already made by the set {owners[path]}")
     owners[path] = name
+
+
+def _require_own(annotations: Sequence[Annotations], made: ResolvedSet) -> None:
+    files = {file.path for file in made.files}
+    folders = {file.unpack.to for file in made.files if file.unpack} | (
+        {made.snapshot.path} if made.snapshot else set()
+    )
+    for row in annotations:
+        if row.path not in files and folders.isdisjoint(map(str, PurePosixPath(row.path).parents)):
+            known = ", ".join(sorted(files | {f"{folder}/…" for folder in folders}))
+            raise ValueError(f"sets.{made.set}.annotations: {row.path} is none of the set's files: {known}")
 
 
 def pin_key(url: str) -> str:
