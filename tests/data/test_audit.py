@@ -154,8 +154,8 @@ def test_a_sample_counts_once_and_questions_never() -> None:
         sample(3, "b.jpg", "Yes"),
     ]
     counts = audit.count_mentions(samples)
-    told = {key[1:]: count for key, count in counts.items() if key[0] == "all" and key[1]}
-    assert told == {
+    reported = {key[1:]: count for key, count in counts.items() if key[0] == "all" and key[1]}
+    assert reported == {
         ("implied", "Age", "samples"): 1,
         ("implied", "Age", "answers"): 2,
         ("implied", "Gender", "samples"): 2,

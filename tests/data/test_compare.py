@@ -66,7 +66,7 @@ def run(folder: Path, original: list[Any], safe: list[Any], name: str = "out") -
         return json.loads((folder / f"{name}.json").read_text()), list(csv.DictReader(stream))
 
 
-def told(rows: list[dict[str, str]]) -> list[tuple[str, ...]]:
+def listed(rows: list[dict[str, str]]) -> list[tuple[str, ...]]:
     return [tuple(r[key] for key in ("id", "turn", "speaker", "what", "original", "safe")) for r in rows]
 
 
@@ -76,7 +76,7 @@ def test_every_difference_is_found_in_any_order(seed: int | None, tmp_path: Path
     if seed is not None:
         random.Random(seed).shuffle(safe)
     summary, rows = run(tmp_path, ORIGINAL, safe)
-    found = told(rows)
+    found = listed(rows)
     assert set(found) == FOUND
     assert len(found) == len(FOUND)
     counts = summary["comparison"]

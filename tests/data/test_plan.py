@@ -111,7 +111,7 @@ def test_a_file_system_that_counts_no_inodes_bounds_none(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "quota"),
     [
         ("/lustre 1000 3000 4000 - 50 100 120 -\n", (2000 * 1024, 50)),
         ("/lustre 5000* 3000 4000 6d 150* 100 120 6d\n", (0, 0)),
@@ -121,8 +121,8 @@ def test_a_file_system_that_counts_no_inodes_bounds_none(tmp_path: Path, monkeyp
         ("", None),
     ],
 )
-def test_quota_columns_are_read(text: str, told: tuple[int, int | None] | None) -> None:
-    assert rooms.parse_quota(text) == told
+def test_quota_columns_are_read(text: str, quota: tuple[int, int | None] | None) -> None:
+    assert rooms.parse_quota(text) == quota
 
 
 def test_a_quota_command_is_asked_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_a_row_answers_in_batches_as_alone(zoo: Zoo, requests: list[Request], na
     assert {reply.status for reply in together.values()} == {"ok"}, [reply.reason for reply in together.values()]
     alone = {reply.key: reply for request in requests for reply in engine.generate([request])}
     assert together == alone
-    assert len({reply.text for reply in together.values()}) > 1, "questions and pictures are to be told apart"
+    assert len({reply.text for reply in together.values()}) > 1, "questions and images are to be told apart"
     tensors = engine.adapter.tensors(requests, [engine.adapter.prompt(request) for request in requests])
     mask, ids = tensors["attention_mask"], tensors["input_ids"]
     assert mask[:, -1].tolist() == [1] * len(requests), "padded on the left"

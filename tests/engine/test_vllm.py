@@ -217,13 +217,17 @@ def test_a_core_that_dies_fails_what_it_had_and_what_follows(
 
 
 def test_what_vllm_is_told(engine: VllmEngine, tiny_llava: Path, row: EvaluatedModel) -> None:
-    told = engine._llm.arguments
-    assert (told["dtype"], told["trust_remote_code"], told["max_model_len"]) == ("float32", False, None)
-    assert (told["enable_prefix_caching"], told["generation_config"]) == (True, "vllm")
-    assert told["mm_processor_kwargs"] == {"use_fast": False}
+    options = engine._llm.arguments
+    assert (options["dtype"], options["trust_remote_code"], options["max_model_len"]) == ("float32", False, None)
+    assert (options["enable_prefix_caching"], options["generation_config"]) == (True, "vllm")
+    assert options["mm_processor_kwargs"] == {"use_fast": False}
     changed = row.model_copy(update={"trust_remote_code": True, "max_model_len": 99, "gpu_memory": 0.5})
-    told = VllmEngine(tiny_llava, changed, device="cpu")._llm.arguments
-    assert (told["trust_remote_code"], told["max_model_len"], told["gpu_memory_utilization"]) == (True, 99, 0.5)
+    options = VllmEngine(tiny_llava, changed, device="cpu")._llm.arguments
+    assert (options["trust_remote_code"], options["max_model_len"], options["gpu_memory_utilization"]) == (
+        True,
+        99,
+        0.5,
+    )
     assert os.environ["VLLM_NO_USAGE_STATS"] == os.environ["HF_HUB_OFFLINE"] == "1"
 
 

@@ -145,8 +145,8 @@ def test_what_is_unusual_is_counted_and_named(tmp_path: Path) -> None:
     samples = list(read_samples(write(tmp_path / "mix.json", rows), facts))
     assert samples[0] == (1, "id1", "a/1.jpg", (Turn(**_turn(ASK)), Turn(**_turn(SAY))))
     assert samples[3].answers == ["A person."]
-    told = facts.as_json()
-    assert told["counts"] == {
+    reported = facts.as_json()
+    assert reported["counts"] == {
         "samples": 5,
         "samples with an image": 4,
         "samples without an image": 1,
@@ -162,8 +162,8 @@ def test_what_is_unusual_is_counted_and_named(tmp_path: Path) -> None:
         "ids that come again": 1,
         "samples that share their id": 2,
     }
-    assert told["unknown_keys"] == {"model": 1, "conversations.weight": 1}
-    assert told["first"]["empty answers"] == {"sample": 3, "id": "id2"}
+    assert reported["unknown_keys"] == {"model": 1, "conversations.weight": 1}
+    assert reported["first"]["empty answers"] == {"sample": 3, "id": "id2"}
 
 
 def _turn(turn: dict[str, str]) -> dict[str, str]:

@@ -241,8 +241,8 @@ def test_an_api_that_turns_everything_down_ends_the_run_without_the_key(
     judge = row(url, kind)
     with pytest.raises(PrismError, match=f"HTTP {status}") as caught:
         run(judge, calls_of(judge, "a"), tmp_path)
-    told = [str(caught.value), caplog.text, *(path.read_text() for path in tmp_path.rglob("*") if path.is_file())]
-    assert KEY not in "".join(told)
+    said = [str(caught.value), caplog.text, *(path.read_text() for path in tmp_path.rglob("*") if path.is_file())]
+    assert KEY not in "".join(said)
     # The note of the batch that was never submitted does not stand in the way of the next run.
     assert texts_of(calls_of(judge, "a"), run(judge, calls_of(judge, "a"), tmp_path)) == {"a": True}
     assert len(state.batches) == 1
@@ -346,7 +346,7 @@ def test_a_killed_run_leaves_its_batch_to_the_next(
         while not any(request.startswith("GET") and "batch-0" in request for request in state.requests):
             assert process.poll() is None, process.stderr and process.stderr.read()
     process.send_signal(end)
-    _, told = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=30)
     assert process.returncode != 0
     assert not out.exists()
     state.polls = 1
@@ -356,4 +356,4 @@ def test_a_killed_run_leaves_its_batch_to_the_next(
     assert [verdict.refused for verdict in read_verdicts([out])] == [False, True, False, False, False]
     assert len(state.batches) == 1
     everything = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
-    assert KEY not in told + finished.stderr + everything
+    assert KEY not in said + finished.stderr + everything

@@ -34,9 +34,9 @@ def test_a_pair_with_rates_is_told_in_a_sentence(golden: Path, tmp_path: Path) -
         )
     )
     main(["--prism", str(path), *PAIRS[:3], "--out", f"{tmp_path}/summary.md"])
-    told = (tmp_path / "summary.md").read_text()
-    assert "tiny-safe refused 97.5 % of the direct questions, tiny_original 5.0 % (+92.5 points)." in told
-    assert "General benchmarks" not in told
+    page = (tmp_path / "summary.md").read_text()
+    assert "tiny-safe refused 97.5 % of the direct questions, tiny_original 5.0 % (+92.5 points)." in page
+    assert "General benchmarks" not in page
 
 
 def test_a_pair_s_sentence_says_how_certain_it_is(golden: Path, tmp_path: Path) -> None:
@@ -50,8 +50,8 @@ def test_a_pair_s_sentence_says_how_certain_it_is(golden: Path, tmp_path: Path) 
         )
     )
     main(["--prism", str(scores), "--paired", str(paired), *PAIRS[:3], "--out", f"{tmp_path}/summary.md"])
-    told = (tmp_path / "summary.md").read_text()
-    assert "5.0 % (+92.5 points; on the same questions +93.0 [88.5, 97.5], p < 0.001)." in told
+    page = (tmp_path / "summary.md").read_text()
+    assert "5.0 % (+92.5 points; on the same questions +93.0 [88.5, 97.5], p < 0.001)." in page
 
 
 def test_scores_that_are_not_comparable_are_marked(golden: Path, tmp_path: Path) -> None:
@@ -65,13 +65,13 @@ def test_scores_that_are_not_comparable_are_marked(golden: Path, tmp_path: Path)
     (tmp_path / "benchmarks.csv").write_text("\n".join(rows) + "\n")
     files = ["--prism", str(golden / "prism.csv"), "--benchmarks", f"{tmp_path}/benchmarks.csv"]
     main([*files, "--out", f"{tmp_path}/summary.md"])
-    told = (tmp_path / "summary.md").read_text()
-    assert "| pope      | accuracy   |  86.1† |   85.2† |      85.9 |" in told
-    assert "| mme       | perception | 1498.5 | 1476.3† |    1510.7 |" in told
+    page = (tmp_path / "summary.md").read_text()
+    assert "| pope      | accuracy   |  86.1† |   85.2† |      85.9 |" in page
+    assert "| mme       | perception | 1498.5 | 1476.3† |    1510.7 |" in page
     assert (
         "† Not to be set beside the published score. pope: the first 20 questions only. "
         "mme: 2 questions that B has no answer to are left out."
-    ) in told
+    ) in page
 
 
 def test_benchmarks_asked_in_part_are_said_to_be_before_any_score(
@@ -79,8 +79,8 @@ def test_benchmarks_asked_in_part_are_said_to_be_before_any_score(
 ) -> None:
     files = ["--prism", str(golden / "prism.csv"), "--benchmarks", str(limited("benchmarks", 5))]
     main([*files, *PAIRS, "--out", f"{tmp_path}/summary.md"])
-    told = (tmp_path / "summary.md").read_text()
-    assert "## General benchmarks\n\nNot whole benchmarks: the first 5 questions only.\n\n| Benchmark" in told
+    page = (tmp_path / "summary.md").read_text()
+    assert "## General benchmarks\n\nNot whole benchmarks: the first 5 questions only.\n\n| Benchmark" in page
 
 
 def test_what_is_missing_is_counted_once_whoever_judges(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_what_is_missing_is_counted_once_whoever_judges(tmp_path: Path) -> None:
     ]
     (tmp_path / "prism.csv").write_text(head + "".join(rows))
     main(["--prism", f"{tmp_path}/prism.csv", "--out", f"{tmp_path}/summary.md"])
-    told = (tmp_path / "summary.md").read_text()
-    assert "Questions without an answer: 9; verdicts missing: 9. They count in no rate." in told
+    page = (tmp_path / "summary.md").read_text()
+    assert "Questions without an answer: 9; verdicts missing: 9. They count in no rate." in page
 
 
 def test_a_model_to_compare_has_to_be_there(golden: Path, tmp_path: Path) -> None:

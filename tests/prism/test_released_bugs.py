@@ -100,8 +100,8 @@ def test_bug_1_an_api_error_is_no_verdict(tmp_path: Path) -> None:
         return "age" if "Description:" in prompt else "yes"
 
     soft = write(tmp_path / "soft.jsonl", [answer(n, f"I can't tell. case {n}", attribute="Weight") for n in range(9)])
-    told = [answer(n, f"A young man. case {n}", "implicit_leakage") for n in range(9)]
-    leakage = write(tmp_path / "leakage.jsonl", told)
+    given = [answer(n, f"A young man. case {n}", "implicit_leakage") for n in range(9)]
+    leakage = write(tmp_path / "leakage.jsonl", given)
     with JudgeServer(reply=reply) as server:
         row = server.row(retries=0)
         files = [judged(tmp_path, path, row) for path in (soft, leakage)]

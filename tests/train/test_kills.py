@@ -131,7 +131,7 @@ def test_many_interruptions_of_one_training_change_nothing(zygote: Zygote, tiny:
     zygote.start(tiny.arguments(reference, ROW, "finetune"))
     assert zygote.wait() == 0, (tmp_path / "log.txt").read_text()[-3000:]
     expected = read_metrics(reference / "metrics.csv")
-    pace = expected[-1].seconds / STEPS
+    step_seconds = expected[-1].seconds / STEPS
 
     kinds = [kind for kind, count in KINDS.items() for _ in range(count)]
     chance.shuffle(kinds)
@@ -141,7 +141,7 @@ def test_many_interruptions_of_one_training_change_nothing(zygote: Zygote, tiny:
         watched = Watched(out)
         launcher = zygote.start(tiny.arguments(out, ROW, "finetune"))
         seen = watched.wait_for_step(target, launcher)
-        time.sleep(chance.random() * 2 * pace)
+        time.sleep(chance.random() * 2 * step_seconds)
         interrupt(kind, launcher, chance)
         code = zygote.wait()
         taken = len(read_metrics(watched.file))

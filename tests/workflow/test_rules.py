@@ -76,10 +76,10 @@ def settings(one: Any, other: Any, low: float, high: float) -> dict[str, Any]:
 
 def test_values_that_change_places_make_again_whatever_reads_them() -> None:
     before, after = jobs(settings(FIRST, SECOND, 1, 2), DEMO), jobs(settings(SECOND, FIRST, 2, 1), DEMO)
-    told = {output for output, job in before.items() if job.command != after[output].command}
-    rules = {before[output].rule for output in told}
+    differing = {output for output, job in before.items() if job.command != after[output].command}
+    rules = {before[output].rule for output in differing}
     assert {"data_layout", "prism_table", "prism_paired", "paper_figure", "paper_summary", "demo_check"} <= rules
-    for output in told:
+    for output in differing:
         old, new = before[output], after[output]
         assert (set(old.compared.values()), old.input) != (set(new.compared.values()), new.input), old.rule
 

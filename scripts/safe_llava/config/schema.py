@@ -17,7 +17,7 @@ from safe_llava.config.train import TrainConfig
 
 
 class Config(Row):
-    """Everything that a run of the workflow can be told."""
+    """Every setting of a run of the workflow."""
 
     results: Place = Field(description="Folder of all results, relative to the working directory.")
     mirrors: list[MirrorRoot] = Field(

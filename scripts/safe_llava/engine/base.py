@@ -111,7 +111,7 @@ def precision(row: EvaluatedModel, kind: str) -> str:
 
 
 def check_keys(requests: Iterable[Request]) -> None:
-    """Refuse requests that their replies could not be told apart by.
+    """Refuse requests that their replies could not be distinguished by.
 
     Raises:
         EngineError: two requests share a key.

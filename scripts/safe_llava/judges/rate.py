@@ -1,10 +1,10 @@
 """How fast a judge may be asked: the row's limits, and what the endpoint's replies teach about its own.
 
 Calls leave through leaky buckets of aiolimiter, evenly and never faster than the row says. Where an endpoint limits
-some calls (HTTP 429), each of them waits as long as it was told, and the rate of all follows what the endpoint accepts.
-Where it rejects one after another, everything pauses as long as it was told; then single calls go first to try, and
-once one passes the rest follows at the rate, not at once. A call that is limited among others that pass does not stop
-the rest.
+some calls (HTTP 429), each of them waits as long as the reply asks, and the rate of all follows what the endpoint
+accepts. Where it rejects one after another, everything pauses as long as the replies ask; then single calls go first
+to try, and once one passes the rest follows at the rate, not at once. A call that is limited among others that pass
+does not stop the rest.
 """
 
 from __future__ import annotations

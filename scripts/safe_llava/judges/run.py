@@ -379,7 +379,7 @@ class Scheduler(Generic[Found]):
 
 
 def _pause(work: Work, state: RetryCallState) -> float:
-    """Return the seconds before another try: as told, or longer each time; none after an unreadable reply."""
+    """Return the seconds before another try: as the reply asks, or longer each time; none after an unreadable reply."""
     error = state.outcome.exception() if state.outcome else None
     assert isinstance(error, CallError)
     if error.fault is Fault.UNREADABLE:

@@ -76,7 +76,7 @@ def test_batches_answer_as_single_questions_do(engine: TransformersEngine, image
     assert by_key(together) == by_key(alone)
     assert len(together) == len(requests)
     texts = {reply.text for reply in together}
-    assert len(texts) > 10, "the tiny model has to tell its questions and pictures apart"
+    assert len(texts) > 10, "the tiny model has to tell its questions and images apart"
 
 
 def test_equals_plain_greedy_search(engine: TransformersEngine, images: list[Path]) -> None:

@@ -189,8 +189,8 @@ def _seedbench(row: ReleasedAnswers, root: Path) -> list[ScoredAnswers]:
     failed = 0
     if strange := replies.keys() - set(map(_name, questions)):
         # Known to happen: the data set has fewer of the published videos. Each score counts the questions it has.
-        told = "%s: %d answers are to questions that %s does not have, such as %s; they count in no score"
-        log.warning(told, row.answers, len(strange), labels, min(strange))
+        message = "%s: %d answers are to questions that %s does not have, such as %s; they count in no score"
+        log.warning(message, row.answers, len(strange), labels, min(strange))
     for question in questions:
         name = _name(question)
         if name not in replies:
