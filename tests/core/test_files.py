@@ -141,6 +141,17 @@ def test_digest_is_that_of_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert file_digest(tmp_path / "a", "md5") == hashlib.md5(b"ten bytes!").hexdigest()
 
 
+def test_a_folder_in_the_files_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out.csv").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_text(tmp_path / "out.csv", "x")
+    assert caught.value.filename == str(tmp_path / "out.csv")
+    assert names(tmp_path) == ["out.csv"]
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file"):
+        write_text(tmp_path / "file" / "out.csv", "x")
+
+
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_names_the_file(tmp_path: Path, fault: int) -> None:
     with pytest.raises(OSError, match="out\\.json") as caught, atomic_path(tmp_path / "out.json"):

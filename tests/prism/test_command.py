@@ -108,6 +108,15 @@ def test_an_answer_that_speaks_of_a_judge_is_no_verdict(tmp_path: Path) -> None:
     command.main(["prism", "judge", str(file), "--out", str(tmp_path / "verdicts.csv")])
 
 
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    file = answers_of(tmp_path / "refusal_soft.jsonl", "Age/1.jpg")
+    text = file.read_text()
+    for words in (["judge", str(file)], ["score", str(file)], ["compare", str(tmp_path), str(file)]):
+        with pytest.raises(PrismError, match=r"refusal_soft\.jsonl is read and would be written over"):
+            command.main(["prism", *words, "--out", f"{tmp_path}/../{tmp_path.name}/refusal_soft.jsonl"])
+    assert file.read_text() == text
+
+
 def test_a_model_is_not_compared_with_itself(tmp_path: Path) -> None:
     file = answers_of(tmp_path / "refusal_soft.jsonl", "Age/1.jpg")
     with pytest.raises(PrismError, match="is A and B"):

@@ -26,6 +26,12 @@ def _mirror(mirror: str) -> str:
     return _place_or_address(mirror)
 
 
+def _address(address: str) -> str:
+    if not re.match(ADDRESS, address):
+        raise ValueError("not an address as `https://HOST/PATH`")
+    return address
+
+
 def _place_or_address(place: str) -> str:
     return place if "://" in place else _place(place)
 
@@ -40,7 +46,7 @@ Place = Annotated[str, AfterValidator(_place)]
 PlaceOrAddress = Annotated[str, AfterValidator(_place_or_address)]
 MirrorRoot = Annotated[str, AfterValidator(_mirror)]
 Once = AfterValidator(_each_once)  # of a list whose values are each there once
-Address = Annotated[str, Field(pattern=ADDRESS)]
+Address = Annotated[str, AfterValidator(_address)]
 Name = Annotated[str, Field(pattern=NAME, description="A name that is safe in a path.")]
 Unknown = Literal["unknown"]
 

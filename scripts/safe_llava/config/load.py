@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from safe_llava.config.base import ADDRESS, NAME
+from safe_llava.config.base import NAME
 from safe_llava.config.data import HUB
 from safe_llava.config.images import REGISTRY
 from safe_llava.config.models import REPOSITORY, SOURCES
@@ -28,7 +28,6 @@ HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 PATTERNS = {
     NAME: "not the name of a row: letters, digits, `.`, `_` and `-`, the first a letter or a digit",
     REPOSITORY: "not a repository as `organisation/name`, without an address around it",
-    ADDRESS: "not an address as `https://HOST/PATH`",
     REGISTRY: "not an address as `oras://HOST/FOLDER`",
 }
 

@@ -13,7 +13,7 @@ from safe_llava.core.errors import SafeLlavaError
 
 EXIT_ERROR = 1
 FULL = (errno.ENOSPC, errno.EDQUOT)
-NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 # Names the file in which a cluster job records how it ended (slurm-steady's ``script.py``); each of its machines
 # records in FILE.NODE. Unset elsewhere.
 JOB_RECORD = "SAFE_LLAVA_JOB_RECORD"

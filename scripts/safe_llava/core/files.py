@@ -27,7 +27,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     A reader sees the old file or the whole new one, never a part, whenever the writer is killed.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target.parent)) from error
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     os.close(handle)
     temporary = Path(name)
@@ -39,8 +42,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(target)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
-            error.filename = str(target)  # a full disk does not say which file it was
+        # A full disk does not say which file it was; and of the temporary one nobody knows.
+        if error.filename == str(temporary) or (error.errno in (errno.ENOSPC, errno.EDQUOT) and not error.filename):
+            error.filename = str(target)
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -285,6 +285,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run one of the commands."""
     options = _arguments(argv)
+    read = {*getattr(options, "files", ()), getattr(options, "first", None), getattr(options, "second", None)}
+    if options.out.resolve() in {path.resolve() for path in read if path}:
+        raise PrismError(f"{options.out} is read and would be written over", "name another file with --out")
     options.action(options)
     log.info("wrote %s", options.out)
     return None
