@@ -9,10 +9,9 @@ import hashlib
 import re
 from pathlib import Path
 
-import yaml
-
 from safe_llava.config.images import Images
 from safe_llava.core.errors import ConfigError
+from safe_llava.core.yaml_text import parse_yaml
 
 NAMES = ("train", "eval", "paper")
 DEFINITIONS = "containers"
@@ -30,7 +29,7 @@ def base(images: Images, root: Path) -> str:
     """Return the container images' base: the configuration's, else the pinned one, `docker://NAME@DIGEST`."""
     if images.base is not None:
         return images.base
-    row = yaml.safe_load((root / BASE).read_text(encoding="utf-8"))
+    row = parse_yaml((root / BASE).read_text(encoding="utf-8"))
     return f"docker://{row['image']}@{row['digest']}"
 
 

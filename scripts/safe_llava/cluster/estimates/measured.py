@@ -10,6 +10,7 @@ from safe_llava.config.base import Name, Row
 from safe_llava.config.selection import ROOT
 from safe_llava.core.errors import ConfigError
 from safe_llava.core.rows import check_row
+from safe_llava.core.yaml_text import parse_yaml
 
 FILE = ROOT / "config" / "measured.yaml"
 
@@ -130,7 +131,7 @@ def read_measured(path: Path = FILE) -> Measured:
     """
     remedy = "take the file as it is in the repository"
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}", remedy) from error
     return check_row(Measured, tree, str(path), ConfigError, remedy)
