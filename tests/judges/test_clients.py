@@ -221,7 +221,13 @@ def test_another_models_name_is_told_from_a_version(asked: str, named: str | Non
     assert is_another_model(asked, named) is other
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8000/v1", "http://localhost/v1", "http://[::1]:8000/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://127.0.0.1:8000/v1", "http://localhost/v1", "http://[::1]:8000/v1", "http://127.8.9.1/v1"),
+        *("http://0.0.0.0:8000/v1", "http://localhost./v1", "http://[::ffff:127.0.0.1]/v1", "http://a.localhost/v1"),
+    ],
+)
 def test_loopback_is_never_asked_through_a_proxy(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://proxy.example:3128")

@@ -61,6 +61,8 @@ def proxy_for(url: str) -> str | None:
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+        address = ipaddress.ip_address(host.partition("%")[0])
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_loopback or address.is_unspecified  # a server that listens on 0.0.0.0
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+        return host.rstrip(".") == "localhost" or host.rstrip(".").endswith(".localhost")
