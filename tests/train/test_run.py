@@ -15,9 +15,10 @@ from transformers import AutoTokenizer
 from safe_llava.config.train import TrainedModel
 from safe_llava.core.errors import DataError, TrainError
 from safe_llava.formats.metrics import StepMetrics
+from safe_llava.formats.tables import write_table
 from safe_llava.train import run
 from safe_llava.train.loop.checkpoint import CheckpointFolder
-from safe_llava.train.loop.metrics import COLUMNS, MetricsLog, read_metrics, write_metrics
+from safe_llava.train.loop.metrics import COLUMNS, MetricsLog, read_metrics
 from train.tiny import Tiny, make_row
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -257,7 +258,9 @@ def test_a_gap_in_the_table_is_said_and_what_follows_it_is_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "metrics.csv"
-    write_metrics(file, [StepMetrics(step, step / 9, 1.0, 1e-3, 0.5, 10.0, 100.0, 1.0) for step in (1, 2, 3)])
+    write_table(
+        file, StepMetrics, [StepMetrics(step, step / 9, 1.0, 1e-3, 0.5, 10.0, 100.0, 1.0) for step in (1, 2, 3)]
+    )
     log = MetricsLog(file, 5)
     assert "2 of 5 steps are not in this table" in caplog.text
     log.add(StepMetrics(6, 6 / 9, 1.0, 1e-3, 0.5, 10.0, 100.0, 1.0))
@@ -290,7 +293,7 @@ def test_steps_are_on_disk_before_the_checkpoint_that_has_them(
 
 def test_the_summary_counts_steps_that_the_table_has_lost(kept: Path, tiny: Tiny, tmp_path: Path) -> None:
     shutil.copytree(kept / "checkpoints", tmp_path / "checkpoints")
-    write_metrics(tmp_path / "checkpoints" / "metrics.csv", [])
+    write_table(tmp_path / "checkpoints" / "metrics.csv", StepMetrics, [])
     assert train(tiny, tmp_path, make_row(finetune=SHORT)) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["steps"], summary["samples"]) == (3, 24)

@@ -30,13 +30,14 @@ from safe_llava.core.provenance import record
 from safe_llava.core.rows import check_row
 from safe_llava.formats.annotations import read_samples
 from safe_llava.formats.metrics import StepMetrics
+from safe_llava.formats.tables import write_table
 from safe_llava.images import store as imagefiles
 from safe_llava.train.loop import results
 from safe_llava.train.loop.checkpoint import FINISHED, CheckpointFolder, Saved
 from safe_llava.train.loop.deepspeed import Processes, join_processes
 from safe_llava.train.loop.guards import taken_gpu_named
 from safe_llava.train.loop.loop import Loop, StopRequest
-from safe_llava.train.loop.metrics import check_tensorboard, write_metrics
+from safe_llava.train.loop.metrics import check_tensorboard
 
 LOG = logging.getLogger(__name__)
 CPU_MICRO_BATCH = 8
@@ -281,7 +282,7 @@ def finish(
             form = Form(job.row.finetune.template, job.row.finetune.image_geometry)
             merged = merge_lora(state, job.row)
             write_checkpoint(job.llava.config, merged, form, job.tower, job.tokenizer, folder / results.MODEL)
-        write_metrics(folder / results.METRICS, steps)
+        write_table(folder / results.METRICS, StepMetrics, steps)
         write_json(folder / results.SUMMARY, summary(arguments, job, steps, processes))
 
     if processes.first:

@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from safe_llava.core.errors import TrainError
-from safe_llava.core.files import write_text
 from safe_llava.formats.metrics import StepMetrics
+from safe_llava.formats.tables import write_table
 
 LOG = logging.getLogger(__name__)
 
@@ -42,11 +42,6 @@ def read_metrics(file: Path, up_to: int | None = None) -> list[StepMetrics]:
             break
         steps.append(item)
     return steps
-
-
-def write_metrics(file: Path, steps: list[StepMetrics]) -> None:
-    """Write a whole table."""
-    write_text(file, _line(COLUMNS) + "".join(_line(astuple(item)) for item in steps))
 
 
 @contextmanager
@@ -109,7 +104,7 @@ class MetricsLog:
             LOG.warning("%s: %d of %d steps are not in this table; the checkpoint has them", file, lost, first)
         self._board = Board(tensorboard, first) if tensorboard else None
         with _written(file):
-            write_metrics(file, self.steps)
+            write_table(file, StepMetrics, self.steps)
             self._stream = file.open("a", encoding="utf-8")
 
     def add(self, item: StepMetrics) -> None:

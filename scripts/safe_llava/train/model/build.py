@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from safe_llava.config.train import Stage, TrainedModel
 from safe_llava.core.errors import CHECKPOINT_AGAIN, TrainError
 from safe_llava.core.imports import light_transformers
 
-LOG = logging.getLogger(__name__)
 LANGUAGE_MODEL_WEIGHTS = ("model.language_model.", "lm_head.")
 
 
