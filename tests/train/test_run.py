@@ -230,7 +230,7 @@ def test_finetuning_needs_a_projector(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_annotations_that_are_none(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[{"id": "x"}]')
-    with pytest.raises(DataError, match="row 1"):
+    with pytest.raises(DataError, match="sample 1"):
         train(tiny, tmp_path / "run", make_row(), annotations=tmp_path / "a.json")
 
 
