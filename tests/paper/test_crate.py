@@ -83,6 +83,12 @@ def test_it_is_made_again_whole(results: Path, root: Path) -> None:
     assert sorted(path.name for path in results.parent.iterdir()) == ["config.json", "crate", "logs", "results"]
 
 
+def test_a_folder_of_somebody_else_is_left_alone(results: Path, root: Path) -> None:
+    (packed(results, root) / "ro-crate-metadata.json").unlink()
+    with pytest.raises(PaperError, match=r"exists and was not made by this step: no ro-crate-metadata\.json"):
+        packed(results, root)
+
+
 def test_what_is_missing_is_named(tmp_path: Path, results: Path, root: Path) -> None:
     write_json(results / "data/fetched/eval/a.jsonl.json", {"url": "https://host.org/a"})
     with pytest.raises(PaperError, match="a receipt without 'path'"):

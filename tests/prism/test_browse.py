@@ -202,3 +202,32 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     verdicts = judged(rows, tmp_path / "v.jsonl", model="another")
     with pytest.raises(PrismError, match="no answer to Age"):
         browse.main(["--answers", str(rows), "--verdicts", str(verdicts), "--out", str(tmp_path / "x.html")])
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    rows = write(tmp_path / "mine/a.jsonl", [answer("refusal_soft", "Age/1.png", "30")])
+    for name, fault in (("mine.html", "mine exists and was not made by this step"), ("mine", "mine: no .html file")):
+        with pytest.raises(PrismError, match=fault):
+            browse.main(["--answers", str(rows), "--out", str(tmp_path / name)])
+    assert rows.is_file()
+    for _ in range(2):  # what an earlier run made is made anew
+        browse.main(["--answers", str(rows), "--out", str(tmp_path / "page.html")])
+
+
+def test_an_answer_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    files = [write(tmp_path / name, [answer("refusal_soft", "Age/1.png", "30")]) for name in ("a.jsonl", "b.jsonl")]
+    with pytest.raises(PrismError, match=r"b\.jsonl: row 1: another answer of m to Age/1\.png in refusal_soft"):
+        browse.main(["--answers", *map(str, files), "--out", str(tmp_path / "page.html")])
+
+
+def test_answers_show_no_other_images_of_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "pics").mkdir()
+    for name in ("secret.png", "pics/1.png"):
+        Image.new("RGB", (9, 9)).save(tmp_path / name)
+    rows = [answer("refusal_soft", f"{a}/1.png", "30") for a in ("Age", "Race", "Weight")]
+    for row, image in zip(rows, ("1.png", "../secret.png", str(tmp_path / "secret.png")), strict=True):
+        row["image"] = image
+    file = write(tmp_path / "a.jsonl", rows)
+    images = f"v2={tmp_path / 'pics'}"
+    browse.main(["--answers", str(file), "--images", images, "--out", str(tmp_path / "page.html")])
+    assert (tmp_path / "page/0.js").read_text().count("data:image/jpeg") == 1

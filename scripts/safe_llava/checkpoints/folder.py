@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from safe_llava.core.errors import CheckpointError
-from safe_llava.core.files import read_json
+from safe_llava.core.files import read_json, require_replaceable
 
 CONFIG = "config.json"
 
@@ -26,11 +26,7 @@ def whole_folder(out: Path, made_here: str = CONFIG) -> Iterator[Path]:
     Raises:
         CheckpointError: ``out`` exists and is something else, or the disk does not take the checkpoint.
     """
-    if out.exists() and not (out / made_here).is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise CheckpointError(
-            f"{out} exists and was not made by this step: no {made_here} in it",
-            "name another folder, or remove this one",
-        )
+    require_replaceable(out, made_here, CheckpointError)
     partial = out.with_name(f".{out.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safe_llava.core.errors import DataError
+from safe_llava.core.errors import DataError, SafeLlavaError
 
 CHUNK_BYTES = 1 << 20
 HALF_PAIR = re.compile(r"\\ud[89a-f]", re.IGNORECASE)  # or a whole one
@@ -48,6 +48,23 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_replaceable(folder: Path, made_here: str, error: type[SafeLlavaError]) -> None:
+    """Make sure that a folder may be made anew: there is none, it is empty, or an earlier run of this step made it.
+
+    Args:
+        folder: the place.
+        made_here: a file that such a run leaves in it.
+        error: what is raised.
+
+    Raises:
+        SafeLlavaError: of type ``error``: it is somebody else's.
+    """
+    ours = folder.is_dir() and ((folder / made_here).is_file() or not any(folder.iterdir()))
+    if folder.exists() and not ours:
+        said = f"{folder} exists and was not made by this step: no {made_here} in it"
+        raise error(said, "name another folder, or remove this one")
 
 
 def write_text(path: Path | str, text: str) -> None:

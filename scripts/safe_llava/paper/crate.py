@@ -26,11 +26,12 @@ from rocrate.rocrate import ROCrate
 from safe_llava import __version__
 from safe_llava.core import cli
 from safe_llava.core.errors import PaperError
-from safe_llava.core.files import read_json, write_json, write_text
+from safe_llava.core.files import read_json, require_replaceable, write_json, write_text
 from safe_llava.core.provenance import package_versions, record
 
 CRATE_FOLDERS = ("tables", "figures", "costs")  # folders of the results that are packed, and the steps' logs
 LICENCE = "https://spdx.org/licenses/Apache-2.0"
+METADATA = "ro-crate-metadata.json"  # of every crate
 BIOSCHEMAS = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 PROJECT = "https://ucf-crcv.github.io/SafeLLaVA"  # of the work that is reproduced
 README = """# Results of a run of the Safe-LLaVA workflow
@@ -264,6 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser.add_argument("--snakemake-logs", type=Path, help="folder of Snakemake's logs")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     options = parser.parse_args(argv)
+    require_replaceable(options.out, METADATA, PaperError)
     config = json.dumps(json.loads(options.config.read_text(encoding="utf-8")), indent=2, sort_keys=True) + "\n"
     part = options.out.with_name(f".{options.out.name}.part")
     made = options.out.with_name(f".{options.out.name}.made")

@@ -126,6 +126,9 @@ def _take_answers(
         column = columns.setdefault(row.model + mark, ModelColumn(row.model + mark))
         if file not in column.files:
             column.files.append(file)
+        if asked.key in column.answers:
+            said = f"{file}: row {line}: another answer of {row.model} to {row.question_id} in {row.task}"
+            raise PrismError(said, "give each answers file once, and each model a name of its own")
         place = len(column.files) - 1
         column.answers[asked.key] = ShownAnswer(row.text, row.reason, bool(row.truncated), place, line)
 

@@ -11,13 +11,13 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
 
-from safe_llava.core.errors import DataError
-from safe_llava.core.files import write_text
+from safe_llava.core.errors import DataError, PrismError
+from safe_llava.core.files import require_replaceable, write_text
 from safe_llava.core.progress import Progress
 from safe_llava.formats.prism import Attribute, Task
 from safe_llava.images.pixels import UndecodableError
@@ -26,6 +26,7 @@ from safe_llava.lexicon.evidence import phrases_of, place_of
 from safe_llava.prism.browsing.gather import NOT_ASKED, ModelColumn, ShownAnswer, ShownQuestion
 
 QUESTIONS_A_FILE = 500
+FIRST_FILE = "0.js"  # of the data files
 THUMBNAIL = 160  # pixels of the longer side
 SAYS = ("declines", *map(str, Attribute))
 
@@ -45,8 +46,14 @@ def write_pages(
         columns: the models.
         images: folders of each edition's images; an image that is in none, or is broken, is not shown.
         title: of the page.
+
+    Raises:
+        PrismError: the page is no .html file, or the folder is somebody else's.
     """
+    if out.suffix != ".html":
+        raise PrismError(f"{out}: no .html file", "name the page with --out, such as browse.html")
     data = out.with_suffix("")
+    require_replaceable(data, FIRST_FILE, PrismError)
     part = data.with_name(f".{data.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     progress = Progress(len(questions), "browse", "questions")
@@ -147,6 +154,8 @@ def _units(text: str, place: int) -> int:
 
 
 def _thumbnail(name: str, folders: Sequence[Path]) -> str | None:
+    if name.startswith("/") or ".." in PurePosixPath(name).parts:  # answers of others show no images of this machine
+        return None
     for folder in folders:
         try:
             image = read_rgb(folder / name)
