@@ -33,14 +33,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from snakemake_executor_plugin_slurm_steady import slurm
-from snakemake_executor_plugin_slurm_steady.asking import (
-    GROWING,
-    AskedJob,
-    asked_for,
-    enlarged,
-    sbatch_call,
-    step_call,
-)
+from snakemake_executor_plugin_slurm_steady.asking import GROWING, AskedJob, asked_for, enlarged, sbatch_call, step_call
 from snakemake_executor_plugin_slurm_steady.efficiency import write_report
 from snakemake_executor_plugin_slurm_steady.fates import (
     ALLOWED,

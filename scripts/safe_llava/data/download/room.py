@@ -44,8 +44,7 @@ def explain_disk(path: Path) -> Iterator[None]:
         if facts.f_files:  # some file systems count no inodes
             free += f" and {facts.f_favail:,} inodes"
         raise DataError(
-            f"{path}: {error.strerror or 'no space left on the device'} ({free} are free)",
-            MAKE_ROOM,
+            f"{path}: {error.strerror or 'no space left on the device'} ({free} are free)", MAKE_ROOM
         ) from error
 
 
@@ -57,10 +56,7 @@ def require_space(path: Path, wanted: int) -> None:
     """
     free = shutil.disk_usage(path.parent).free
     if wanted > free:
-        raise DataError(
-            f"{path}: {wanted:,} bytes are needed and {free:,} are free",
-            MAKE_ROOM,
-        )
+        raise DataError(f"{path}: {wanted:,} bytes are needed and {free:,} are free", MAKE_ROOM)
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,7 @@ from typing import Any
 
 import PIL.Image
 import torch
-from transformers import (
-    AutoModelForImageTextToText,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-)
+from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from safe_llava.checkpoints.families import check_family
 from safe_llava.checkpoints.processors import load_processor
