@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from checkpoints.tiny_released import released_llava_qwen, siglip_tower
 from safe_llava.checkpoints.families import check_family, check_source
+from safe_llava.checkpoints.tokenizer import load_tokenizer
 from safe_llava.checkpoints.tower import load_config
-from safe_llava.checkpoints.weights import read_tensors
+from safe_llava.checkpoints.weights import read_file, read_tensors
 from safe_llava.checkpoints.whole import check_folder, file_fault
 from safe_llava.config.models import EvaluatedModel
 from safe_llava.core.errors import CheckpointError
@@ -174,3 +176,31 @@ def test_a_part_that_an_index_names_is_there(stem: str, kind: str, folder: Path)
     (folder / f"{stem}.{kind}.index.json").unlink()
     with pytest.raises(CheckpointError, match="1 of 2 parts" if kind == "safetensors" else "neither"):
         list(read_tensors(folder))
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "num_attention_heads", "mm_projector_type", "image_aspect_ratio"])
+@pytest.mark.parametrize("value", [None, "x", [], {}, -1])
+def test_a_setting_that_makes_no_model_is_one_error(key: str, value: object, tmp_path: Path) -> None:
+    released_llava_qwen(tmp_path / "released")
+    siglip_tower(tmp_path / "siglip", weights=False)
+    file = tmp_path / "released" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    try:
+        engine_convert.convert("llava_qwen", tmp_path / "released", tmp_path / "out", tmp_path / "siglip")
+    except CheckpointError:
+        assert not (tmp_path / "out").exists()
+    else:  # what the original takes for its default
+        assert key == "image_aspect_ratio" and not value
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
+def test_a_pointer_in_place_of_a_tokenizer_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(POINTER)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(CheckpointError, match=rf"{name}: a pointer of git-lfs"):
+            load_tokenizer(path, 2048)
+
+
+def test_a_folder_is_no_projector(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="a folder, not a file of weights"):
+        list(read_file(folder))

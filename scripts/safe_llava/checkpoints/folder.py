@@ -8,12 +8,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from safe_llava.core.errors import CheckpointError
+from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 from safe_llava.core.files import read_json, require_replaceable
 
 CONFIG = "config.json"
+
+
+@contextmanager
+def settings_of(folder: Path) -> Iterator[None]:
+    """Name the folder where a block finds its settings or weights to be other than their format says.
+
+    Raises:
+        CheckpointError: a key is missing, or holds what it cannot hold.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, StrictDataclassError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(
+            f"{folder / CONFIG} does not describe such a model: {reason}", CHECKPOINT_AGAIN
+        ) from error
 
 
 @contextmanager

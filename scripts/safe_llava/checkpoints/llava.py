@@ -116,6 +116,8 @@ def read_original(folder: Path, vision_tower: Path | None = None, projector: Pat
     for name, value in theirs.items():
         if "mm_projector." not in name and "vision_tower." not in name and not name.endswith("rotary_emb.inv_freq"):
             state[name.replace("model.", "model.language_model.", 1) if name.startswith("model.") else name] = value
+    if EMBEDDINGS not in state:
+        raise CheckpointError(f"{folder}: no model.embed_tokens.weight in it", CHECKPOINT_AGAIN)
     if values.get("tie_word_embeddings"):
         state.pop(HEAD, None)
     config = _llava_config(kind, values, tower, len(state[EMBEDDINGS]), projector_kind(theirs))
@@ -154,6 +156,7 @@ def _tower(folder: Path, values: dict[str, Any], vision_tower: Path | None) -> T
             f"{folder}: its vision tower {values.get('mm_vision_tower')!r} is no folder here",
             "fetch that model and name its folder with --vision-tower",
         )
+    check_folder(path)
     siglip = "siglip" in str(read_json(path / "config.json", CHECKPOINT_AGAIN).get("model_type"))
     full = siglip or values.get("mm_vision_select_feature", "patch") == "cls_patch"
     return read_tower(path, "full" if full else "patch")

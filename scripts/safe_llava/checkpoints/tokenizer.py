@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from safe_llava.checkpoints.sentencepieces import BOS, UNK, converted
 from safe_llava.checkpoints.templates import EOS
+from safe_llava.checkpoints.whole import check_file
 from safe_llava.core.errors import CHECKPOINT_AGAIN, CheckpointError
 from safe_llava.core.files import read_json
 
@@ -42,6 +43,7 @@ def load_tokenizer(path: Path, max_length: int) -> PreTrainedTokenizerFast:
     """
     model = path / "tokenizer.model" if path.is_dir() else path
     if model.is_file() and model.suffix != ".json":
+        check_file(model)
         return _from_sentencepiece(model, max_length)
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
@@ -49,6 +51,7 @@ def load_tokenizer(path: Path, max_length: int) -> PreTrainedTokenizerFast:
             f"{path}: no tokenizer.model and no tokenizer.json there",
             CHECKPOINT_AGAIN,
         )
+    check_file(file)
     return _from_json(file, max_length)
 
 

@@ -47,6 +47,8 @@ def read_file(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
     Raises:
         CheckpointError: the file cannot be read, or it is a pickle that could run code.
     """
+    if file.is_dir():
+        raise CheckpointError(f"{file}: a folder, not a file of weights", "name the file in it")
     try:
         check_file(file)
         if file.suffix == ".safetensors":
@@ -153,8 +155,12 @@ def check_fit(model_class: Any, config: Any, shapes: Mapping[str, tuple[int, ...
     Raises:
         CheckpointError: naming the first that differs.
     """
-    with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in model_class(config).named_parameters()}
+    try:
+        with torch.device("meta"):
+            expected = {name: tuple(value.shape) for name, value in model_class(config).named_parameters()}
+    except Exception as error:  # of values that make no model, it raises whatever comes
+        fault = f"config.json makes no {model_class.__name__}: {type(error).__name__}: {error}"
+        raise CheckpointError(fault, CHECKPOINT_AGAIN) from error
     expected = {public_name(name, tower): shape for name, shape in expected.items()}
     wrong = sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name))
     if wrong:

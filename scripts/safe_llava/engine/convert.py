@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safe_llava.checkpoints.families import CONVERTED, FAMILIES, model_type
-from safe_llava.checkpoints.folder import whole_folder
+from safe_llava.checkpoints.folder import settings_of, whole_folder
 from safe_llava.checkpoints.whole import check_folder
 from safe_llava.core import cli
 from safe_llava.core.errors import CheckpointError
@@ -58,7 +58,8 @@ def convert(family: str, source: Path, out: Path, vision_tower: Path | None = No
         if found in FAMILIES[family].model_types:
             _take_over(source, partial)
         else:
-            _converter(family, vision_tower)(source, partial)
+            with settings_of(source):
+                _converter(family, vision_tower)(source, partial)
         folders = {"source": source} | ({"vision_tower": vision_tower} if vision_tower else {})
         digests = {name: _digests(folder) for name, folder in folders.items()}
         write_json(partial / RECORD, {"family": family, "from": found, "sha256": digests})

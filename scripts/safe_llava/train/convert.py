@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from safe_llava.checkpoints import llava as original
 from safe_llava.checkpoints.export import write_checkpoint
-from safe_llava.checkpoints.folder import whole_folder
+from safe_llava.checkpoints.folder import settings_of, whole_folder
 from safe_llava.checkpoints.processors import read_pixels
 from safe_llava.checkpoints.tokenizer import add_image_token, is_legacy, load_tokenizer, without_image_token
 from safe_llava.checkpoints.weights import read_file, read_tensors
@@ -60,9 +60,10 @@ def to_huggingface(
     model: Path, out: Path, vision_tower: Path | None, tokenizer: Path | None, projector: Path | None
 ) -> None:
     """Write a checkpoint of the original as one of Hugging Face, with processor and chat template."""
-    read = original.read_original(model, vision_tower, projector)
-    values = read_json(model / "config.json")
-    words = load_tokenizer(tokenizer or model, int(values.get("tokenizer_model_max_length") or MAX_LENGTH))
+    with settings_of(model):
+        read = original.read_original(model, vision_tower, projector)
+        values = read_json(model / "config.json")
+        words = load_tokenizer(tokenizer or model, int(values.get("tokenizer_model_max_length") or MAX_LENGTH))
     read.config.image_token_id = add_image_token(words)
     write_checkpoint(read.config, read.state, read.form, read.tower, words, out)
 
