@@ -6,6 +6,7 @@ import http.server
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -40,7 +41,13 @@ def test_whatever_no_proxy_holds_there_is_a_client(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "http_proxy", "ALL_PROXY"])
-@pytest.mark.parametrize("value", ["socks4://p:1", "http://me:secret@p:x", "ftp://p:1"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("socks4://p:1", "http://me:secret@p:x", "ftp://p:1"),
+        *("http://", "http://me:secret@", " ", "http://[p:1", "http://p:99999", "http://p:0"),
+    ],
+)
 def test_a_proxy_that_cannot_be_is_named_by_its_variable(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
@@ -48,6 +55,18 @@ def test_a_proxy_that_cannot_be_is_named_by_its_variable(
     with pytest.raises(DataError, match=f"variable {name} names no proxy") as caught:
         open_http_client(DataError)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, "no certificate\n"])
+def test_certificates_that_are_none_are_named_by_their_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "site.pem"
+    if content:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(DataError, match=r"variable SSL_CERT_FILE names .*site\.pem, no file of certificates"):
+        open_http_client(DataError)
 
 
 def test_this_machine_is_asked_without_proxy(monkeypatch: pytest.MonkeyPatch, address: str) -> None:

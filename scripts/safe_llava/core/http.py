@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import ssl
 import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,18 +32,33 @@ def open_http_client(error: type[SafeLlavaError], **options: Any) -> httpx2.Clie
 
 
 def check_proxies(error: type[SafeLlavaError]) -> None:
-    """Raise ``error`` where a variable of the environment names a proxy that no client takes, without its value."""
+    """Raise ``error`` where the environment names no usable proxy (its value is not said) or certificates."""
+    _check_certificates(error)
     for name, value in os.environ.items():
         if name.lower() not in VARIABLES or not value:
             continue
         try:
-            httpx2.HTTPTransport(proxy=httpx2.Proxy(_with_scheme(value))).close()
+            parts = urlsplit(_with_scheme(value))
+            if not (parts.hostname or "").strip() or parts.port == 0:
+                raise ValueError("no host or port")
+            # Nothing is asked through it, so it needs no certificates.
+            httpx2.HTTPTransport(proxy=httpx2.Proxy(_with_scheme(value)), verify=False).close()
         except (ValueError, ImportError, httpx2.InvalidURL) as fault:
             raise error(
                 f"the environment variable {name} names no proxy that can be used "
                 f"({type(fault).__name__}; known are http://, https://, socks5:// and socks5h://)",
                 f"correct or unset {name}",
             ) from None
+
+
+def _check_certificates(error: type[SafeLlavaError]) -> None:
+    """Raise ``error`` where SSL_CERT_FILE names no file of certificates; clients read it when they are made."""
+    if file := os.environ.get("SSL_CERT_FILE"):
+        try:
+            ssl.create_default_context(cafile=file)
+        except OSError as fault:
+            said = f"the environment variable SSL_CERT_FILE names {file}, no file of certificates: {fault.strerror}"
+            raise error(said, "correct or unset SSL_CERT_FILE") from fault
 
 
 def _with_scheme(proxy: str) -> str:
