@@ -207,11 +207,12 @@ def _ask(
     different = {call.key: call for call in calls.values()}
     store = VerdictStore(folder, name, PrismReading())
     try:
-        missing = [call for key, call in different.items() if store.get(key) is None]
+        known = {key: found for key in different if (found := store.get(key))}
+        missing = [call for key, call in different.items() if key not in known]
         asked = _ask_missing(config, missing, store, len(answers), len(different))
         store.refresh()
         # The store's verdict is the earliest of all processes.
-        outcomes = {key: store.get(key) or asked.outcomes[key] for key in different}
+        outcomes = {key: known.get(key) or store.get(key) or asked.outcomes[key] for key in different}
         total = store.total
     finally:
         store.close()
