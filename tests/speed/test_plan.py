@@ -41,3 +41,12 @@ def test_what_was_measured_on_a_busy_machine_follows_from_its_log() -> None:
     )
     said = f"{now / old:.2f} of 2e84161's time: {old:.2f} s and {now:.2f} s"
     assert said in " ".join((ROOT / "docs/benchmarks-plan.md").read_text().split())
+
+
+def test_the_demos_figures_follow_from_their_log() -> None:
+    rows = [json.loads(line) for line in (ROOT / "docs/benchmarks/demo-2cpu-busy.jsonl").read_text().splitlines()]
+    old, now = (row["user_s"] + row["sys_s"] for row in rows[:2])
+    page = " ".join((ROOT / "docs/benchmarks-plan.md").read_text().split())
+    assert f"{old:.0f} s at {rows[0]['clone']} and {now:.0f} s at {rows[1]['clone']}" in page
+    old, now = (row["step_ms_second_epoch"] for row in rows[2:])
+    assert f"{old:.0f} ms at {rows[2]['clone']} and {now:.0f} ms at {rows[3]['clone']}" in page
