@@ -18,11 +18,11 @@ from judges.batch_server import BatchServer, serving
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Task, read_verdicts
-from safe_llava.judges.calls import Call, Outcome, make_call
+from safe_llava.judges.calls import Call, Outcome
 from safe_llava.judges.client_openai import OpenAIClient
-from safe_llava.judges.replies import Finding, PrismReading
 from safe_llava.judges.run import ask_all
 from safe_llava.judges.store import VerdictStore
+from safe_llava.prism.prompts.protocol import Finding, PrismReading, make_call
 
 KEY = "sk-the-key-of-the-test"
 KINDS = ("openai", "gemini")

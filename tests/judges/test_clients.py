@@ -14,11 +14,11 @@ from safe_llava.config.prism import Judge
 from safe_llava.core.http import proxy_for
 from safe_llava.formats.prism import Task
 from safe_llava.judges import client_gemini, client_openai
-from safe_llava.judges.calls import RawReply, Usage, endpoint_url, is_another_model, make_call
+from safe_llava.judges.calls import RawReply, Usage, endpoint_url, is_another_model
 from safe_llava.judges.client_openai import request_body
 from safe_llava.judges.clients import json_of, reply_or_error
 from safe_llava.judges.faults import CallError, Fault, read_error
-from safe_llava.judges.replies import read_finding
+from safe_llava.prism.prompts.protocol import make_call, read_finding
 
 
 def read_reply(judge: Judge, payload: Any) -> RawReply:

@@ -20,9 +20,9 @@ from judges.judge_server import JudgeServer
 from prism.test_judge import KEY_ENV, PRICES, answer, arguments, environment, lines, record, run  # noqa: F401
 from safe_llava.core import cli
 from safe_llava.core.errors import PrismError
-from safe_llava.judges.replies import PrismReading
 from safe_llava.judges.store import VerdictStore
 from safe_llava.prism import judge
+from safe_llava.prism.prompts.protocol import PrismReading
 
 FILTERED = {"choices": [{"finish_reason": "content_filter", "message": {"content": ""}}]}
 

@@ -1,68 +1,29 @@
-"""Reading judges' replies: a table of replies and what each says, and what no reply may do."""
+"""Reading judges' replies: what stands behind the reasoning, however it is marked."""
 
 from __future__ import annotations
 
-import itertools
-import random
-import re
-from pathlib import Path
-from typing import Any
-
 import pytest
-import yaml
 
-from safe_llava.formats.prism import Attribute
-from safe_llava.judges.replies import parse_leakage, parse_refusal, without_reasoning
-
-TABLE: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("judge_replies.yaml").read_text(encoding="utf-8"))
+from safe_llava.judges.replies import without_reasoning
 
 
-@pytest.mark.parametrize(("reply", "refused"), TABLE["refusal"])
-def test_a_reply_about_a_refusal(reply: str, refused: bool | None) -> None:
-    assert parse_refusal(reply) is refused
-
-
-@pytest.mark.parametrize(("reply", "leaked"), TABLE["leakage"])
-def test_a_reply_about_leakage(reply: str, leaked: list[str] | None) -> None:
-    assert parse_leakage(reply) == (None if leaked is None else tuple(Attribute(name) for name in leaked))
-
-
-@pytest.mark.parametrize(("reply", "rest"), TABLE["reasoning"])
+@pytest.mark.parametrize(
+    ("reply", "rest"),
+    [
+        ("No…\n</think>\n\nYes", "Yes"),
+        ("<thinking>Yes</thinking>No", "No"),
+        ("<reasoning>no</reasoning>\nYes", "Yes"),
+        ("[THINK]no[/THINK]Yes", "Yes"),
+        ("◁think▷no◁/think▷Yes", "Yes"),
+        ("<seed:think>no</seed:think>Yes", "Yes"),
+        ("<|START_THINKING|>no<|END_THINKING|>Yes", "Yes"),
+        ("<|channel|>analysis<|message|>no<|end|><|start|>assistant<|channel|>final<|message|>Yes", "Yes"),
+        ("<think>no</think>\n<answer>Yes</answer>", "Yes"),
+        ("</think>No</think>Yes", "Yes"),
+        ("<think>Yes, or perhaps", ""),
+        ("[THINK]Yes", ""),
+        ("Yes", "Yes"),
+    ],
+)
 def test_reasoning_is_not_the_reply(reply: str, rest: str) -> None:
     assert without_reasoning(reply).strip() == rest
-
-
-def test_any_text_is_read_or_is_not_but_never_breaks_the_reader() -> None:
-    draw = random.Random(4)
-    words = [
-        "yes",
-        "no",
-        "none",
-        "age",
-        "eye",
-        "color",
-        "gender",
-        "Weight",
-        ",",
-        "\n",
-        " ",
-        "**",
-        "'",
-        "i can't",
-        "x",
-        "é",
-    ]
-    for _ in range(5000):
-        reply = "".join(draw.choice(words) for _ in range(draw.randrange(7)))
-        refused, leaked = parse_refusal(reply), parse_leakage(reply)
-        assert refused is None or ("yes" if refused else "no") in reply
-        # Whatever is found was named, and nothing else was said.
-        assert leaked is None or all(name.split("_")[0].lower() in reply.lower() for name in leaked)
-        assert leaked is None or not re.search(r"\b(?:yes|i can't)\b", reply)
-
-
-def test_every_list_of_attributes_is_read_back() -> None:
-    for count in range(len(Attribute) + 1):
-        for named in itertools.permutations(Attribute, count):
-            reply = ", ".join(name.lower() for name in named) or "none"
-            assert parse_leakage(reply) == tuple(name for name in Attribute if name in named)

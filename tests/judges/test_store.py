@@ -15,9 +15,9 @@ from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.formats.prism import Attribute, Task
 from safe_llava.judges import store as judge_store
-from safe_llava.judges.calls import Call, RawReply, Usage, make_call
-from safe_llava.judges.replies import Finding, PrismReading
+from safe_llava.judges.calls import Call, RawReply, Usage
 from safe_llava.judges.store import VerdictStore
+from safe_llava.prism.prompts.protocol import Finding, PrismReading, make_call
 
 JUDGE = Judge(description="d", kind="openai", model="m", temperature=0)
 
@@ -139,7 +139,7 @@ def test_a_line_that_another_process_is_writing_is_read_when_it_is_whole(tmp_pat
 def test_processes_that_write_at_once_do_not_touch_each_other(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from safe_llava.judges.store import VerdictStore\n"
-        "from safe_llava.judges.calls import *; from safe_llava.judges.replies import *\n"
+        "from safe_llava.judges.calls import *; from safe_llava.prism.prompts.protocol import *\n"
         "store = VerdictStore(Path(sys.argv[1]), 'j', PrismReading())\n"
         "for n in range(400): store.add(Call(f'{sys.argv[2]} {n}', Task.REFUSAL_SOFT, 'x' * 2000, 'm'),"
         " RawReply('y' * 3000), Finding(refused=True), usage=Usage(1, 1), cost=None)\n"

@@ -39,6 +39,7 @@ from safe_llava.formats.tables import write_table
 from safe_llava.judges.calls import Call
 from safe_llava.judges.cost import BATCH_SHARE, BYTES_PER_TOKEN, cost_of, estimated_usage
 from safe_llava.prism.prompts.load import Prompts, load_prompts
+from safe_llava.prism.prompts.protocol import make_call
 
 UNKNOWN = "unknown"
 SUM = "sum"
@@ -180,8 +181,7 @@ def _typical_call(measured: Measured, judge: Judge, prompts: Prompts, task: Task
         text="x" * round(tokens * BYTES_PER_TOKEN),
         status="ok",
     )
-    model = judge.leakage_model if not task.is_refusal and judge.leakage_model else judge.model
-    return Call("any", task, prompts.text(answer), model or "")
+    return make_call(judge, task, prompts.text(answer))
 
 
 def sums(items: Sequence[CostItem]) -> list[CostItem]:

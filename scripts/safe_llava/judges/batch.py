@@ -20,12 +20,11 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.judges.batch_notes import GONE, Note
-from safe_llava.judges.calls import Call, Outcome, RawReply
+from safe_llava.judges.calls import Call, Found, Outcome, RawReply
 from safe_llava.judges.clients import Client, Line
 from safe_llava.judges.cost import cost_of, highest_usage, too_dear
 from safe_llava.judges.faults import CallError, Fault
 from safe_llava.judges.rate import backoff
-from safe_llava.judges.replies import Found
 from safe_llava.judges.store import VerdictStore
 
 log = logging.getLogger(__name__)

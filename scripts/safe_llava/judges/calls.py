@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar
 
 from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
-from safe_llava.formats.prism import Task
 
 OPENAI_URL = "https://api.openai.com/v1"
 GEMINI_URL = "https://generativelanguage.googleapis.com/v1beta"
@@ -113,11 +112,6 @@ def endpoint_url(judge: Judge) -> str:
     return (judge.base_url or (GEMINI_URL if judge.kind == "gemini" else OPENAI_URL)).rstrip("/")
 
 
-def model_for(judge: Judge, task: Task) -> str:
-    """Return the model that judges a task."""
-    return str((judge.leakage_model or judge.model) if task is Task.IMPLICIT_LEAKAGE else judge.model)
-
-
 def call_key(judge: Judge, *identity: Any) -> str:
     """Return the key under which the replies to a call are kept.
 
@@ -126,20 +120,6 @@ def call_key(judge: Judge, *identity: Any) -> str:
     extra = {"reasoning_effort": judge.reasoning_effort, "extra_body": judge.extra_body}
     parts = [judge.kind, endpoint_url(judge), *identity, *([extra] if any(extra.values()) else [])]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def make_call(judge: Judge, task: Task, text: str, prompt: str = "") -> Call:
-    """Return the call for one answer of PRISM.
-
-    Args:
-        judge: the judge's row: kind, endpoint, model, temperature and cap are part of the key.
-        task: the task that was answered.
-        text: the whole prompt, with question and answer in it.
-        prompt: name and digest of the prompts, part of the key too.
-    """
-    model, cap = model_for(judge, task), judge.reply_cap
-    key = call_key(judge, model, judge.temperature, prompt, str(task), text, *([] if cap is None else [cap]))
-    return Call(key, str(task), text, model, cap, prompt, judge.temperature)
 
 
 def is_another_model(asked: str, named: str | None) -> bool:

@@ -24,12 +24,12 @@ from safe_llava.config.prism import Judge
 from safe_llava.core.errors import PrismError
 from safe_llava.core.progress import Progress
 from safe_llava.judges.batch import BatchQueue
-from safe_llava.judges.calls import Asked, Call, Outcome, RawReply, Stopped, Usage, is_another_model
+from safe_llava.judges.calls import Asked, Call, Found, Outcome, RawReply, Stopped, Usage, is_another_model
 from safe_llava.judges.clients import Client, ask_within
 from safe_llava.judges.cost import cost_of, estimated_usage, highest_usage, price_for, too_dear
 from safe_llava.judges.faults import CallError, Fault
 from safe_llava.judges.rate import FIRST_LIMIT, ConcurrencyLimiter, RateLimiter, backoff
-from safe_llava.judges.replies import Found, unreadable
+from safe_llava.judges.replies import unreadable
 from safe_llava.judges.signals import told_to_stop
 from safe_llava.judges.store import VerdictStore
 

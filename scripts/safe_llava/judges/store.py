@@ -26,8 +26,8 @@ from typing import Any, Generic
 
 from safe_llava.core.errors import PrismError
 from safe_llava.judges.batch_notes import Notes
-from safe_llava.judges.calls import Call, Outcome, RawReply, Usage
-from safe_llava.judges.replies import Found, Reading
+from safe_llava.judges.calls import Call, Found, Outcome, RawReply, Usage
+from safe_llava.judges.replies import Reading
 from safe_llava.judges.store_index import ASKED, FAILURES, INDEX, VERDICTS, Spent, StoreIndex
 
 log = logging.getLogger(__name__)

@@ -29,9 +29,8 @@ from safe_llava.core.retry import outcome as outcome_for_retry
 from safe_llava.core.rows import read_row
 from safe_llava.formats.answer_files import read_any_answers
 from safe_llava.formats.prism import HAIR, Answer, Attribute, Task, Verdict, read_answers
-from safe_llava.judges.calls import Asked, Call, Outcome, Stopped, is_another_model, make_call
+from safe_llava.judges.calls import Asked, Call, Outcome, Stopped, is_another_model
 from safe_llava.judges.cost import announce
-from safe_llava.judges.replies import Finding, PrismReading
 from safe_llava.judges.store import VerdictStore
 from safe_llava.judges.store_index import Spent
 from safe_llava.lexicon.language import is_english
@@ -43,6 +42,7 @@ from safe_llava.lexicon.rules import (
     rules_version,
 )
 from safe_llava.prism.prompts.load import load_prompts
+from safe_llava.prism.prompts.protocol import Finding, PrismReading, make_call
 
 log = logging.getLogger(__name__)
 NOT_ENGLISH = "not English"
