@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay
 
@@ -144,7 +143,7 @@ class BatchQueue(Generic[Found]):
         """Return a note with its batch's id, or None where the batch was never submitted."""
         if note.batch is not None:
             return note
-        batch = await self._insist(lambda: self._client.find(note.label))
+        batch = await self._insist(self._client.find, note.label)
         if batch is None:
             note.write(state="never submitted", keys=[])
             return None
@@ -187,15 +186,15 @@ class BatchQueue(Generic[Found]):
         """
         batch = str(note.batch)
         try:
-            state = await self._insist(lambda: self._client.poll(batch))
+            state = await self._insist(self._client.poll, batch)
             logged = ""
             while state.state == "running":
                 if state.detail != logged:
                     log.info("batch %s: %s", batch, state.detail)
                     logged = state.detail
                 await asyncio.sleep(self._judge.batch_poll_s)
-                state = await self._insist(lambda: self._client.poll(batch))
-            lines = await self._insist(lambda: self._client.results(batch)) if state.state == "ended" else []
+                state = await self._insist(self._client.poll, batch)
+            lines = await self._insist(self._client.results, batch) if state.state == "ended" else []
         except CallError:  # no such batch
             log.warning("batch %s is not there any more; its calls are submitted again", batch)
             note.write(state=GONE, keys=[])
@@ -269,22 +268,20 @@ class BatchQueue(Generic[Found]):
 
     def _parts(self, calls: Sequence[Call]) -> Iterator[list[Call]]:
         """Split calls into batches of one model each, within the API's limits."""
-        by_model: dict[str, list[Call]] = defaultdict(list)
-        for call in calls:
-            by_model[call.model].append(call)
-        for same in by_model.values():
-            part: list[Call] = []
-            size = 0
-            for call in same:
-                more = self._client.size(call)
-                if part and (len(part) >= self._most or size + more > self._client.max_bytes):
-                    yield part
-                    part, size = [], 0
-                part.append(call)
-                size += more
+        part: list[Call] = []
+        size = 0
+        for call in sorted(calls, key=lambda call: call.model):
+            more = self._client.size(call)
+            full = len(part) >= self._most or size + more > self._client.max_bytes
+            if part and (full or call.model != part[0].model):
+                yield part
+                part, size = [], 0
+            part.append(call)
+            size += more
+        if part:
             yield part
 
-    async def _insist(self, ask: Callable[[], Awaitable[Answered]]) -> Answered:
+    async def _insist(self, ask: Callable[..., Awaitable[Answered]], *what: Any) -> Answered:
         """Return what the API says, trying again after transient errors, for `patience_s` of the row.
 
         Raises:
@@ -292,18 +289,14 @@ class BatchQueue(Generic[Found]):
             PrismError: the API rejects the call, or is not available.
         """
         retrying = AsyncRetrying(
-            retry=retry_if_exception(_is_transient),
+            retry=retry_if_exception(lambda error: isinstance(error, CallError) and error.is_transient),
             wait=lambda state: backoff(state.attempt_number, most=self._judge.batch_poll_s),
             stop=stop_before_delay(self._judge.patience_s),
             reraise=True,
         )
 
-        async def attempt() -> Answered:
-            return await ask()
-
         try:
-            answered: Answered = await retrying(attempt)
-            return answered
+            return await retrying(ask, *what)
         except CallError as error:
             if error.status == NOT_FOUND:
                 raise
@@ -316,7 +309,3 @@ class BatchQueue(Generic[Found]):
                 f"the batch API is not available for {self._judge.patience_s:g} s: {error.reason}",
                 "run again later: batches under way are picked up, not submitted again",
             ) from None
-
-
-def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, CallError) and error.is_transient

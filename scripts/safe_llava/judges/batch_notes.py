@@ -46,7 +46,7 @@ class Notes:
 
     def __init__(self, store: Path) -> None:
         self.folder = store / FOLDER
-        self._known: dict[Path, tuple[int, dict[str, Any]]] = {}  # with the time of the file that they were read from
+        self._known: dict[Path, tuple[int, Note, str]] = {}  # with the time of their file, and their state
 
     def open(self) -> list[Note]:
         """Return the notes of batches whose results are not in the store yet.
@@ -54,16 +54,13 @@ class Notes:
         Raises:
             PrismError: a note cannot be read; the batch that it names may have been paid for.
         """
-        return [
-            Note(path, row["label"], tuple(row["keys"]), row.get("judge", ""), row.get("most", 0.0), row["batch"])
-            for path, row in self._rows()
-            if row["state"] == SUBMITTED
-        ]
+        return [note for note, state in self._read() if state == SUBMITTED]
 
     def claimed(self, judge: str) -> float:
         """Return the US dollars that a judge's batches may come to: those not taken in yet, and those that are gone."""
-        rows = [row for _, row in self._rows() if row.get("judge") == judge and row["state"] in (SUBMITTED, GONE)]
-        return float(sum(row.get("most", 0.0) for row in rows))
+        return sum(
+            (note.most for note, state in self._read() if note.judge == judge and state in (SUBMITTED, GONE)), 0.0
+        )
 
     def new(self, calls: Sequence[Call], judge: str, most: float) -> Note:
         """Write the note of a batch that is about to be submitted."""
@@ -73,7 +70,7 @@ class Notes:
         note.write()
         return note
 
-    def _rows(self) -> list[tuple[Path, dict[str, Any]]]:
+    def _read(self) -> list[tuple[Note, str]]:
         found = []
         for path in sorted(self.folder.glob("*.json")) if self.folder.is_dir() else ():
             try:
@@ -81,9 +78,10 @@ class Notes:
                 known = self._known.get(path)
                 if known is None or known[0] != written:
                     row = read_json(path)
-                    {"label": row["label"], "keys": tuple(row["keys"]), "batch": row["batch"], "state": row["state"]}
-                    known = self._known[path] = written, row
-                found.append((path, known[1]))
+                    label, keys, batch = row["label"], tuple(row["keys"]), row["batch"]
+                    note = Note(path, label, keys, row.get("judge", ""), row.get("most", 0.0), batch)
+                    known = self._known[path] = written, note, row["state"]
+                found.append(known[1:])
             except (DataError, OSError, KeyError, TypeError) as error:
                 raise PrismError(
                     f"{path}: not a batch's note: {error}", "delete it; its calls are submitted again"

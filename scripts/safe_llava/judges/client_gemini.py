@@ -12,16 +12,15 @@ from typing import Any
 
 from google import genai
 from google.genai import errors, types
-from pydantic import BaseModel
 
 from safe_llava.config.prism import Judge
-from safe_llava.judges.calls import Call, RawReply, endpoint_url
+from safe_llava.judges.calls import Call, RawReply
 from safe_llava.judges.clients import (
     PAGES,
     BatchState,
+    Client,
     Line,
     batch_line,
-    http_client,
     http_errors,
     json_of,
     json_rows,
@@ -35,21 +34,15 @@ from safe_llava.judges.faults import CallError, Fault, read_error
 PAGE = 100
 
 
-class GeminiClient:
-    """A judge of kind ``gemini``.
-
-    Args:
-        judge: the judge's row.
-        secret: the key, or None where none is needed.
-    """
+class GeminiClient(Client):
+    """A judge of kind ``gemini``."""
 
     max_requests = 50_000
     max_bytes = 18_000_000  # of 20 MB
 
     def __init__(self, judge: Judge, secret: str | None) -> None:
-        self._judge, self._secret, self._url = judge, secret, endpoint_url(judge)
+        super().__init__(judge, secret)
         root, _, version = self._url.rpartition("/")
-        self._http = http_client(self._url, judge.timeout_s)
         self._client = genai.Client(
             api_key=secret or "none",
             vertexai=False,
@@ -109,7 +102,8 @@ class GeminiClient:
     async def results(self, batch: str) -> list[Line]:
         found = await self._get(batch)
         inlined = (found.dest.inlined_responses if found.dest else None) or []
-        rows = [without_key(_plain(one), self._secret) for one in inlined]
+        plain = [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in inlined]
+        rows = without_key(plain, self._secret)
         if found.dest and found.dest.file_name:
             with self._errors():
                 data = await self._client.aio.files.download(file=found.dest.file_name)
@@ -147,10 +141,6 @@ def _own(details: Any) -> Any:
     """Return the error itself, which may come within a list or an object."""
     details = details[0] if isinstance(details, list) and details else details
     return details.get("error", details) if isinstance(details, dict) else {}
-
-
-def _plain(value: BaseModel) -> dict[str, Any]:
-    return value.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def _named(batch: types.BatchJob) -> str:

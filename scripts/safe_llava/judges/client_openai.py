@@ -17,14 +17,14 @@ import openai
 
 from safe_llava.config.prism import Judge
 from safe_llava.config.secrets import without_secret
-from safe_llava.judges.calls import Call, RawReply, endpoint_url
+from safe_llava.judges.calls import Call, RawReply
 from safe_llava.judges.clients import (
     LABEL,
     PAGES,
     BatchState,
+    Client,
     Line,
     batch_line,
-    http_client,
     http_errors,
     json_of,
     json_rows,
@@ -37,28 +37,22 @@ from safe_llava.judges.faults import CallError, Fault, read_error
 REFUSED = "refusal"  # in the place of a finish reason, where the endpoint marks a refusal to judge as one
 
 
-class OpenAIClient:
-    """A judge of kind ``openai``.
-
-    Args:
-        judge: the judge's row.
-        secret: the key, or None where none is needed.
-    """
+class OpenAIClient(Client):
+    """A judge of kind ``openai``."""
 
     max_requests = 50_000
     max_bytes = 190_000_000  # of 200 MB
 
     def __init__(self, judge: Judge, secret: str | None) -> None:
-        self._judge, self._secret, self._url = judge, secret, endpoint_url(judge)
-        http = http_client(self._url, judge.timeout_s)
+        super().__init__(judge, secret)
         if secret is None:  # the client itself refuses to ask without a key
-            http.event_hooks = {"request": [_without_authorization]}
+            self._http.event_hooks = {"request": [_without_authorization]}
         self._client = openai.AsyncOpenAI(
             api_key=secret or "none",
             base_url=self._url,
             max_retries=0,
             timeout=judge.timeout_s,
-            http_client=http,
+            http_client=self._http,
         )
 
     async def ask(self, call: Call) -> RawReply:

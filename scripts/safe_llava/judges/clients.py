@@ -6,24 +6,26 @@ hold the key. Whatever an endpoint says has the key cut out before anything else
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import logging
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import httpx2
 
+from safe_llava.config.prism import Judge
 from safe_llava.config.secrets import without_secret
 from safe_llava.core.errors import PrismError
 from safe_llava.core.http import proxy_for
-from safe_llava.judges.calls import Call, RawReply, Usage
+from safe_llava.judges.calls import Call, RawReply, Usage, endpoint_url
 from safe_llava.judges.faults import CallError, Fault, error_in, read_error
 
 log = logging.getLogger(__name__)
+NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 LABEL = "safe_llava_label"  # of a batch, among its metadata
 PAGES = 10  # pages of batches that are looked through for a label, the newest first
 
@@ -45,45 +47,48 @@ class Line:
     reason: str | None = None
 
 
-class Client(Protocol):
-    """A judge's endpoint; what goes wrong is a ``CallError``."""
+class Client(ABC):
+    """A judge's endpoint through its vendor's client; what goes wrong is a ``CallError``.
 
-    max_requests: int
+    Args:
+        judge: the judge's row.
+        secret: the key, or None where none is needed.
+    """
+
+    max_requests: int  # of a batch
     max_bytes: int
 
+    def __init__(self, judge: Judge, secret: str | None) -> None:
+        self._judge, self._secret, self._url = judge, secret, endpoint_url(judge)
+        self._http = http_client(self._url, judge.timeout_s)
+
+    @abstractmethod
     async def ask(self, call: Call) -> RawReply:
         """Ask once."""
 
+    @abstractmethod
     def size(self, call: Call) -> int:
         """Return the bytes that a call takes in a batch."""
 
+    @abstractmethod
     async def submit(self, label: str, calls: Sequence[Call]) -> str:
         """Submit calls of one model as a batch and return the batch's id."""
 
+    @abstractmethod
     async def find(self, label: str) -> str | None:
         """Return the id of the batch that was submitted under a label, or None."""
 
+    @abstractmethod
     async def poll(self, batch: str) -> BatchState:
         """Return how far a batch is."""
 
+    @abstractmethod
     async def results(self, batch: str) -> list[Line]:
         """Return the results of a batch that has ended, in any order, perhaps not all."""
 
+    @abstractmethod
     async def close(self) -> None:
         """Let go of the connections."""
-
-
-async def ask_within(client: Client, call: Call, seconds: float) -> RawReply:
-    """Ask once and wait so long at most, whatever trickles in meanwhile.
-
-    Raises:
-        CallError: there is no reply.
-    """
-    try:
-        async with asyncio.timeout(seconds):
-            return await client.ask(call)
-    except TimeoutError:
-        raise CallError(Fault.TRANSIENT, f"no reply within {seconds:.3g} s", unseen=True) from None
 
 
 def http_client(url: str, timeout_s: float) -> httpx2.AsyncClient:
@@ -121,14 +126,11 @@ def http_errors(url: str) -> Iterator[None]:
         yield
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
         raise CallError(Fault.FATAL, f"{url} is no address") from None
-    except httpx2.ConnectError as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise CallError(Fault.FATAL, f"{url}: its certificate is not trusted") from None
-        raise CallError(Fault.TRANSIENT, "the connection failed: ConnectError") from None
-    except (httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError) as error:
-        raise CallError(Fault.TRANSIENT, f"the connection failed: {type(error).__name__}") from None
     except (httpx2.HTTPError, OSError) as error:
-        raise CallError(Fault.TRANSIENT, f"the connection failed: {type(error).__name__}", unseen=True) from None
+        if isinstance(error, httpx2.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise CallError(Fault.FATAL, f"{url}: its certificate is not trusted") from None
+        reason = f"the connection failed: {type(error).__name__}"
+        raise CallError(Fault.TRANSIENT, reason, unseen=not isinstance(error, NEVER_SENT)) from None
 
 
 def json_of(body: bytes | str, secret: str | None) -> Any:

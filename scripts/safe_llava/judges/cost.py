@@ -6,9 +6,7 @@ most as one for each two, which is what other scripts and lists of numbers take.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from safe_llava.config.prism import Judge, Price
@@ -16,7 +14,6 @@ from safe_llava.core.errors import PrismError
 from safe_llava.judges.calls import Call, Usage
 from safe_llava.judges.store import VerdictStore
 
-log = logging.getLogger(__name__)
 BYTES_PER_TOKEN, FEWEST_BYTES_PER_TOKEN = 4, 2
 FRAME_TOKENS = 8  # of the roles around a message
 BATCH_SHARE = 0.5  # the batch APIs of OpenAI and Gemini charge half
@@ -46,31 +43,6 @@ def cost_of(judge: Judge, model: str, usage: Usage, batch: bool = False) -> floa
         return None
     dollars = (usage.prompt_tokens * price.input + usage.completion_tokens * price.output) / 1e6
     return dollars * (BATCH_SHARE if batch else 1.0)
-
-
-def announce(judge: Judge, n_answers: int, n_different: int, missing: Sequence[Call], store: VerdictStore[Any]) -> None:
-    """Report what is about to be asked and what it may cost, before the first call.
-
-    Raises:
-        PrismError: more than ``max_cost``, with what was spent before.
-    """
-    usage = sum((estimated_usage(judge, call) for call in missing), Usage(0, 0))
-    costs = [cost_of(judge, call.model, estimated_usage(judge, call), judge.batch) for call in missing]
-    known = [cost for cost in costs if cost is not None]
-    cost, spent = sum(known), store.spent_at_most
-    estimate = f"${cost:.4f}" if len(known) == len(costs) else "unknown (the row has no prices)"
-    log.info(
-        "judge %s: %d answers, %d different calls, %d there already, %d to ask%s; "
-        "about %d tokens of prompts and %d of replies, estimated cost %s; spent before: $%.4f",
-        *(store.judge, n_answers, n_different, n_different - len(missing), len(missing)),
-        *(" in batches" if judge.batch else "", usage.prompt_tokens, usage.completion_tokens, estimate, spent),
-    )
-    if judge.max_cost is not None and missing and spent + cost > judge.max_cost:
-        raise PrismError(
-            f"judge {store.judge}: {len(missing)} calls would cost about ${cost:.4f} beside the ${spent:.4f} spent "
-            f"before, more than max_cost (${judge.max_cost:.4f})",
-            "raise prism.judges.NAME.max_cost, or judge less; nothing was asked",
-        )
 
 
 def too_dear(judge: Judge, store: VerdictStore[Any]) -> PrismError:

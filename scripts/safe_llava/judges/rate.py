@@ -15,7 +15,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 
 from aiolimiter import AsyncLimiter
 
@@ -220,18 +219,14 @@ class ConcurrencyLimiter:
     async def __aenter__(self) -> None:
         await self._free.acquire()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._excess:
-            self._excess -= 1
-        else:
-            self._free.release()
+    async def __aexit__(self, *exception: object) -> None:
+        self._give()
 
     def widen(self, least: int = FIRST_LIMIT) -> None:
-        """Raise the limit to that at least, within the row's bound."""
+        """Raise the limit to so many calls, within the row's bound."""
         for _ in range(min(self._most, least) - self.limit):
-            self._more()
+            self.limit += 1
+            self._give()
 
     def replied(self, seconds: float, full: bool) -> None:
         """Count a reply, what it took, and whether every slot was taken when it came."""
@@ -240,8 +235,7 @@ class ConcurrencyLimiter:
                 self.limit -= 1
                 self._excess += 1
         elif full:
-            for _ in range(min(LIMIT_STEP, self._most - self.limit)):
-                self._more()
+            self.widen(self.limit + LIMIT_STEP)
         self._seconds.append(seconds)
         self._replies += 1
         if self._replies % KNOWN_REPLIES == 0:
@@ -252,8 +246,8 @@ class ConcurrencyLimiter:
         """Return the seconds to wait for a call that has failed so often; each failure doubles them."""
         return min(self._timeout_s, self._hangs_after * 2.0 ** min(failures, 30))
 
-    def _more(self) -> None:
-        self.limit += 1
+    def _give(self) -> None:
+        """Let another call use a slot, unless it is one too many."""
         if self._excess:
             self._excess -= 1
         else:

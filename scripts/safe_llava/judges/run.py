@@ -25,7 +25,7 @@ from safe_llava.core.errors import PrismError
 from safe_llava.core.progress import Progress
 from safe_llava.judges.batch import BatchQueue
 from safe_llava.judges.calls import Asked, Call, Found, Outcome, RawReply, Stopped, Usage, is_another_model
-from safe_llava.judges.clients import Client, ask_within
+from safe_llava.judges.clients import Client
 from safe_llava.judges.cost import cost_of, estimated_usage, highest_usage, price_for, too_dear
 from safe_llava.judges.faults import CallError, Fault
 from safe_llava.judges.rate import FIRST_LIMIT, ConcurrencyLimiter, RateLimiter, backoff
@@ -115,7 +115,8 @@ class Scheduler(Generic[Found]):
 
         most = len(calls) if self.judge.batch else max(FEWEST_WORKERS, 2 * self.judge.max_concurrency)
         workers = [self._spawn(worker()) for _ in range(min(len(calls), most))]
-        with told_to_stop(self._stop):
+        loop = asyncio.get_running_loop()
+        with told_to_stop(lambda name: loop.call_soon_threadsafe(self._stop, name)):
             keeping = asyncio.create_task(self._keep_house())
             await asyncio.wait(workers) if workers else None
             await self.close()
@@ -280,9 +281,11 @@ class Scheduler(Generic[Found]):
     async def _sent(self, work: Work, number: int, note: int | None) -> Outcome[Found]:
         work.attempts += 1
         self.sent += work.attempts == 1
+        seconds = self._concurrency.timeout(work.faults[Fault.TRANSIENT])
         began, settled = time.monotonic(), False
         try:
-            reply = await ask_within(self._client, work.call, self._concurrency.timeout(work.faults[Fault.TRANSIENT]))
+            async with asyncio.timeout(seconds):  # whatever trickles in meanwhile
+                reply = await self._client.ask(work.call)
             self._rate.learned.passed(number)
             self._heard = time.monotonic()
             self._concurrency.replied(self._heard - began, full=len(self._flying) >= self._concurrency.limit)
@@ -290,8 +293,10 @@ class Scheduler(Generic[Found]):
             outcome = self._keep(work, reply)
             settled = True
             return outcome
+        # One whose reply was not seen may have been paid: its note stays open, and counts.
+        except TimeoutError:
+            raise CallError(Fault.TRANSIENT, f"no reply within {seconds:.3g} s", unseen=True) from None
         except CallError as error:
-            # One whose reply was not seen may have been paid: its note stays open, and counts.
             settled = not error.unseen
             if error.paid is not None:
                 cost = cost_of(self.judge, work.call.model, error.paid)

@@ -29,8 +29,8 @@ from safe_llava.core.retry import outcome as outcome_for_retry
 from safe_llava.core.rows import read_row
 from safe_llava.formats.answer_files import read_any_answers
 from safe_llava.formats.prism import HAIR, Answer, Attribute, Task, Verdict, read_answers
-from safe_llava.judges.calls import Asked, Call, Outcome, Stopped, is_another_model
-from safe_llava.judges.cost import announce
+from safe_llava.judges.calls import Asked, Call, Outcome, Stopped, Usage, is_another_model
+from safe_llava.judges.cost import cost_of, estimated_usage
 from safe_llava.judges.store import VerdictStore
 from safe_llava.judges.store_index import Spent
 from safe_llava.lexicon.language import is_english
@@ -237,7 +237,7 @@ def _ask_missing(
 ) -> Asked[Finding]:
     """Ask what the store does not know; what forbids it is returned beside the outcomes."""
     try:
-        announce(config, n_answers, n_different, missing, store)
+        _announce(config, n_answers, n_different, missing, store)
         if not missing:
             return Asked({})
         secret = read_key(config, os.environ)
@@ -253,6 +253,33 @@ def _ask_missing(
         ) from error
 
     return ask_all(config, missing, store, secret)
+
+
+def _announce(
+    judge: Judge, n_answers: int, n_different: int, missing: Sequence[Call], store: VerdictStore[Finding]
+) -> None:
+    """Report what is about to be asked and what it may cost, before the first call.
+
+    Raises:
+        PrismError: more than ``max_cost``, with what was spent before.
+    """
+    usage = sum((estimated_usage(judge, call) for call in missing), Usage(0, 0))
+    costs = [cost_of(judge, call.model, estimated_usage(judge, call), judge.batch) for call in missing]
+    known = [cost for cost in costs if cost is not None]
+    cost, spent = sum(known), store.spent_at_most
+    estimate = f"${cost:.4f}" if len(known) == len(costs) else "unknown (the row has no prices)"
+    log.info(
+        "judge %s: %d answers, %d different calls, %d there already, %d to ask%s; "
+        "about %d tokens of prompts and %d of replies, estimated cost %s; spent before: $%.4f",
+        *(store.judge, n_answers, n_different, n_different - len(missing), len(missing)),
+        *(" in batches" if judge.batch else "", usage.prompt_tokens, usage.completion_tokens, estimate, spent),
+    )
+    if judge.max_cost is not None and missing and spent + cost > judge.max_cost:
+        raise PrismError(
+            f"judge {store.judge}: {len(missing)} calls would cost about ${cost:.4f} beside the ${spent:.4f} spent "
+            f"before, more than max_cost (${judge.max_cost:.4f})",
+            "raise prism.judges.NAME.max_cost, or judge less; nothing was asked",
+        )
 
 
 def _refuse_silence(outcomes: dict[str, Outcome[Finding]], asked: Asked[Finding]) -> None:

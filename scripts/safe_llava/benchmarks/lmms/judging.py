@@ -19,11 +19,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from safe_llava.config.prism import Judge
+from safe_llava.core.cli import EXIT_RUN_AGAIN
 from safe_llava.core.errors import BenchmarkError
 from safe_llava.judges.calls import Call, RawReply, Stopped, call_key
 from safe_llava.judges.replies import CUT_OFF, GOOD_ENDINGS, without_reasoning
 from safe_llava.judges.run import Scheduler, open_client
-from safe_llava.judges.signals import told_to_leave
+from safe_llava.judges.signals import told_to_stop
 from safe_llava.judges.store import VerdictStore
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ class Judging:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._signals.enter_context(told_to_leave(self._stop))
+        self._signals.enter_context(told_to_stop(self._leave))
         return self
 
     def __exit__(
@@ -152,9 +153,10 @@ class Judging:
             "cost": round(self.store.own.cost, 6),
         }
 
-    def _stop(self, name: str) -> None:
+    def _leave(self, name: str) -> None:
         logger.warning("%s: waiting for the judge's calls under way, which are paid", name)
         self._loop.call_soon_threadsafe(self._scheduler.end, Stopped(name))
+        raise SystemExit(EXIT_RUN_AGAIN)
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
