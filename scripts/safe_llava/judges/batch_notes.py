@@ -58,9 +58,8 @@ class Notes:
 
     def claimed(self, judge: str) -> float:
         """Return the US dollars that a judge's batches may come to: those not taken in yet, and those that are gone."""
-        return sum(
-            (note.most for note, state in self._read() if note.judge == judge and state in (SUBMITTED, GONE)), 0.0
-        )
+        most = [note.most for note, state in self._read() if note.judge == judge and state in (SUBMITTED, GONE)]
+        return float(sum(most))
 
     def new(self, calls: Sequence[Call], judge: str, most: float) -> Note:
         """Write the note of a batch that is about to be submitted."""

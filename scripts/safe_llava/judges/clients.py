@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import certifi
 import httpx2
 
 from safe_llava.config.prism import Judge
@@ -97,26 +98,19 @@ def http_client(url: str, timeout_s: float) -> httpx2.AsyncClient:
     Raises:
         PrismError: the proxy that the environment names cannot be used.
     """
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())  # a container image may have none of the system's
     # A vendor's client retries nothing and limits nothing: this project does.
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
     try:
         return httpx2.AsyncClient(
-            timeout=timeout_s, limits=limits, trust_env=False, proxy=proxy_for(url), verify=_trusted()
+            timeout=timeout_s, limits=limits, trust_env=False, proxy=proxy_for(url), verify=context
         )
     except (ValueError, ImportError, httpx2.InvalidURL) as error:
         raise PrismError(
             f"{url} cannot be asked through the proxy of the environment: {type(error).__name__}",
             "name an HTTP proxy in HTTPS_PROXY (http_proxy for http addresses), or the endpoint's host in NO_PROXY",
         ) from None
-
-
-def _trusted() -> ssl.SSLContext:
-    """Return what certificates are trusted: the system's, and certifi's where a container image has none."""
-    import certifi
-
-    context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
-    return context
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -39,6 +40,7 @@ class Fault(StrEnum):
     FATAL = "rejected for good"  # no call can succeed
 
 
+@dataclass(eq=False)
 class CallError(Exception):
     """Why a call has no verdict.
 
@@ -51,18 +53,12 @@ class CallError(Exception):
         paid: the tokens that the call took all the same, where the endpoint counts them.
     """
 
-    def __init__(
-        self,
-        fault: Fault,
-        reason: str,
-        wait: float | None = None,
-        unseen: bool = False,
-        status: int | None = None,
-        paid: Usage | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.fault, self.reason, self.wait, self.unseen, self.status = fault, reason, wait, unseen, status
-        self.paid = paid
+    fault: Fault
+    reason: str
+    wait: float | None = None
+    unseen: bool = False
+    status: int | None = None
+    paid: Usage | None = None
 
     @property
     def is_transient(self) -> bool:

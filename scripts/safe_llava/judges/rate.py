@@ -101,8 +101,7 @@ class LearnedRate:
         self.rate = FIRST_RATE if math.isinf(most) else most
         self._met = False  # the endpoint's limit, at the present rate
         self._easy = 0  # ticks in a row in which hardly anything was limited
-        self._tick_start = clock()
-        self._sent = self._passed = self._limited = 0
+        self._begin_tick()
         self._streak = self._pauses = 0
         self._last_passed = -math.inf
         self._calls = self._first = 0  # number of the next call, and of the first since the last pause
