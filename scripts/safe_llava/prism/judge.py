@@ -256,15 +256,15 @@ def _ask_missing(
 
 
 def _announce(
-    judge: Judge, n_answers: int, n_different: int, missing: Sequence[Call], store: VerdictStore[Finding]
+    config: Judge, n_answers: int, n_different: int, missing: Sequence[Call], store: VerdictStore[Finding]
 ) -> None:
     """Report what is about to be asked and what it may cost, before the first call.
 
     Raises:
         PrismError: more than ``max_cost``, with what was spent before.
     """
-    usage = sum((estimated_usage(judge, call) for call in missing), Usage(0, 0))
-    costs = [cost_of(judge, call.model, estimated_usage(judge, call), judge.batch) for call in missing]
+    usage = sum((estimated_usage(config, call) for call in missing), Usage(0, 0))
+    costs = [cost_of(config, call.model, estimated_usage(config, call), config.batch) for call in missing]
     known = [cost for cost in costs if cost is not None]
     cost, spent = sum(known), store.spent_at_most
     estimate = f"${cost:.4f}" if len(known) == len(costs) else "unknown (the row has no prices)"
@@ -272,12 +272,12 @@ def _announce(
         "judge %s: %d answers, %d different calls, %d there already, %d to ask%s; "
         "about %d tokens of prompts and %d of replies, estimated cost %s; spent before: $%.4f",
         *(store.judge, n_answers, n_different, n_different - len(missing), len(missing)),
-        *(" in batches" if judge.batch else "", usage.prompt_tokens, usage.completion_tokens, estimate, spent),
+        *(" in batches" if config.batch else "", usage.prompt_tokens, usage.completion_tokens, estimate, spent),
     )
-    if judge.max_cost is not None and missing and spent + cost > judge.max_cost:
+    if config.max_cost is not None and missing and spent + cost > config.max_cost:
         raise PrismError(
             f"judge {store.judge}: {len(missing)} calls would cost about ${cost:.4f} beside the ${spent:.4f} spent "
-            f"before, more than max_cost (${judge.max_cost:.4f})",
+            f"before, more than max_cost (${config.max_cost:.4f})",
             "raise prism.judges.NAME.max_cost, or judge less; nothing was asked",
         )
 
