@@ -129,6 +129,15 @@ def test_an_error_that_counts_its_tokens_is_paid_and_told_and_paced_in_the_endpo
     assert (failed["cost"], failed["reason"]) == (pytest.approx(0.0007), "HTTP 502: cut off")
 
 
+def test_an_error_of_gemini_that_counts_its_tokens_is_paid(tmp_path: Path) -> None:
+    usage = {"promptTokenCount": 100, "candidatesTokenCount": 50}
+    error = (503, {"retry-after-ms": "5"}, {"error": {"message": "cut off", "code": 503}, "usageMetadata": usage})
+    with JudgeServer(reply=lambda prompt, nth: error if nth == 1 else "yes") as server:
+        assert run(tmp_path, server.row("gemini", **PRICES), answer(1, "text"))[0].refused is True
+    (failed,) = lines(tmp_path, failures=True)
+    assert (failed["cost"], failed["reason"]) == (pytest.approx(0.0007), "HTTP 503: cut off")
+
+
 def test_three_judge_jobs_at_once_keep_one_bound(tmp_path: Path) -> None:
     with JudgeServer(reply=lambda prompt, nth: server.wrapped("openai", prompt, "yes", completion=1000)) as server:
         server.latency_s = 0.05

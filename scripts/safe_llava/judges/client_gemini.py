@@ -126,7 +126,7 @@ class GeminiClient(Client):
                 yield
         except errors.APIError as error:
             headers = getattr(error.response, "headers", None) or {}
-            raise read_error(error.code, headers, without_key({"error": _own(error.details)}, self._secret)) from None
+            raise read_error(error.code, headers, without_key(error.details, self._secret)) from None
         except (ValueError, TypeError, AttributeError, errors.UnknownApiResponseError) as error:
             raise CallError(
                 Fault.TRANSIENT, f"a reply that the client cannot read: {type(error).__name__}", unseen=True
@@ -135,12 +135,6 @@ class GeminiClient(Client):
 
 def _settings(call: Call, **more: Any) -> types.GenerateContentConfig:
     return types.GenerateContentConfig(temperature=call.temperature, max_output_tokens=call.max_tokens, **more)
-
-
-def _own(details: Any) -> Any:
-    """Return the error itself, which may come within a list or an object."""
-    details = details[0] if isinstance(details, list) and details else details
-    return details.get("error", details) if isinstance(details, dict) else {}
 
 
 def _named(batch: types.BatchJob) -> str:
