@@ -72,8 +72,10 @@ cpu_build() {
 [ -n "$index" ] && cpu_build || "${uv[@]}" --constraint envs/train-cuda.lock "torch==$version" || "${pip[@]}" "torch==$version"
 "${pip[@]}" --no-deps --no-build-isolation -e .
 # Snakemake imports every executor plugin at each start, in the path's order: the published one alone would import pandas.
+# So the clone's code goes before the packages, and stays behind PYTHONPATH.
 "$folder/bin/python" -c 'import pathlib, sys, sysconfig
-lines = f"import sys; sys.path.insert(0, {sys.argv[1]!r})\n"
-pathlib.Path(sysconfig.get_path("purelib"), "safe_llava_first.pth").write_text(lines)' "$PWD/scripts"
+site = sysconfig.get_path("purelib")
+line = f"import sys; sys.path.insert(sys.path.index({site!r}) if {site!r} in sys.path else 0, {sys.argv[1]!r})\n"
+pathlib.Path(site, "safe_llava_first.pth").write_text(line)' "$PWD/scripts"
 "$folder/bin/python" -c 'import torch, transformers, snakemake, safe_llava'
 printf '%s' "$wanted" > "$stamp"

@@ -6,8 +6,10 @@ import json
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from benchmarks.conftest import MODEL_ROW
 from workflow.conftest import Run, job_counts, snakemake
@@ -47,12 +49,16 @@ class Workflow:
             "mine.yaml": yaml.safe_dump(config),
             "step.py": STEP,
             "model/config.json": "{}",
-            "model/model.safetensors": "weights",
             "results/data/snapshots/benchmark-mmvet.json": "{}",
         }
         for name, text in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
+        self.write_weights(1)
+
+    def write_weights(self, number: int) -> None:
+        """Write so many weights; what is no safetensors file is refused when a run is planned."""
+        save_file({"weight": numpy.zeros(number, numpy.float32)}, self.folder / "model/model.safetensors")
 
     def run(self, answers: int, judged: int, *more: str) -> set[str]:
         """Let so many questions of each rule fail, and return which of the rules ran."""
@@ -97,5 +103,5 @@ def test_other_weights_in_the_same_folder_are_asked(workflow: Workflow) -> None:
     assert workflow.run(0, 0) == {ANSWERS, JUDGED}
     (workflow.folder / "model/README.md").write_text("nothing that a model is made of", encoding="utf-8")
     assert workflow.run(0, 0) == set()
-    (workflow.folder / "model/model.safetensors").write_text("other weights", encoding="utf-8")
+    workflow.write_weights(2)
     assert workflow.run(0, 0) == {ANSWERS, JUDGED}

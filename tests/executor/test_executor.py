@@ -138,7 +138,7 @@ def test_a_job_that_can_never_start_is_kept_until_it_is_cancelled(
         return [one async for one in made.check_active_jobs([job])]
 
     job, errors = info("7"), []
-    made._pace = PollInterval(0.0)
+    made._polling = PollInterval(0.0)
     monkeypatch.setattr(made, "_look", lambda jobs: {"7": Sight("PENDING", reason="PartitionTimeLimit")})
     monkeypatch.setattr(made, "report_job_error", lambda job, msg, aux_logs: errors.append(msg))
     monkeypatch.setattr(steady, "NEVER_SECONDS", -1.0)
@@ -178,7 +178,7 @@ def test_growth_is_forgotten_when_the_rule_asks_for_something_else(
     entry.token, entry.grown["memory"], entry.asked = "", 2, {"mem_mb": 4000}
     submitted: list[Entry] = []
     job = SimpleNamespace(rules=["train"], input=[], resources={"mem_mb": mem_mb, "gpu": 1})
-    made._pace = PollInterval(0.0)
+    made._polling = PollInterval(0.0)
     monkeypatch.setattr(made, "_entry", lambda job: entry)
     monkeypatch.setattr(steady, "digest_of", lambda value: content)
     monkeypatch.setattr(made, "_submit", lambda job, entry: submitted.append(entry))
@@ -218,7 +218,7 @@ def test_what_slurm_may_still_run_is_ended_before_it_is_submitted_again(
     monkeypatch: pytest.MonkeyPatch, fate: Fate, state: str, ended: bool
 ) -> None:
     made, order = executor(), []
-    made._pace = PollInterval(0.0)
+    made._polling = PollInterval(0.0)
     monkeypatch.setattr(slurm, "end", lambda job, stopped: order.append(f"end {job}"))
     monkeypatch.setattr(made, "_submit", lambda job, entry, avoided: order.append("submit"))
     monkeypatch.setattr(made, "_report_job_submission_threadsafe", lambda info: None)
@@ -229,7 +229,7 @@ def test_what_slurm_may_still_run_is_ended_before_it_is_submitted_again(
 @pytest.mark.parametrize(("nodes", "avoided"), [("gpu-01", "gpu-01"), ("n[1-2]", ""), ("n1,n3", ""), ("", "")])
 def test_a_single_node_that_was_lost_is_avoided(monkeypatch: pytest.MonkeyPatch, nodes: str, avoided: str) -> None:
     made, asked = executor(), []
-    made._pace = PollInterval(0.0)
+    made._polling = PollInterval(0.0)
     monkeypatch.setattr(slurm, "end", lambda job, stopped: None)
     monkeypatch.setattr(made, "_submit", lambda job, entry, avoided: asked.append(avoided))
     monkeypatch.setattr(made, "_report_job_submission_threadsafe", lambda info: None)

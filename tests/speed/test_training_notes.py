@@ -14,8 +14,8 @@ from safe_llava.speed.checkpoints import PAIRS
 from safe_llava.speed.training import means
 
 NOTES = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-OTHERS = ("plan-", "prism-")  # logs of other pages
-LOGS = sorted(file for file in (NOTES.parent / "benchmarks").glob("*.jsonl") if not file.name.startswith(OTHERS))
+KINDS = ("finetune-", "passes-", "pretrain-")  # the other logs are of other pages
+LOGS = sorted(file for file in (NOTES.parent / "benchmarks").glob("*.jsonl") if file.name.startswith(KINDS))
 
 
 def read(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
