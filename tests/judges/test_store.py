@@ -17,6 +17,7 @@ from safe_llava.formats.prism import Attribute, Task
 from safe_llava.judges import store as judge_store
 from safe_llava.judges.calls import Call, RawReply, Usage
 from safe_llava.judges.store import VerdictStore
+from safe_llava.judges.store_index import Spent
 from safe_llava.prism.prompts.protocol import Finding, PrismReading, make_call
 
 JUDGE = Judge(description="d", kind="openai", model="m", temperature=0)
@@ -71,7 +72,7 @@ def test_verdicts_are_read_back_with_all_that_was_said(tmp_path: Path) -> None:
     found = again.get(call(half, Task.IMPLICIT_LEAKAGE).key)
     assert found is not None
     assert (found.found, found.model) == (Finding(leaked=(Attribute.AGE,)), "m-1")
-    assert (again.total.calls, again.total.usage, again.total.cost) == (2, Usage(7, 2), 0.5)
+    assert again.total == Spent(calls=2, prompt_tokens=7, completion_tokens=2, longest=2, cost=0.5)
     assert json.loads(segments(tmp_path)[0].read_text(encoding="utf-8").split("\n")[0])["raw"] == half
 
 

@@ -12,7 +12,7 @@ import logging
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -20,7 +20,6 @@ from urllib.parse import quote
 from pydantic_core import from_json
 
 from safe_llava.core.files import atomic_path
-from safe_llava.judges.calls import Usage
 
 log = logging.getLogger(__name__)
 VERDICTS, FAILURES, ASKED = ".jsonl", ".failures.jsonl", ".asked"
@@ -54,17 +53,20 @@ class Spent:
     """What the calls in a store used: their number, their tokens, and their cost in US dollars."""
 
     calls: int = 0
-    usage: Usage = field(default_factory=lambda: Usage(0, 0))
-    cost: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     longest: int = 0  # tokens of the longest reply
+    cost: float = 0.0
 
     def add(self, row: dict[str, Any]) -> None:
         """Count the call of one more line."""
-        usage = Usage(*map(int, row.get("usage") or (0, 0)))
+        prompt, completion = map(int, row.get("usage") or (0, 0))
+        cost = float(row.get("cost") or 0.0)
         self.calls += 1
-        self.usage += usage
-        self.longest = max(self.longest, usage.completion_tokens)
-        self.cost += float(row.get("cost") or 0.0)
+        self.prompt_tokens += prompt
+        self.completion_tokens += completion
+        self.longest = max(self.longest, completion)
+        self.cost += cost
 
 
 class StoreIndex:
@@ -101,6 +103,7 @@ class StoreIndex:
                 self._table = sqlite3.connect(":memory:", check_same_thread=False)
         self._table.executescript(SCHEMA)
         self.read: dict[str, int] = dict(self._table.execute("SELECT name, read FROM files"))
+        self._names: dict[int, str] = dict(self._table.execute("SELECT number, name FROM files"))
 
     def save(self) -> None:
         """Keep the table beside the segments."""
@@ -112,15 +115,16 @@ class StoreIndex:
         """Take in the whole lines that a file has gained."""
         self._table.execute("INSERT OR IGNORE INTO files (name, read) VALUES (?, 0)", (name,))
         (number,) = self._one("SELECT number FROM files WHERE name = ?", name)
+        self._names[number] = name
         self._table.executemany(INSERT, self._verdicts(name, number))
         self._table.execute("UPDATE files SET read = ? WHERE number = ?", (self.read.get(name, 0), number))
 
     def verdict(self, key: str) -> dict[str, Any] | None:
         """Return the row of a call's verdict, or None where there is none."""
-        place = self._one("SELECT name, start FROM verdicts JOIN files ON number = file WHERE key = ?", _short(key))
+        place = self._one("SELECT file, start FROM verdicts WHERE key = ?", _short(key))
         if place is None:
             return None
-        name, start = place
+        name, start = self._names[place[0]], place[1]
         if name not in self._streams:
             if len(self._streams) >= OPEN_SEGMENTS:
                 self._streams.popitem()[1].close()
@@ -134,9 +138,9 @@ class StoreIndex:
 
     def spent(self, judge: str) -> Spent:
         """Return what a judge has used."""
-        query = "SELECT calls, prompt, completion, cost, longest FROM spent WHERE judge = ?"
-        calls, prompt, completion, cost, longest = self._one(query, judge) or (0, 0, 0, 0.0, 0)
-        return Spent(calls, Usage(prompt, completion), cost, longest)
+        return Spent(
+            *self._one("SELECT calls, prompt, completion, longest, cost FROM spent WHERE judge = ?", judge) or ()
+        )
 
     def close(self) -> None:
         """Let go of the table and the segments."""
@@ -162,7 +166,7 @@ class StoreIndex:
             spent[str(row.get("judge"))].add(row)
         self._table.executemany(
             COUNT,
-            [(judge, its.calls, *astuple(its.usage), its.longest, its.cost) for judge, its in spent.items()],
+            [(judge, *astuple(its)) for judge, its in spent.items()],
         )
 
     def _take_note(self, number: int, row: dict[str, Any]) -> None:

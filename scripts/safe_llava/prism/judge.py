@@ -15,7 +15,7 @@ import argparse
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -299,7 +299,8 @@ def _refuse_silence(outcomes: dict[str, Outcome[Finding]], asked: Asked[Finding]
 
 
 def _spent(spent: Spent) -> dict[str, Any]:
-    return {"calls": spent.calls, "cost": round(spent.cost, 6), **asdict(spent.usage)}
+    tokens = {"prompt_tokens": spent.prompt_tokens, "completion_tokens": spent.completion_tokens}
+    return {"calls": spent.calls, "cost": round(spent.cost, 6), **tokens}
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
