@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -106,6 +107,8 @@ def test_an_answer_that_speaks_of_a_judge_is_no_verdict(tmp_path: Path) -> None:
     file = tmp_path / "refusal_soft.csv"
     file.write_text('Age/1.jpg,"a ""judge"", said, is not one"\n')
     command.main(["prism", "judge", str(file), "--out", str(tmp_path / "verdicts.csv")])
+    (verdict,) = csv.DictReader((tmp_path / "verdicts.csv").read_text().splitlines())
+    assert (verdict["status"], verdict["text"]) == ("judged", 'a "judge", said, is not one')
 
 
 def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:

@@ -110,10 +110,9 @@ def _read_object(file: Path) -> dict[str, object]:
     try:
         value = read_json(file, CHECKPOINT_AGAIN)
     except DataError as error:
-        message = error.message.replace("config.json: not JSON", f"config.json: {NO_MODEL}: not JSON")
-        raise CheckpointError(message if file.name == "config.json" else error.message, error.remedy) from error
-    except RecursionError as error:
-        raise CheckpointError(f"{file}: nested without end", CHECKPOINT_AGAIN) from error
+        said = error.message.removeprefix(f"{file}: ")
+        what = f"{NO_MODEL}: {said}" if file.name == "config.json" else said
+        raise CheckpointError(f"{file}: {what}", error.remedy) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: not a JSON object", CHECKPOINT_AGAIN)
     return value

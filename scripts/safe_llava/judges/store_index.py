@@ -212,7 +212,7 @@ def _short(key: str) -> bytes:
 def _row_of(line: bytes, is_note: bool) -> dict[str, Any] | None:
     try:
         try:
-            row = from_json(line)  # three times as fast
+            row = from_json(line)  # over twice as fast
         except ValueError:
             row = json.loads(line)  # half a surrogate pair
         if is_note:
