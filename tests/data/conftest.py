@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,27 @@ class FaultyServer(UpstreamServer):
         self.faults = []
         # Clients that are killed leave broken connections, which is what is wanted.
         self._server.handle_error = lambda request, address: None  # type: ignore[method-assign]
+        self._at_work: set[tuple[object, object]] = set()
+        self._begin, self._serve = self._server.process_request, self._server.process_request_thread
+        self._server.process_request = self._counted  # type: ignore[method-assign]
+        self._server.process_request_thread = self._served  # type: ignore[method-assign]
+
+    def _counted(self, *connection: Any) -> None:
+        self._at_work.add(connection)
+        self._begin(*connection)
+
+    def _served(self, *connection: Any) -> None:
+        try:
+            self._serve(*connection)
+        finally:
+            self._at_work.discard(connection)
+
+    def at_rest(self) -> None:
+        """Wait until the threads that served clients that are gone have noticed."""
+        sent = -1
+        while sent != self.bytes_sent.total() or self._at_work:
+            sent = self.bytes_sent.total()
+            time.sleep(0.1)
 
     def respond(self, path: str) -> ServedFault | None:
         """Return the next fault."""

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,20 +218,34 @@ def environment(root: Path, **more: str) -> dict[str, str]:
 
 
 def test_two_processes_at_once_fetch_once_and_say_so(upstream: Upstream, tmp_path: Path, root: Path) -> None:
-    upstream.server.always = ServedFault(delay_s=1.5)
+    go = threading.Event()
+
+    def hold(path: str) -> None:
+        assert go.wait(60)
+
+    upstream.server.respond = hold  # type: ignore[method-assign]
     (tmp_path / "row.json").write_text(upstream.row().model_dump_json())
     target = tmp_path / "data/set/file.bin"
     flags = ["--row", str(tmp_path / "row.json"), "--root", str(tmp_path / "data"), "--out", str(target)]
     command = [sys.executable, "-m", "safe_llava.data.fetch", *flags]
-    both = [
-        subprocess.Popen(command, env=environment(root), stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL)
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=60)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+
+    def started() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command, env=environment(root), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+
+    first = started()
+    while upstream.requests == 0:
+        time.sleep(0.01)
+        assert first.poll() is None
+    second = started()
+    assert second.stderr
+    assert any("holds this lock; waiting" in line for line in second.stderr)
+    go.set()
+    assert "already here" not in first.communicate(timeout=60)[1]
+    assert "already here" in second.communicate(timeout=60)[1]
+    assert (first.returncode, second.returncode) == (0, 0)
     assert upstream.requests == 1
-    assert sum("holds this lock; waiting" in text for text in said) == 1
-    assert sum("already here" in text for text in said) == 1
     assert target.read_bytes() == PAYLOAD
 
 
@@ -276,7 +291,7 @@ def test_a_repository_killed_at_any_moment_is_gone_on_with(
             process.kill()
             assert process.wait() == -signal.SIGKILL
             assert not target.exists() and not (tmp_path / "r.json").exists()
-        time.sleep(0.5)  # the server's threads notice that nobody listens
+        server.at_rest()
         have, sent = held(staging), sum(n for path, n in server.bytes_sent.items() if path.startswith(base))
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         snapshot_step.main(flags)

@@ -44,13 +44,14 @@ class Cluster:
         return {**kept, **clone, "PATH": path, "OMP_NUM_THREADS": "1"}
 
     def ask(self, *command: str) -> str:
-        """Run a client of SLURM; the controller may be away for another test's sake."""
-        for _ in range(60):
+        """Run a client of SLURM; a daemon may be away for another test's sake, the accounting for three jobs' time."""
+        deadline = time.monotonic() + FOR_EVER
+        while True:
             done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 return done.stdout.strip()
+            assert time.monotonic() < deadline, f"{' '.join(command)}: {done.stderr}"
             time.sleep(1)
-        raise AssertionError(f"{' '.join(command)}: {done.stderr}")
 
     def stop(self, daemon: str) -> None:
         """End a daemon by the process id that it wrote."""
@@ -96,14 +97,24 @@ def until(done: Callable[[], object], what: str, seconds: float = FOR_EVER) -> N
         time.sleep(0.2)
 
 
-def requested(cluster: Cluster, jobs: list[str], what: str) -> list[str]:
-    """What jobs asked for, as the accounting has it, in their order; another test may have taken it away."""
+def accounted(cluster: Cluster, jobs: list[str], what: str) -> list[str]:
+    """What the accounting has of jobs that have ended, in their order.
 
-    def answers() -> list[str]:
-        return [cluster.ask("sacct", "-X", "-n", "-P", "-j", job, "-o", what) for job in jobs]
+    The controller tells it of starts and ends in its own time, and in any order where it was away: a row is read when
+    it has both, an end and, from the start, the line of the submission.
+    """
+    found: dict[str, str] = {}
 
-    until(lambda: all(one and "Unknown" not in one for one in answers()), "the accounting of the jobs", 120)
-    return answers()
+    def complete() -> bool:
+        for job in jobs:
+            answer = cluster.ask("sacct", "-X", "-n", "-P", "-j", job, "-o", f"End,{what},SubmitLine")
+            end, *said = answer.split("|", what.count(",") + 2)
+            if end[:1].isdigit() and all(said):
+                found[job] = "|".join(said[:-1])
+        return found.keys() == set(jobs)
+
+    until(complete, "the end of the jobs in the accounting")
+    return [found[job] for job in jobs]
 
 
 @dataclass
@@ -171,6 +182,11 @@ class Work:
         other = self.cluster.ask(*command, "-D", "/", "--wrap", "sleep 5")
         until(lambda: job not in self.unfinished, "preemption")
         return other
+
+    def controlled(self, job: str) -> dict[str, str]:
+        """What the controller says of a job of the last two minutes."""
+        words = self.cluster.ask("scontrol", "show", "job", "-o", job).split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
 
     @property
     def ended(self) -> list[dict[str, Any]]:
@@ -251,7 +267,7 @@ def work(cluster: Cluster, tmp_path: Path) -> Iterator[Work]:
         process.kill()
         process.wait()
     # A job that has just been cancelled is completing for a moment.
-    until(lambda: not made.unfinished or not ended, "the end of all jobs", 60)
+    until(lambda: not made.unfinished or not ended, "the end of all jobs")
     if left := made.unfinished:
         cluster.ask("scancel", *left)
 

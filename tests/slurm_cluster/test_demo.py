@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from safe_llava.demo.run import snakemake
-from slurm_cluster.conftest import ROOT, Built, Cluster
+from slurm_cluster.conftest import ROOT, Built, Cluster, accounted
 from workflow.conftest import demo_dag, job_counts
 from workflow.dag import Dag
 
@@ -119,6 +119,7 @@ def demo(cluster: Cluster, images: Built, tmp_path_factory: pytest.TempPathFacto
 
 def test_every_rule_but_the_local_ones_went_through_slurm(demo: Demo, cluster: Cluster, demo_dag: Dag) -> None:
     """From the accounting: as many jobs of each rule as were planned, each well ended and named in its comment."""
+    accounted(cluster, [one["job"] for one in demo.ended], "State")
     fields = "WorkDir,State,Comment"
     rows = cluster.ask("sacct", "-X", "-n", "-P", "-S", "now-3hours", "-o", fields).splitlines()
     mine = [row.split("|") for row in rows if row.split("|")[0] == str(demo.clone)]

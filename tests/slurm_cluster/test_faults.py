@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from slurm_cluster.conftest import FOR_EVER, Work, requested, until
+from slurm_cluster.conftest import FOR_EVER, Work, accounted, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.newest]
 
@@ -25,20 +25,20 @@ def test_a_bug_fails_at_once_and_asks_for_nothing_more(work: Work, view: str) ->
     assert work.fates == ["FAILED"]
     # The next run asks for what this one asked for.
     assert work.run("bug") == 1
-    first, second = requested(work.cluster, work.runs("bug"), "ReqMem,Timelimit")
+    first, second = accounted(work.cluster, work.runs("bug"), "ReqMem,Timelimit")
     assert first == second
 
 
 def test_run_me_again_is_no_failure(work: Work) -> None:
     assert work.run("again") == 0, work.log
     assert work.fates == ["AGAIN", "AGAIN", "DONE"]
-    assert len(set(requested(work.cluster, work.runs("again"), "ReqMem,Timelimit"))) == 1
+    assert len(set(accounted(work.cluster, work.runs("again"), "ReqMem,Timelimit"))) == 1
 
 
 def test_after_a_kill_for_memory_there_is_twice_of_it(work: Work) -> None:
     assert work.run("memory") == 0, work.log
     assert work.fates == ["OUT_OF_MEMORY", "DONE"]
-    assert requested(work.cluster, work.runs("memory"), "ReqMem") == ["450M", "900M"]
+    assert accounted(work.cluster, work.runs("memory"), "ReqMem") == ["450M", "900M"]
 
 
 def test_a_rule_without_memory_gets_twice_what_slurm_gave(work: Work) -> None:
@@ -65,13 +65,13 @@ def test_a_kill_by_nobody_counts_as_one_for_memory(work: Work) -> None:
 def test_at_the_time_limit_there_is_twice_of_it(work: Work) -> None:
     assert work.run("time") == 0, work.log
     assert work.fates == ["OUT_OF_TIME", "DONE"]
-    assert requested(work.cluster, work.runs("time"), "Timelimit") == ["00:01:00", "00:02:00"]
+    assert accounted(work.cluster, work.runs("time"), "Timelimit") == ["00:01:00", "00:02:00"]
 
 
 def test_with_notice_a_program_saves_its_work_before_the_limit(work: Work) -> None:
     assert work.run("notice") == 0, work.log
     assert work.fates == ["AGAIN", "DONE"]
-    assert len(set(requested(work.cluster, work.runs("notice"), "Timelimit"))) == 1
+    assert len(set(accounted(work.cluster, work.runs("notice"), "Timelimit"))) == 1
 
 
 def test_cancelled_by_somebody_else(work: Work, view: str) -> None:
@@ -206,7 +206,7 @@ def test_a_left_job_that_is_no_longer_wanted_is_ended_first(work: Work) -> None:
     process.wait()
     assert work.run("slow", "--config", "seconds=1") == 0, work.log
     assert job not in work.runs("slow")[1:]
-    assert requested(work.cluster, [job], "State")[0].startswith("CANCELLED")
+    assert accounted(work.cluster, [job], "State")[0].startswith("CANCELLED")
 
 
 def test_left_jobs_that_are_done_meanwhile_need_nothing(work: Work) -> None:
@@ -220,13 +220,15 @@ def test_left_jobs_that_are_done_meanwhile_need_nothing(work: Work) -> None:
 
 
 def test_a_left_job_that_slurm_requeues_still_does_its_work(work: Work) -> None:
-    process = work.start("slow", "--slurm-steady-requeue")
+    process = work.start(*LEFT, "--slurm-steady-requeue")
     job = work.running("slow")
     process.send_signal(signal.SIGKILL)
     process.wait()
     work.cluster.ask("scontrol", "requeue", job)
+    until(lambda: work.controlled(job)["JobState"] == "PENDING", "requeueing")
+    (work.folder / "go").touch()
     # SLURM lets a requeued job wait two minutes.
-    assert work.run("slow", "--slurm-steady-requeue") == 0, work.log
+    assert work.run(*LEFT, "--slurm-steady-requeue") == 0, work.log
     assert set(work.runs("slow")) == {job}
     assert len(work.runs("slow")) == 2
 

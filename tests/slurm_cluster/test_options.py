@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 import yaml
 
-from slurm_cluster.conftest import Cluster, Work, requested
+from slurm_cluster.conftest import Work, accounted, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.newest]
 
@@ -24,21 +23,27 @@ def reservation(work: Work) -> Iterator[str]:
     work.cluster.ask("scontrol", "delete", f"reservationname={name}")
 
 
-def accounted(cluster: Cluster, job: str, what: str) -> str:
-    return requested(cluster, [job], what)[0]
-
-
-def test_what_sbatch_is_told(work: Work, reservation: str) -> None:
+@pytest.fixture
+def qos(work: Work) -> str:
+    """A quality of service that the controller knows: the accounting tells it in its own time."""
     if not work.cluster.ask("sacctmgr", "-n", "show", "qos", "quick"):
         work.cluster.ask("sacctmgr", "-i", "add", "qos", "quick")
-    options = ["--slurm-steady-qos", "quick", "--slurm-steady-reservation", reservation]
+    known = ("scontrol", "show", "assoc_mgr", "flags=qos")
+    until(lambda: "QOS=quick(" in work.cluster.ask(*known), "the quality of service at the controller")
+    return "quick"
+
+
+def test_what_sbatch_is_told(work: Work, qos: str, reservation: str) -> None:
+    options = ["--slurm-steady-qos", qos, "--slurm-steady-reservation", reservation]
     options += ["--slurm-steady-no-account", "--slurm-steady-exclude-failed-nodes", "n1, n6"]
     options += ["--slurm-steady-requeue", "--slurm-steady-pass-command-as-script"]
     options += ["--slurm-steady-logdir", "kept/logs", "--slurm-steady-keep-successful-logs"]
     assert work.run("works", *options) == 0, work.log
     (job,) = work.runs("works")
-    assert accounted(work.cluster, job, "QOS,Reservation,NodeList") == f"quick|{reservation}|n2"
-    call = accounted(work.cluster, job, "SubmitLine")
+    # A reservation that was made while the accounting was away has a name there only ten seconds after it is back.
+    said = work.controlled(job)
+    assert (said["QOS"], said["Reservation"], said["NodeList"]) == (qos, reservation, "n2")
+    (call,) = accounted(work.cluster, [job], "SubmitLine")
     assert "-A " not in call
     assert " --requeue" in call
     (log,) = (work.folder / "kept/logs").rglob("*.log")
@@ -62,7 +67,7 @@ def test_what_is_left_when_it_ends(work: Work) -> None:
         work.log
     )
     (job,) = work.runs("slow")
-    assert " --no-requeue" in accounted(work.cluster, job, "SubmitLine")
+    assert " --no-requeue" in accounted(work.cluster, [job], "SubmitLine")[0]
     assert list(logs.rglob("*.log")) == []
     assert "low CPU efficiency" in work.log
     (report,) = (work.folder / "reports").glob("efficiency_report_*.csv")
@@ -74,21 +79,20 @@ def test_a_file_of_partitions(work: Work) -> None:
         "partitions:\n  short: {max_runtime: 2}\n  frail: {max_runtime: 1440, max_mem_mb: 8000}\n"
     )
     assert work.run("works", "--slurm-steady-partition-config", "partitions.yaml", partition="unknown") == 0, work.log
-    assert accounted(work.cluster, work.runs("works")[0], "Partition") == "frail"
+    assert accounted(work.cluster, work.runs("works"), "Partition")[-1] == "frail"
 
 
 def test_a_file_of_partitions_that_the_site_s_own_program_wrote(work: Work) -> None:
     """As a user makes one: with the program that comes with the published plugin, on this cluster."""
     file = work.folder / "partitions.yaml"
-    with file.open("w") as stream:
-        subprocess.run(["generate-slurm-partition-config"], env=work.cluster.environment, stdout=stream, check=True)
+    file.write_text(work.cluster.ask("generate-slurm-partition-config"))
     known = yaml.safe_load(file.read_text())["partitions"]
     assert known["short"]["max_runtime"] == "00:02:00"
     options = ["--slurm-steady-jobname-prefix", "paper", "--set-resources", "works:runtime=2"]
     assert work.run("works", *options, partition="unknown", SNAKEMAKE_SLURM_PARTITIONS=str(file)) == 0, work.log
-    (job,) = work.runs("works")
-    assert accounted(work.cluster, job, "Partition") in known
-    assert accounted(work.cluster, job, "JobName%60").startswith("paper.works.")
+    partition, name = accounted(work.cluster, work.runs("works"), "Partition,JobName%60")[-1].split("|")
+    assert partition in known
+    assert name.startswith("paper.works.")
 
 
 def test_a_prefix_that_is_no_name_is_refused(work: Work) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from slurm_cluster.conftest import Work
+from slurm_cluster.conftest import Work, accounted
 
 pytestmark = pytest.mark.cluster
 
@@ -18,8 +18,8 @@ def test_a_chain_costs_little_beside_its_jobs(work: Work) -> None:
     begun = time.time()
     assert work.run(f"link.{jobs - 1}") == 0, work.log
     wall = time.time() - begun
-    rows = work.cluster.ask("sacct", "-X", "-n", "-P", "-S", "now-1hours", "-o", "WorkDir,Submit,End").splitlines()
-    mine = [row.split("|")[1:] for row in rows if row.split("|")[0] == str(work.folder)]
+    numbers = [one["job"] for one in work.ended]
+    mine = [row.split("|") for row in accounted(work.cluster, numbers, "Submit,End")]
     spans = [(datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() for start, end in mine]
     assert len(spans) == jobs
     overhead = (wall - sum(spans)) / jobs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm_cluster.conftest import FOR_EVER, Built, Work
+from slurm_cluster.conftest import FOR_EVER, Built, Work, until
 from train.tiny import Tiny, launch_command, make_row, tiny
 
 __all__ = ["tiny"]
@@ -61,8 +61,11 @@ def test_all_processes_of_both_nodes_may_save_before_they_are_run_again(work: Wo
     path = f"{work.cluster.environment['PYTHONPATH']}:{work.folder}"
     process = work.start(*launch(work, "says", work.folder / "said", "wait"), PYTHONPATH=path)
     job = work.running("spread")
-    while not (work.folder / "said").exists() or len((work.folder / "said").read_text().splitlines()) < 4:
-        assert process.poll() is None, work.log
+    said = work.folder / "said"
+    until(
+        lambda: process.poll() is not None or (said.exists() and len(said.read_text().splitlines()) == 4),
+        "the start of four processes",
+    )
     work.cluster.ask("scancel", "--signal=TERM", job)
     assert process.wait(timeout=FOR_EVER) == 0, work.log
     assert work.fates == ["AGAIN", "DONE"]

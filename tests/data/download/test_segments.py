@@ -167,15 +167,6 @@ def here_now(part: Path) -> int:
         return 0
 
 
-def at_rest(server: FaultyServer, path: str) -> int:
-    """Bytes sent, once the threads that served a killed client have noticed."""
-    sent = -1
-    while sent != server.bytes_sent[path]:
-        sent = server.bytes_sent[path]
-        time.sleep(0.2)
-    return sent
-
-
 RUN = """
 import sys
 from safe_llava.data import fetch
@@ -220,7 +211,8 @@ def test_killed_at_any_moment_only_the_missing_bytes_are_fetched(
             assert not target.exists()
             assert before <= here(part) <= len(payload)
             assert part.read_bytes() == payload[: part.stat().st_size] if part.exists() else True
-        have, sent = here(part), at_rest(server, path)
+        server.at_rest()
+        have, sent = here(part), server.bytes_sent[path]
         fetch_step.main(flags)
         assert target.read_bytes() == payload
         assert server.bytes_sent[path] - sent == len(payload) - have
