@@ -14,7 +14,7 @@ from safe_llava.speed.checkpoints import PAIRS
 from safe_llava.speed.training import means
 
 NOTES = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-KINDS = ("finetune-", "passes-", "pretrain-")  # the other logs are of other pages
+KINDS = ("finetune-", "passes-", "peer-", "pretrain-")  # the other logs are of other pages
 LOGS = sorted(file for file in (NOTES.parent / "benchmarks").glob("*.jsonl") if file.name.startswith(KINDS))
 
 
@@ -41,7 +41,7 @@ def test_every_log_has_a_row_with_its_figures(file: Path) -> None:
     first, _, last = read(file)
     row = cells(file.name)
     figures = [float(value) for cell in row for value in re.findall(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w.-])", cell)]
-    if first["arguments"]["passes_only"]:
+    if first["arguments"].get("passes_only"):
         speed = round(first["global_batch"] / last["median_step_s"], 1)
     else:
         speed = round(last["samples_per_s_per_device"], 1)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,6 +29,9 @@ from safe_llava.formats.annotations import read_samples
 from safe_llava.formats.metrics import StepMetrics
 from safe_llava.train.loop.deepspeed import Processes, join_processes
 from safe_llava.train.model import attention
+
+if TYPE_CHECKING:
+    from safe_llava.train.samples.annotated import SampleDataset
 
 COMMON: dict[str, Any] = {
     "annotations": "synthetic",
@@ -204,38 +207,45 @@ def word_tokenizer() -> Any:
     )
 
 
-def run_steps(arguments: argparse.Namespace, row: TrainedModel, processes: Processes) -> list[StepMetrics]:
-    """Train the steps; return them in the first process, an empty list in the others."""
+def make_dataset(arguments: argparse.Namespace, row: TrainedModel, tower: Any, processes: Processes) -> SampleDataset:
+    """Return the synthetic set of a stage, written unless it is there.
+
+    Args:
+        tower: configuration of the vision tower.
+    """
     from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
     from safe_llava.speed.synthetic import write_set
-    from safe_llava.train.loop.assemble import Paths, assemble, token_budget
-    from safe_llava.train.loop.checkpoint import CheckpointFolder
     from safe_llava.train.samples.annotated import ImageFormat, SampleDataset
     from safe_llava.train.samples.images import ImageGeometry
-    from safe_llava.train.samples.schedule import Plan
 
-    stage: Stage = getattr(row, arguments.stage)
     file = arguments.work / f"{arguments.stage}.json"
     if processes.first and not file.is_file():
         write_set(arguments.work, arguments.stage, arguments.samples, arguments.images, arguments.seed)
-    torch.distributed.barrier()
-    samples = list(read_samples(file))
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
     tokenizer = load_tokenizer(arguments.tokenizer, row.max_length) if arguments.tokenizer else word_tokenizer()
-    image_token_id = add_image_token(tokenizer)
-    llava = make_model(arguments.size, row, 32_000, processes.device)
-    tower = llava.config.vision_config
-    image = ImageFormat(
-        tower.image_size, (tower.image_size // tower.patch_size) ** 2, geometry=ImageGeometry(stage.image_geometry)
-    )
-    dataset = SampleDataset(
-        samples,
+    geometry = ImageGeometry(getattr(row, arguments.stage).image_geometry)
+    return SampleDataset(
+        list(read_samples(file)),
         arguments.work / "images",
         tokenizer,
         arguments.stage,
-        image_token_id=image_token_id,
+        image_token_id=add_image_token(tokenizer),
         max_length=row.max_length,
-        image=image,
+        image=ImageFormat(tower.image_size, (tower.image_size // tower.patch_size) ** 2, geometry=geometry),
     )
+
+
+def run_steps(arguments: argparse.Namespace, row: TrainedModel, processes: Processes) -> list[StepMetrics]:
+    """Train the steps; return them in the first process, an empty list in the others."""
+    from safe_llava.train.loop.assemble import Paths, assemble, token_budget
+    from safe_llava.train.loop.checkpoint import CheckpointFolder
+    from safe_llava.train.samples.schedule import Plan
+
+    stage: Stage = getattr(row, arguments.stage)
+    llava = make_model(arguments.size, row, 32_000, processes.device)
+    dataset = make_dataset(arguments, row, llava.config.vision_config, processes)
+    image, samples = dataset.image, list(dataset.samples)
     gpu = processes.device.type == "cuda"
     chosen = attention.choose_backend(arguments.attention, processes.device)
     packed = chosen != attention.PADDED
@@ -303,8 +313,12 @@ def _passes(
     return steps
 
 
-def conditions(arguments: argparse.Namespace, row: TrainedModel, processes: Processes) -> dict[str, Any]:
-    """Return what the figures hold for."""
+def conditions(arguments: argparse.Namespace, row: TrainedModel, processes: Processes, back_end: str) -> dict[str, Any]:
+    """Return what the figures hold for.
+
+    Args:
+        back_end: of attention.
+    """
     gpu = processes.device.type == "cuda"
     return {
         "kind": "conditions",
@@ -312,7 +326,7 @@ def conditions(arguments: argparse.Namespace, row: TrainedModel, processes: Proc
         "device": torch.cuda.get_device_name() if gpu else platform.processor() or "cpu",
         "devices": processes.world_size,
         "arguments": {key: value for key, value in vars(arguments).items() if not isinstance(value, Path)},
-        "attention": attention.choose_backend(arguments.attention, processes.device),
+        "attention": back_end,
         "global_batch": getattr(row, arguments.stage).global_batch,
         "versions": {"python": sys.version.split()[0], **_versions()},
     }
@@ -322,7 +336,7 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
-    for name in ("torch", "transformers", "deepspeed", "triton", "flash-attn"):
+    for name in ("torch", "transformers", "deepspeed", "triton", "flash-attn", "accelerate", "liger-kernel"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -362,7 +376,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     row = make_row(arguments, gpu)
     steps = [{"kind": "step", **asdict(step)} for step in run_steps(arguments, row, processes)]
     if processes.first:
-        first = conditions(arguments, row, processes)
+        back_end = attention.choose_backend(arguments.attention, processes.device)
+        first = conditions(arguments, row, processes, back_end)
         last = means(steps, arguments.warmup, first["global_batch"], processes.world_size)
         lines = [first, *steps, last]
         write_text(arguments.out, "".join(json.dumps(line) + "\n" for line in lines))
