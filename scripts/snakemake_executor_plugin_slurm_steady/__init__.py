@@ -33,7 +33,15 @@ from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from snakemake_executor_plugin_slurm_steady import slurm
-from snakemake_executor_plugin_slurm_steady.asking import GROWING, AskedJob, asked_for, enlarged, sbatch_call, step_call
+from snakemake_executor_plugin_slurm_steady.asking import (
+    GROWING,
+    AskedJob,
+    asked_for,
+    enlarged,
+    log_pattern,
+    sbatch_call,
+    step_call,
+)
 from snakemake_executor_plugin_slurm_steady.efficiency import write_report
 from snakemake_executor_plugin_slurm_steady.fates import (
     ALLOWED,
@@ -260,7 +268,7 @@ class Executor(PublishedExecutor):
         entry.begin(str(log), f"{settings.jobname_prefix}." if settings.jobname_prefix else "")
         parts = {
             "run_uuid": entry.job_name,
-            "slurm_logfile": log,
+            "slurm_logfile": log_pattern(log),
             "comment_str": f"rule_{job.name}" + (f"_wildcards_{wildcards}" if wildcards else ""),
             "account": account_argument(asking, settings),
             "partition": partition_argument(asking, settings, self._partitions, self.logger),
@@ -398,9 +406,7 @@ class Executor(PublishedExecutor):
         more = GROWS.get(fate) if not (fate is Fate.OUT_OF_TIME and info.job.resources.get("notice")) else None
         if again and more and (more := self._growing(info.job, entry, more, slurm_id)):
             entry.grown[more] += 1
-        if fate is Fate.NODE_FAULTY and sight.nodes and sight.nodes not in self._faulty:
-            self._faulty.add(sight.nodes)
-            self.logger.warning(f"Node {sight.nodes} is excluded: SLURM job {slurm_id} met a fault there (log: {log}).")
+        avoided = self._avoided(entry, fate, sight.nodes)
         if not again:
             # The next Snakemake starts to count anew, but knows what the job needs.
             entry.events = {}
@@ -414,9 +420,25 @@ class Executor(PublishedExecutor):
         elif again:
             how = f"submitted again{f' with twice the {more}' if more else ''} ({times} of {ALLOWED[fate]})"
             self.logger.warning(f"SLURM job {slurm_id} of job {info.job.jobid} {fate.value}: {how}.")
-            self._again(info.job, entry, fate, sight, slurm_id)
+            self._again(info.job, entry, fate, sight, slurm_id, avoided)
         else:
             self.report_job_error(info, msg=why(slurm_id, fate, sight, times), aux_logs=[log])
+
+    def _avoided(self, entry: Entry, fate: Fate, nodes: str) -> str:
+        """Return the nodes that the next submission alone avoids; a node known as faulty is excluded for all jobs."""
+        several = bool(set("[,") & set(nodes))
+        if fate is Fate.NODE_LOST:
+            # It may come back as it went; an allocation of several names none of them.
+            return "" if several else nodes
+        if fate is not Fate.NODE_FAULTY:
+            return ""
+        node = self._ledger.record(entry).first_failed if several else nodes
+        if node and node not in self._faulty:
+            self._faulty.add(node)
+            self.logger.warning(
+                f"Node {node} is excluded: SLURM job {entry.slurm_id} met a fault there (log: {entry.log})."
+            )
+        return "" if node else nodes
 
     def _growing(self, job: Any, entry: Entry, what: str, slurm_id: str) -> str | None:
         """Return what there can be more of; None where neither the rule nor SLURM says how much there was."""
@@ -426,19 +448,17 @@ class Executor(PublishedExecutor):
             entry.given |= {name: given[name] for name in names if name in given}
         return what if any(job.resources.get(name) or entry.given.get(name) for name in names) else None
 
-    def _again(self, job: Any, entry: Entry, fate: Fate, sight: Sight, slurm_id: str) -> None:
+    def _again(self, job: Any, entry: Entry, fate: Fate, sight: Sight, slurm_id: str, avoided: str) -> None:
         """Submit a job once more: no attempt of Snakemake's, whose rules did nothing wrong."""
         # It takes no more when Snakemake ends.
         with suppress(RuntimeError):
-            self._job_submission_executor.submit(self._resubmit, job, entry, fate, sight, slurm_id)
+            self._job_submission_executor.submit(self._resubmit, job, entry, fate, sight, slurm_id, avoided)
 
-    def _resubmit(self, job: Any, entry: Entry, fate: Fate, sight: Sight, slurm_id: str) -> None:
+    def _resubmit(self, job: Any, entry: Entry, fate: Fate, sight: Sight, slurm_id: str, avoided: str) -> None:
         with self._faults_of(job):
             if sight.active or fate in (Fate.PREEMPTED, Fate.NODE_LOST):
                 # SLURM has not done with it, or requeues it all the same, and two would write the same files.
                 slurm.end(slurm_id, self._stopping.wait)
-            # The node that was lost may come back as it went; an allocation of several names none of them.
-            avoided = sight.nodes if fate is Fate.NODE_LOST and not set("[,") & set(sight.nodes) else ""
             self._submit(job, entry, avoided)
             self._report_submitted(job, entry)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 from snakemake_executor_plugin_slurm_jobstep import get_cpu_setting, get_gpu_setting, get_node_setting
@@ -101,6 +102,11 @@ def sbatch_call(asking: AskedJob, settings: Any, parts: dict[str, Any], avoided:
         )
     call = get_submit_command(asking, parts, settings=settings, failed_nodes=avoided)
     return f"{call}{set_gres_string(asking)} /dev/stdin"
+
+
+def log_pattern(log: Path) -> str:
+    """A log's path as sbatch takes it: ``%j`` of its name becomes the job's number, a percent of its folder stays."""
+    return f"{str(log.parent).replace('%', '%%')}/{log.name}"
 
 
 def step_call(asking: AskedJob, command: str) -> str:

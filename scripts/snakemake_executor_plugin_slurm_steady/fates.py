@@ -123,7 +123,7 @@ class Record:
     exits: tuple[int, ...] = ()
     batch: int | None = None
     image: str = ""
-    tasks: tuple[int, ...] = ()
+    tasks: tuple[tuple[int, str], ...] = ()  # exit code and node of each launcher, the first to say so first
 
     @property
     def code(self) -> int | None:
@@ -132,12 +132,20 @@ class Record:
         Where a task failed by itself, srun killed the others: what it returns is their code, not the cause.
         """
         failures = [code for code in self.exits if code]
-        causes = [code for code in self.tasks if code not in (0, EXIT_RUN_AGAIN)]
-        if failures and failures[-1] in (SIGTERM_EXIT, SIGKILL_EXIT) and causes:
-            return causes[0]
+        if failures and failures[-1] in (SIGTERM_EXIT, SIGKILL_EXIT) and self._failed_tasks:
+            return self._failed_tasks[0][0]
         if failures:
             return failures[-1]
         return 0 if self.exits and len(self.exits) == self.started else None
+
+    @property
+    def first_failed(self) -> str:
+        """The node whose launcher was the first to fail by itself; "" where none said so."""
+        return self._failed_tasks[0][1] if self._failed_tasks else ""
+
+    @property
+    def _failed_tasks(self) -> list[tuple[int, str]]:
+        return [task for task in self.tasks if task[0] not in (0, EXIT_RUN_AGAIN)]
 
     @property
     def killed(self) -> bool:
@@ -182,7 +190,7 @@ def parse_record(text: str) -> Record:
     """Read what a job's shells wrote; a last line that was cut off counts as absent."""
     started, batch, image = 0, None, ""
     exits: list[int] = []
-    tasks: list[int] = []
+    tasks: list[tuple[int, str]] = []
     for line in text.splitlines():
         word, _, code = line.partition(" ")
         if word == "started":
@@ -192,8 +200,8 @@ def parse_record(text: str) -> Record:
         elif word == "started-batch":
             # SLURM ran the job once more: what the run before wrote is no longer true.
             started, batch, image, exits, tasks = 0, None, "", [], []
-        elif word == "task" and code.isdigit():
-            tasks.append(int(code))
+        elif word == "task" and (found := re.fullmatch(r"(\d+) ?(\S*)", code)):
+            tasks.append((int(found[1]), found[2]))
         elif word == "batch" and code.isdigit():
             batch = int(code)
     return Record(started, tuple(exits), batch, image, tuple(tasks))

@@ -38,7 +38,7 @@ class Entry:
         number: of the submission, from 1 on.
         token: of the last submission, drawn by lot; empty when it has ended.
         slurm_id: of the last submission; None when it has ended, or SLURM's answer is not known.
-        log: of the last submission; ``%j`` in it stands for an ``slurm_id`` that is not known.
+        log: of the last submission; ``%j`` in its name stands for an ``slurm_id`` that is not known.
         prefix: of the last submission's name.
         grown: how often memory and time were doubled.
         given: memory and time that SLURM gave a job whose rule asks for none: what is doubled.
@@ -71,7 +71,8 @@ class Entry:
 
     def taken(self, slurm_id: str) -> None:
         """SLURM has taken the submission."""
-        self.slurm_id, self.log = slurm_id, self.log.replace("%j", slurm_id)
+        folder, slash, name = self.log.rpartition("/")
+        self.slurm_id, self.log = slurm_id, folder + slash + name.replace("%j", slurm_id)
 
     def forget_growth(self) -> None:
         """Ask for what the rule says."""

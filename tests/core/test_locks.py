@@ -20,7 +20,7 @@ from safe_llava.core.locks import only_one
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "POLL_S", 0.01)
     monkeypatch.setattr(locks, "LIFE_S", 0.05)
-    monkeypatch.setattr(locks, "LIFELESS_S", 0.5)
+    monkeypatch.setattr(locks, "LIFELESS_S", 2.0)
 
 
 def test_two_take_turns_and_the_second_names_the_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -34,7 +34,7 @@ def test_two_take_turns_and_the_second_names_the_first(tmp_path: Path, caplog: p
     with only_one(tmp_path / "lock", DataError):
         waiting = threading.Thread(target=second)
         waiting.start()
-        waiting.join(1.0)  # longer than a lifeless holder is waited for
+        waiting.join(3.0)  # longer than a lifeless holder is waited for
         order.append("first")
     waiting.join()
     assert order == ["first", "second"]

@@ -222,19 +222,42 @@ def test_what_slurm_may_still_run_is_ended_before_it_is_submitted_again(
     monkeypatch.setattr(slurm, "end", lambda job, stopped: order.append(f"end {job}"))
     monkeypatch.setattr(made, "_submit", lambda job, entry, avoided: order.append("submit"))
     monkeypatch.setattr(made, "_report_job_submission_threadsafe", lambda info: None)
-    made._resubmit(JOB, Entry("key", "train"), fate, Sight(state), "7")
+    made._resubmit(JOB, Entry("key", "train"), fate, Sight(state), "7", "")
     assert order == (["end 7"] if ended else []) + ["submit"]
 
 
-@pytest.mark.parametrize(("nodes", "avoided"), [("gpu-01", "gpu-01"), ("n[1-2]", ""), ("n1,n3", ""), ("", "")])
-def test_a_single_node_that_was_lost_is_avoided(monkeypatch: pytest.MonkeyPatch, nodes: str, avoided: str) -> None:
-    made, asked = executor(), []
-    made._polling = PollInterval(0.0)
-    monkeypatch.setattr(slurm, "end", lambda job, stopped: None)
-    monkeypatch.setattr(made, "_submit", lambda job, entry, avoided: asked.append(avoided))
-    monkeypatch.setattr(made, "_report_job_submission_threadsafe", lambda info: None)
-    made._resubmit(JOB, Entry("key", "train"), Fate.NODE_LOST, Sight("NODE_FAIL", nodes), "7")
-    assert asked == [avoided]
+TASKS = "started-batch\nstarted\nexit 1\nbatch 1\ntask 75 n1\ntask 1 n3\ntask 1 n2\n"
+
+
+@pytest.mark.parametrize(
+    ("fate", "nodes", "record", "avoided", "excluded"),
+    [
+        (Fate.NODE_LOST, "gpu-01", "", "gpu-01", set()),
+        (Fate.NODE_LOST, "n[1-2]", "", "", set()),
+        (Fate.NODE_LOST, "n1,n3", "", "", set()),
+        (Fate.NODE_LOST, "", "", "", set()),
+        (Fate.NODE_FAULTY, "n2", "", "", {"n2"}),
+        (Fate.NODE_FAULTY, "n[1-3]", TASKS, "", {"n3"}),
+        # Which of them it was is not known: that is no reason to keep other jobs from all.
+        (Fate.NODE_FAULTY, "n[1-3]", "started-batch\nstarted\ntask 1\n", "n[1-3]", set()),
+        (Fate.NODE_FAULTY, "", "", "", set()),
+        (Fate.PREEMPTED, "n2", "", "", set()),
+    ],
+)
+def test_which_nodes_the_next_submission_avoids_and_which_all_jobs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fate: Fate,
+    nodes: str,
+    record: str,
+    avoided: str,
+    excluded: set[str],
+) -> None:
+    made, asked = executor(tmp_path), []
+    left(made, "7", record)
+    monkeypatch.setattr(made, "_again", lambda *arguments: asked.append(arguments[-1]))
+    made._settle(info("7"), fate, {"7": Sight("FAILED", nodes)})
+    assert (asked, made._faulty) == ([avoided], excluded)
 
 
 def test_a_controller_that_is_away_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

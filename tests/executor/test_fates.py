@@ -74,9 +74,9 @@ def test_states_of_newer_versions_are_read(line: str, sight: Sight) -> None:
         ("FAILED", Record(1, (143,), 1), "", Fate.CANCELLED),
         ("FAILED", Record(1, (137,), 1), "", Fate.OUT_OF_MEMORY),
         # One of two nodes failed, and srun killed the other; or one was killed for its memory.
-        ("FAILED", Record(1, (137,), 1, tasks=(3,)), "", Fate.FAILED),
-        ("FAILED", Record(1, (137,), 1, tasks=(137,)), "", Fate.OUT_OF_MEMORY),
-        ("FAILED", Record(1, (75,), 1, tasks=(75, 75)), "", Fate.AGAIN),
+        ("FAILED", Record(1, (137,), 1, tasks=((3, "n1"),)), "", Fate.FAILED),
+        ("FAILED", Record(1, (137,), 1, tasks=((137, ""),)), "", Fate.OUT_OF_MEMORY),
+        ("FAILED", Record(1, (75,), 1, tasks=((75, "n1"), (75, "n2"))), "", Fate.AGAIN),
         ("FAILED", KILLED, OOM_LINE, Fate.OUT_OF_MEMORY),
         ("FAILED", Record(), CGROUP_LINE, Fate.OUT_OF_MEMORY),
         ("FAILED", Record(), NEW_OOM_LINE, Fate.OUT_OF_MEMORY),
@@ -174,7 +174,8 @@ def test_a_record_that_was_cut_off_or_begun_anew() -> None:
     assert parse_record("started-batch\nstarted /images/a.sif\nexit 0\nbatch 0\n") == Record(
         1, (0,), 0, "/images/a.sif"
     )
-    assert parse_record("started-batch\nstarted \ntask 3\nexit 137\n") == Record(1, (137,), None, "", (3,))
+    said = parse_record("started-batch\nstarted \ntask 3 gpu-01\ntask 1\ntask \ntask x n1\nexit 137\n")
+    assert said == Record(1, (137,), None, "", ((3, "gpu-01"), (1, "")))
     assert parse_record("started-batch\nstarted\nstarted-batch\nstarted\nexit 0\nbatch 0\n") == Record(1, (0,), 0)
 
 

@@ -22,7 +22,14 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from safe_llava.train import launch
 from snakemake_executor_plugin_slurm_steady import slurm
-from snakemake_executor_plugin_slurm_steady.asking import AskedJob, Resources, enlarged, sbatch_call, wants_gpu
+from snakemake_executor_plugin_slurm_steady.asking import (
+    AskedJob,
+    Resources,
+    enlarged,
+    log_pattern,
+    sbatch_call,
+    wants_gpu,
+)
 from snakemake_executor_plugin_slurm_steady.fates import Fate, Record, Sight
 from snakemake_executor_plugin_slurm_steady.ledger import Entry, Ledger, key_of
 from snakemake_executor_plugin_slurm_steady.polling import PollInterval
@@ -313,6 +320,15 @@ def test_no_two_submissions_have_the_same_name(tmp_path: Path) -> None:
     assert Ledger(tmp_path).record_file(entries[0]) != Ledger(tmp_path).record_file(entries[1])
 
 
+def test_a_percent_of_a_folder_is_none_of_the_patterns_of_sbatch() -> None:
+    log = Path("/scratch/50%j/a%/%j.log")
+    assert log_pattern(log) == "/scratch/50%%j/a%%/%j.log"
+    entry = Entry("key", "train")
+    entry.begin(str(log))
+    entry.taken("7")
+    assert entry.log == "/scratch/50%j/a%/7.log"
+
+
 def test_each_launcher_says_its_code_in_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first to end is the cause; a job that SLURM runs once more begins without what was said before."""
     ledger, entry = Ledger(tmp_path), Entry(key_of("train", ["model"]), "train")
@@ -322,9 +338,11 @@ def test_each_launcher_says_its_code_in_a_file_of_its_own(tmp_path: Path, monkey
     monkeypatch.setenv(RECORD, str(record))
     for node, code, second in (("0", 1, 2000), ("1", 3, 1000)):
         monkeypatch.setenv("SLURM_NODEID", node)
+        monkeypatch.setenv("SLURMD_NODENAME", f"gpu-{node}")
         launch.say(code)
         os.utime(f"{record}.{node}", (second, second))
-    assert ledger.record(entry).tasks == (3, 1)
+    assert ledger.record(entry).tasks == ((3, "gpu-1"), (1, "gpu-0"))
+    assert ledger.record(entry).first_failed == "gpu-1"
     assert ledger.record(entry).code == 3
     subprocess.run(["sh", "-c", batch_script("true", record, ledger.events)], check=True)
     assert ledger.record(entry).tasks == ()

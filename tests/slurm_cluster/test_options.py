@@ -50,6 +50,15 @@ def test_what_sbatch_is_told(work: Work, qos: str, reservation: str) -> None:
     assert log.name == f"{job}.log"
 
 
+def test_a_percent_in_a_folder_is_none_of_the_patterns_of_sbatch(work: Work) -> None:
+    work.folder /= "50%j%"
+    work.folder.mkdir()
+    assert work.run("works", "--slurm-steady-logdir", "a%N%/logs", "--slurm-steady-keep-successful-logs") == 0, work.log
+    (job,) = work.runs("works")
+    assert [file.name for file in (work.folder / "a%N%/logs").rglob("*.log")] == [f"{job}.log"]
+    assert list(work.folder.parent.iterdir()) == [work.folder]
+
+
 def test_what_is_left_when_it_ends(work: Work) -> None:
     profile = yaml.safe_load((work.profile / "config.yaml").read_text())
     assert profile.pop("slurm-steady-keep-successful-logs")

@@ -24,6 +24,11 @@ names = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_PORT SLURMD_NODENAME
 line = " ".join(os.environ[name] for name in names.split())
 with open(sys.argv[1], "a") as file:
     file.write(line + "\\n")
+if sys.argv[2:] == ["faulty"] and len(Path(sys.argv[1]).read_text().split(chr(10))) <= 5:
+    if os.environ["LOCAL_RANK"] == "1":
+        print("CUDA error: uncorrectable ECC error encountered", flush=True)
+    time.sleep(2 if os.environ["RANK"] == "3" else 4)
+    sys.exit(1)
 if sys.argv[2:] == ["break"]:
     time.sleep(2)
     sys.exit(3) if os.environ["RANK"] == "3" else time.sleep(3600)
@@ -78,6 +83,22 @@ def test_a_process_that_fails_ends_the_job_on_both_nodes(work: Work) -> None:
     assert work.run(*launch(work, "says", work.folder / "said", "break"), PYTHONPATH=path) == 1
     assert work.fates == ["FAILED"]
     assert work.unfinished == []
+
+
+def test_of_two_nodes_the_one_with_a_hardware_fault_is_excluded(work: Work) -> None:
+    """The processes of the other one fail a moment later, for their peers are gone."""
+    (work.folder / "says.py").write_text(SAYS)
+    path = f"{work.cluster.environment['PYTHONPATH']}:{work.folder}"
+    command = [*launch(work, "says", work.folder / "said", "faulty"), "--slurm-steady-gpu-partition", "wide"]
+    assert work.run(*command, PYTHONPATH=path) == 0, work.log
+    assert work.fates == ["NODE_FAULTY", "DONE"]
+    rows = [line.split() for line in (work.folder / "said").read_text().splitlines()]
+    (faulty,) = {row[5] for row in rows[:4] if row[0] == "3"}
+    assert f"Node {faulty} is excluded" in work.log
+    assert work.log.count(" is excluded") == 1
+    (healthy,) = {row[5] for row in rows[:4]} - {faulty}
+    assert faulty not in {row[5] for row in rows[4:]}
+    assert healthy in {row[5] for row in rows[4:]}
 
 
 def test_two_nodes_train_in_images_what_one_trains_without(work: Work, tiny: Tiny, images: Built) -> None:

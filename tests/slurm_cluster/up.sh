@@ -7,7 +7,7 @@
 # the machine lets them be made) keeps jobs apart by them, as clusters do; PROGRAMS, the folder of another SLURM's (newest.sh).
 set -euo pipefail
 folder=${1:?usage: up.sh FOLDER}
-nodes=7 cpus=${CPUS:-8} memory=${MEMORY:-16000} gpus=${GPUS:-6} port=${PORT:-26800} accounting=${ACCOUNTING:-1}
+nodes=8 cpus=${CPUS:-8} memory=${MEMORY:-16000} gpus=${GPUS:-6} port=${PORT:-26800} accounting=${ACCOUNTING:-1}
 gpu_type=${GPU_TYPE:-h200} # what the fake GPUs call themselves
 tres=${TRES-gres/gpu,gres/gpu:$gpu_type} # what the accounting counts
 programs=${PROGRAMS:-/usr/bin} plugins="" stepd=""
@@ -157,6 +157,8 @@ PartitionName=DEFAULT Nodes=n[1-2] State=UP OverSubscribe=NO DefMemPerCPU=100 De
 PartitionName=cpu Default=YES PriorityTier=10 PreemptMode=OFF
 PartitionName=gpu PriorityTier=10 PreemptMode=OFF
 PartitionName=short PriorityTier=10 PreemptMode=OFF MaxTime=2
+# One node more than a job of two needs.
+PartitionName=wide Nodes=n[1-2],n8 PriorityTier=10 PreemptMode=OFF
 # Nodes that a test takes away, or wants for itself, are nobody else's.
 PartitionName=frail Nodes=n[3-4] PriorityTier=10 PreemptMode=OFF
 PartitionName=low Nodes=n[5-7] PriorityTier=1 PreemptMode=REQUEUE

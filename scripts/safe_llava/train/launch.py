@@ -82,12 +82,11 @@ class Group:
                 member.send_signal(number)
 
     def wait(self) -> int:
-        """Wait for all; at the first failure end the others. Return the first exit code that is not 0."""
+        """Wait until all have ended well, or one has failed; return the first exit code that is not 0."""
         while True:
             codes = [member.poll() for member in self._members]
             failed = [code for code in codes if code not in (None, 0, cli.EXIT_RUN_AGAIN)]
             if failed:
-                self.end()
                 return _exit_code(failed[0])
             if None not in codes:
                 return max(code or 0 for code in codes)
@@ -143,9 +142,14 @@ def node_rank(nodes: int) -> int:
 
 
 def say(code: int) -> None:
-    """Put this machine's exit code beside the job's record: of several, srun returns that of the one it killed."""
+    """Put this machine's exit code and name beside the job's record.
+
+    Of several, srun returns the code of the one that it killed. The first to say a failure is its cause: said before
+    the other processes have ended, for those of other machines fail when this one is gone.
+    """
     if record := os.environ.get(cli.JOB_RECORD):
-        write_text(f"{record}.{os.environ.get('SLURM_NODEID', '0')}", f"task {code}\n")
+        node = os.environ.get("SLURMD_NODENAME", "")
+        write_text(f"{record}.{os.environ.get('SLURM_NODEID', '0')}", f"task {code} {node}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
