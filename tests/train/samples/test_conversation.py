@@ -196,8 +196,11 @@ def test_an_image_in_a_later_turn_stays_there(
 def test_an_image_in_an_answer_is_not_taught(llama: PreTrainedTokenizerFast) -> None:
     encoded = v1(llama, "Show one.", "Here: <image>", image=True)
     at = encoded.input_ids.index(IMAGE_TOKEN_INDEX)
-    assert encoded.labels[at] == IGNORE_INDEX
-    assert encoded.labels[at + 1 :] == encoded.input_ids[at + 1 :]
+    # As the original has it before it expands the image.
+    assert encoded.labels[at:] == encoded.input_ids[at:]
+    expanded = expand(encoded, 5, IMAGE_ID)
+    assert expanded.labels[at : at + 5] == [IGNORE_INDEX] * 5
+    assert expanded.labels[at + 5 :] == encoded.input_ids[at + 1 :]
 
 
 def test_without_an_image_the_placeholder_is_text(

@@ -35,7 +35,8 @@ class Encoded:
 
     Attributes:
         input_ids: ids; before ``expand`` an image is one ``IMAGE_TOKEN_INDEX``.
-        labels: the id where it is labelled, ``IGNORE_INDEX`` elsewhere; as long as ``input_ids``.
+        labels: the id where it is labelled, ``IGNORE_INDEX`` elsewhere; as long as ``input_ids``. Before ``expand`` an
+            image in an answer has ``IMAGE_TOKEN_INDEX``, as in the original; after it no image position is labelled.
         max_length: where the sequence is cut, in tokens, before and after expansion.
         expanded_length: how long the sequence is after expansion and its cut.
         would_mismatch: whether the original would have dropped the sample from the loss.
@@ -141,7 +142,7 @@ def _tokenize(
         for number, part in enumerate(text.split(IMAGE_TOKEN) if has_image else [text]):
             if number:
                 ids.append(IMAGE_TOKEN_INDEX)
-                labels.append(IGNORE_INDEX)
+                labels.append(IMAGE_TOKEN_INDEX if supervised[begin - 1] else IGNORE_INDEX)
             tokens = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             ids.extend(tokens.input_ids)
             # A token belongs where it starts: one that reached into an answer from before it would not be labelled.
