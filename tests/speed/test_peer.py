@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,42 @@ import torch
 from safe_llava.core.errors import TrainError
 from safe_llava.speed import peer, training
 from safe_llava.speed.verify import make_features
-from safe_llava.train.loop.deepspeed import Processes
+from safe_llava.train.loop.deepspeed import ENVIRONMENT, Processes, cpu_group
 
 CPU = Processes(0, 1, torch.device("cpu"))
-SMALL = ["--stage=finetune", "--size=tiny", "--global-batch=16", "--samples=48", "--images=4"]
-SHORT = ["--steps=3", "--warmup=1", "--workers=0"]
+SMALL = ["--size=tiny", "--global-batch=32", "--samples=48", "--images=4"]
+SHORT = ["--steps=2", "--warmup=1", "--workers=0"]
 
 
-def options(work: Path, more: Sequence[str] = ()) -> list[str]:
-    return [*SMALL, *SHORT, "--work", str(work), "--out", str(work / "log.jsonl"), *more]
+def options(work: Path, stage: str, more: Sequence[str] = ()) -> list[str]:
+    return ["--stage", stage, *SMALL, *SHORT, "--work", str(work), "--out", str(work / "log.jsonl"), *more]
+
+
+@pytest.fixture
+def outside_any_group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No group of processes before the test, nor what it leaves of one behind it."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    cpu_group.cache_clear()
+    yield
+    cpu_group.cache_clear()
 
 
 def log_of(work: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (work / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_it_trains_on_the_samples_of_a_step_that_the_trainer_trains_on(tmp_path: Path) -> None:
-    training.main(options(tmp_path))
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])  # without pixels the first has nothing to train
+def test_it_trains_on_the_samples_of_a_step_that_the_trainer_trains_on(
+    tmp_path: Path, stage: str, outside_any_group: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training.main(options(tmp_path, stage))
     _, *ours, _ = log_of(tmp_path)
-    peer.main(options(tmp_path, ["--micro-batch", "8", "--masters", "autocast"]))
+    monkeypatch.delenv("RANK")
+    peer.main(options(tmp_path, stage, ["--micro-batch", "8", "--masters", "autocast"]))
     first, *steps, last = log_of(tmp_path)
-    assert (first["trainer"], first["attention"], first["global_batch"]) == ("transformers", "sdpa", 16)
-    assert last == training.means(steps, 1, 16, 1)
+    assert (first["trainer"], first["attention"], first["global_batch"]) == ("transformers", "sdpa", 32)
+    assert last == training.means(steps, 1, 32, 1)
     assert steps[-1]["loss"] != steps[0]["loss"], "it does not train"
     for mine, its in zip(ours, steps, strict=True):
         took = [step["samples_per_s"] / step["tokens_per_s"] for step in (mine, its)]
@@ -67,7 +81,7 @@ def test_a_row_says_where_its_samples_end() -> None:
 def test_what_cannot_be_set_up_is_named(
     tmp_path: Path, more: list[str], named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = peer.parser().parse_args(options(tmp_path, more))
+    arguments = peer.parser().parse_args(options(tmp_path, "finetune", more))
     monkeypatch.setattr(peer.importlib.util, "find_spec", lambda name: None)
     row = training.make_row(arguments, gpu=False)
     with pytest.raises(TrainError, match=named):

@@ -31,7 +31,7 @@ def rows(name: str) -> list[list[str]]:
 def test_every_log_has_a_row_with_its_figures(file: Path) -> None:
     first, edition, loop, last = read(file)
     assert ratio(edition, loop) == last
-    assert edition["answers"] == 13 * first["arguments"]["pictures"] == 28_600
+    assert edition["answers"] == 13 * first["arguments"]["pictures"]
     assert edition["answers_per_s"] == pytest.approx(edition["answers"] / edition["seconds"], rel=1e-4)
     (_, minutes, speed, times, memory, _), *_ = rows(file.name)
     assert float(minutes) == round(edition["seconds"] / 60, 1)
@@ -59,5 +59,6 @@ def test_the_aims_are_reached() -> None:
     first, edition, _, last = read(MAIN)
     assert "H200" in first["device"]
     assert first["arguments"]["size"] == "7b"
+    assert edition["answers"] == 28_600
     assert edition["seconds"] <= 600
     assert last["times_the_loop"] >= 10

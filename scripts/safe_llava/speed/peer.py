@@ -120,13 +120,15 @@ class Steps(TrainerCallback):
 
 
 def step_work(llava: Any, dataset: SampleDataset, stage: Stage, order: Sequence[int]) -> list[tuple[float, int]]:
-    """Return FLOPs and tokens of each step that samples in this order make up."""
+    """Return FLOPs and tokens of each step that samples in this order make up.
+
+    Args:
+        dataset: without pixels, which would all be decoded.
+    """
     arithmetic = arithmetic_of(
         llava, llava.config.vision_config, dataset.image.tokens, "language_model" in stage.trainable
     )
-    dataset.pixels = False
     features = [dataset[index] for index in order]
-    dataset.pixels = True
     work = []
     for start in range(0, len(order), stage.global_batch):
         step = features[start : start + stage.global_batch]
@@ -195,7 +197,11 @@ def run_steps(arguments: argparse.Namespace, row: TrainedModel, processes: Proce
     dtype = torch.bfloat16 if row.precision == "bf16" else torch.float32
     llava = training.random_model(config, processes.device, dtype, row.seed)
     set_trainable(llava, row, stage)
-    if arguments.masters == "autocast":
+    if arguments.masters == "zero":
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__ = {}  # no kernels are built, as in this project's training
+    else:
         for value in llava.parameters():
             value.data = value.data.float() if value.requires_grad else value.data
     if arguments.attention == attention.VARLEN:
@@ -203,7 +209,8 @@ def run_steps(arguments: argparse.Namespace, row: TrainedModel, processes: Proce
     plan = Plan(stage, list(dataset.samples), row.seed, 1, arguments.micro_batch)
     order = [slot.index for step in range(arguments.steps) for slots in plan.share(step, 0) for slot in slots]
     peak = (peak_flops(processes.device) or math.inf) * processes.world_size
-    work = step_work(llava, dataset, stage, order)
+    texts = training.make_dataset(arguments, row, config.vision_config, processes, pixels=False)
+    work = step_work(llava, texts, stage, order)
     steps = Steps(work, stage.global_batch, plan.steps_per_epoch, peak)
     samples: Any = dataset  # what Subset asks for is there
     Trainer(
@@ -234,6 +241,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         last = training.means(steps, arguments.warmup, first["global_batch"], processes.world_size)
         write_text(arguments.out, "".join(json.dumps(line) + "\n" for line in [first, *steps, last]))
         print(json.dumps(last))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

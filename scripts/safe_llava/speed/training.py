@@ -207,11 +207,14 @@ def word_tokenizer() -> Any:
     )
 
 
-def make_dataset(arguments: argparse.Namespace, row: TrainedModel, tower: Any, processes: Processes) -> SampleDataset:
+def make_dataset(
+    arguments: argparse.Namespace, row: TrainedModel, tower: Any, processes: Processes, pixels: bool = True
+) -> SampleDataset:
     """Return the synthetic set of a stage, written unless it is there.
 
     Args:
         tower: configuration of the vision tower.
+        pixels: whether images are opened.
     """
     from safe_llava.checkpoints.tokenizer import add_image_token, load_tokenizer
     from safe_llava.speed.synthetic import write_set
@@ -233,6 +236,7 @@ def make_dataset(arguments: argparse.Namespace, row: TrainedModel, tower: Any, p
         image_token_id=add_image_token(tokenizer),
         max_length=row.max_length,
         image=ImageFormat(tower.image_size, (tower.image_size // tower.patch_size) ** 2, geometry=geometry),
+        pixels=pixels,
     )
 
 
