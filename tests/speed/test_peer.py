@@ -44,7 +44,8 @@ def test_it_trains_on_the_samples_of_a_step_that_the_trainer_trains_on(
 ) -> None:
     training.main(options(tmp_path, stage))
     _, *ours, _ = log_of(tmp_path)
-    monkeypatch.delenv("RANK")
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name)
     peer.main(options(tmp_path, stage, ["--micro-batch", "8", "--masters", "autocast"]))
     first, *steps, last = log_of(tmp_path)
     assert (first["trainer"], first["attention"], first["global_batch"]) == ("transformers", "sdpa", 32)
