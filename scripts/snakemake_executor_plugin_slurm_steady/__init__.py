@@ -65,7 +65,7 @@ from snakemake_executor_plugin_slurm_steady.site import account_argument, check_
 # Snakemake imports its executors early, and modules, rules and jobs live as long as the process: the garbage collector
 # need not look through them so often, which is a tenth of a dry-run.
 gc.freeze()
-gc.set_threshold(100_000, 50, 100)
+gc.set_threshold(500_000, 50, 100)
 
 FOLDER = Path(".snakemake/slurm-steady")
 ABSENCE = 86_400.0  # of the controller while jobs run, after which Snakemake ends and leaves them

@@ -77,6 +77,7 @@ NOT_IMPORTED = {
     "accelerate": "transformers places weights on a GPU with it",
     "tensorboard": "torch writes curves with it",
     "snakemake": "runs the rules",
+    "chardet": "an older one, which requests imports in less time",
     "cuda-python": "holds a package of vLLM at a version with one copy of its files",
     "cuda-toolkit": "flash-attn is compiled with it",
     "einops": "flash-attn needs it, and is installed without what it needs",

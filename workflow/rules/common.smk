@@ -115,6 +115,7 @@ def container_image(name):
 
 # Snakemake itself calls this for every resource of every job.
 overwrite_function_params(Resource.evaluate, inspect.signature(Resource("", 0).evaluate).parameters)
+OF_WILDCARDS = inspect.signature(lambda wildcards: None).parameters
 
 
 def either(names):
@@ -128,9 +129,18 @@ def noted(function):
     return function
 
 
+def note_default_resources():
+    """Note the parameters of what Snakemake itself makes: a function for each default resource of a rule."""
+    for resource in [one for rule in workflow.rules for one in rule.resources.values() if one.is_evaluable()]:
+        if inspect.isfunction(evaluator := getattr(resource, "_evaluator", None)):
+            noted(evaluator)
+
+
 def of(wildcard, function, **fixed):
     """An input, parameter or resource function: what a function makes of the value of one wildcard."""
-    return noted(lambda wildcards: function(wildcards[wildcard], **fixed))
+    made = lambda wildcards: function(wildcards[wildcard], **fixed)
+    overwrite_function_params(made, OF_WILDCARDS)
+    return made
 
 
 wildcard_constraints:
