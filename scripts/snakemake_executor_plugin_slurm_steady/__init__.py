@@ -49,6 +49,7 @@ from snakemake_executor_plugin_slurm_steady.fates import (
     HELD_BY_SOMEBODY,
     LIMITED,
     Fate,
+    Record,
     Sight,
     fate_of,
     fate_of_unseen,
@@ -351,12 +352,13 @@ class Executor(PublishedExecutor):
     def _fate(self, info: SubmittedJobInfo, sight: Sight | None) -> Fate:
         slurm_id = str(info.external_jobid)
         entry = self._entries[slurm_id]
+        record = self._ledger.record(entry)
         if sight is None or sight.unclear:
-            fate = fate_of_unseen(self._ledger.record(entry), said_by(info.job, entry))
+            fate = fate_of_unseen(record, said_by(info.job, entry, record))
             if sight is None:
                 return fate if fate is not Fate.LOST else self._after(slurm_id, fate, UNSEEN_SECONDS)
             return self._after(slurm_id, fate, UNCLEAR_SECONDS if fate is Fate.LOST else UNSEEN_SECONDS, sight.state)
-        fate = fate_of(sight, self._ledger.record(entry), said_by(info.job, entry) if not sight.active else "")
+        fate = fate_of(sight, record, said_by(info.job, entry, record) if not sight.active else "")
         if fate is Fate.IMPOSSIBLE:
             return self._after(slurm_id, fate, NEVER_SECONDS, sight.reason)
         if sight.state == "PENDING":
@@ -463,6 +465,7 @@ class Executor(PublishedExecutor):
             self._report_submitted(job, entry)
 
 
-def said_by(job: Any, entry: Entry) -> str:
-    """The last lines of a job's logs: SLURM's, and those of its rules."""
-    return "\n".join(log_tail(str(path)) for path in [entry.log, *getattr(job, "log", [])])
+def said_by(job: Any, entry: Entry, record: Record) -> str:
+    """The last lines of a job's logs: SLURM's, and those of its rules, an earlier run's until a shell began."""
+    rules = getattr(job, "log", []) if record.started else []
+    return "\n".join(log_tail(str(path)) for path in [entry.log, *rules])

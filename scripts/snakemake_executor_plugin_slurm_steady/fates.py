@@ -210,7 +210,8 @@ def parse_record(text: str) -> Record:
 def parse_given(text: str) -> dict[str, int]:
     """Read what SLURM gave a job, from ``scontrol show job -o``, in the units of resources: MB and minutes.
 
-    A job that asks for no memory, or no time, gets its partition's default. What has no limit is left out.
+    A job that asks for no memory, or no time, gets its partition's default: for a CPU, a node or, where it has GPUs, a
+    GPU (``DefMemPerGPU``), of which only the sum over all nodes is shown. What has no limit is left out.
     """
     fields: dict[str, str] = {}
     for name, _, value in (word.partition("=") for word in text.split()):
@@ -219,6 +220,10 @@ def parse_given(text: str) -> dict[str, int]:
     for name, key in (("mem_mb_per_cpu", "MinMemoryCPU"), ("mem_mb", "MinMemoryNode")):
         if megabytes := _megabytes(fields.get(key, "")):
             given[name] = megabytes
+    if not given and fields.get("MemPerTres", "").startswith("gpu:"):
+        allocated = re.search(r"(?:^|,)mem=([^,]+)", fields.get("AllocTRES") or fields.get("TRES", ""))
+        if megabytes := _megabytes(allocated[1]) if allocated else 0:
+            given["mem_mb"] = -(-megabytes // int(fields.get("NumNodes", "1").partition("-")[0]))
     if found := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", fields.get("TimeLimit", "")):
         days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
         given["runtime"] = days * 1440 + hours * 60 + minutes + (seconds > 0)

@@ -62,6 +62,13 @@ def test_hours_memory_and_states_are_summed_by_stage() -> None:
     assert list(lines) == ["data", "train"]
 
 
+@pytest.mark.parametrize("prefix", ["", "paper.", "data_of_mine."])
+def test_a_prefix_of_the_site_is_no_part_of_a_rule_s_name(prefix: str) -> None:
+    ledger = [Submission("101", prefix + SECOND, "DONE")]
+    lines = by_stage(of_slurm(ledger, parse_usages(SACCT.replace(SECOND, prefix + SECOND))))
+    assert {stage: (line.jobs, line.gpu_hours) for stage, line in lines.items()} == {"train": (1, 8.0)}
+
+
 def test_a_job_that_slurm_ran_twice_counts_twice() -> None:
     again = f"101|{SECOND}|NODE_FAIL|1800|0|gres/gpu=8||\n"
     train = by_stage(of_slurm(LEDGER, parse_usages(again + SACCT)))["train"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import logging
 import threading
 from pathlib import Path
@@ -317,6 +318,19 @@ def test_a_node_with_a_fault_is_excluded_for_all_jobs(
     assert away == [{"gpu-03"}]
 
 
+def test_a_log_of_an_earlier_run_says_nothing_of_a_job_that_did_not_begin(tmp_path: Path) -> None:
+    """A rule writes its log anew when its shell begins; before that it is the one of the submission before."""
+    log = tmp_path / "rule.log"
+    log.write_text("RuntimeError: CUDA error: uncorrectable ECC error encountered\n")
+    job = info("7")
+    job.job.log = [str(log)]
+    made = executor(tmp_path)
+    left(made, "7", "started-batch\nbatch 1\n")
+    assert made._fate(job, Sight("FAILED", "gpu-04")) is Fate.FAILED
+    left(made, "7", "started-batch\nstarted \nexit 1\nbatch 1\n")
+    assert made._fate(job, Sight("FAILED", "gpu-04")) is Fate.NODE_FAULTY
+
+
 def test_the_efficiency_report_is_of_this_runs_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -330,6 +344,22 @@ def test_the_efficiency_report_is_of_this_runs_jobs(
     assert "50.0" in text, "20 minutes of 4 CPUs for 10"
     assert "25.0" in text, "1000 of 4000 MB"
     assert "low CPU efficiency" in caplog.text
+
+
+def test_the_efficiency_report_names_rules_whatever_they_are_called_and_where_a_site_keeps_no_comments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "7|paper.answer_batches.k.1-t||00:10:00|00:30:00|1|4||1500000M\n7.extern|extern||00:10:00|00:00:00|1|4||\n"
+    rows += "7.0|sh||00:10:00|00:30:00|1|4|750000.00M|\n8|train.k.1-t||00:10:00|00:40:00|1|4||4000M\n"
+    asked: list[list[str]] = []
+    monkeypatch.setattr(slurm, "remembered", lambda jobs: dict.fromkeys(jobs, Sight("COMPLETED")))
+    monkeypatch.setattr(slurm, "call", lambda command: asked.append(command) or rows)
+    efficiency.write_report(["7", "8"], 0.8, tmp_path, "run", logging.getLogger("test"))
+    assert "--units=M" in asked[0]
+    (row,) = csv.DictReader((tmp_path / "efficiency_report_run.csv").open())
+    assert (row["JobID"], row["RuleName"]) == ("7.0", "rule_answer_batches")
+    assert (float(row["CPU Efficiency (%)"]), float(row["Memory Usage (%)"])) == (75.0, 50.0)
+    assert "rule 'rule_answer_batches'" in caplog.text
 
 
 def test_without_accounting_there_is_no_efficiency_report(

@@ -216,6 +216,10 @@ def test_the_shell_of_a_rule_says_how_it_ended(tmp_path: Path, command: str, rec
         ),
         ("JobId=7 TimeLimit=2-03:00:30 MinMemoryNode=3.50G", {"mem_mb": 3584, "runtime": 3061}),
         ("JobId=7 TimeLimit=UNLIMITED MinMemoryNode=0", {}),
+        # All memory of the node; a GPU's as the rule's own options ask for it, which no resource can stand beside.
+        ("JobId=7 NumNodes=1 TRES=cpu=1,mem=16000M,node=1 MinMemoryNode=0", {}),
+        ("JobId=7 NumNodes=1 AllocTRES=cpu=1,mem=500M MinMemoryTRES=250M MemPerTres=gres/gpu:250", {}),
+        ("JobId=7 NumNodes=2-2 ReqTRES=mem=1G AllocTRES=cpu=2,mem=1.50G,node=2 MemPerTres=gpu:300", {"mem_mb": 768}),
         ("JobId=7 TimeLimit=00:10:00 MinMemoryNode=0 Comment=rule_x TimeLimit=9-00:00:00", {"runtime": 10}),
         ("", {}),
     ],

@@ -73,6 +73,8 @@ def test_what_the_accounting_showed(version: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_what_a_job_was_given(version: str) -> None:
     assert parse_given(text(version, "scontrol")) == {"mem_mb_per_cpu": 100, "runtime": 10}
+    # Four GPUs on two nodes of a partition with `DefMemPerGPU=300`: of each node the half of 1200 MB.
+    assert parse_given(text(version, "scontrol_gpus")) == {"mem_mb": 600, "runtime": 10}
 
 
 # 26.05 starts no job that asks for GPUs which are not consumed.

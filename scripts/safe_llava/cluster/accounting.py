@@ -61,8 +61,8 @@ class Submission:
 
     @property
     def rule(self) -> str:
-        """The rule: a job's name is rule, key and number of the submission."""
-        return self.name.rsplit(".", 2)[0]
+        """The rule: a job's name is rule, key and number of the submission, behind a prefix where a site has one."""
+        return self.name.rsplit(".", 2)[0].rpartition(".")[2]
 
     @property
     def key(self) -> str:
