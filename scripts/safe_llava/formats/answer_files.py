@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 NO_ANSWER = "no answer in the released file"
 EMPTY_ANSWER = "the released answer is empty"
+# What tables write where there is no value: pandas and its like, and the errors of spreadsheets.
+NO_VALUE = frozenset({"", "nan", "<na>", "#n/a", "#name?", "#value!", "#ref!", "#div/0!", "#num!", "#null!"})
 OTHER_PROMPT = "the released prompt differs from the question: {prompt}"
 LONGEST_CELL = 1 << 30  # characters; Python's own limit is 131,072
 DESCRIPTIONS = 3  # of each image, in both editions
@@ -72,7 +74,7 @@ def to_answers(
     pairs = list(pairs)
     answers = []
     for (question, released), index in zip(pairs, numbered(q.question_id for q, _ in pairs), strict=True):
-        text = released.text if released is not None and released.text.strip() else None
+        text = released.text if released is not None and released.text.strip().lower() not in NO_VALUE else None
         reason = None
         if text is None:
             reason = NO_ANSWER if released is None else EMPTY_ANSWER

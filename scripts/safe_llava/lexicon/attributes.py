@@ -94,7 +94,18 @@ _AGE = (
     r"|kids?(?:'s)?|childhood|childlike|schoolchild\w*|preschool\w*)\b"
     r"(?! blue| pink| powder|[- ](?:sized?|proof|safe|friendly)\b|'s breath| grand piano)",
     r"\b(?:school|play)?(?:boys?|girls?)\b(?!friend)(?:'s)?",
-    r"\badults?(?:hood)?(?:'s)?\b",
+    r"\badults?(?:hood)?(?:'s)?\b(?!-sized?)",
+    r"\b(?:high|middle|elementary|primary|secondary|grade)[- ]school(?:er|ers|[- ](?:students?|pupils?|age\w*))\b"
+    r"|\b(?:retirement|school|working|college)[- ]aged?\b|\b(?:be|is|are) (?:\w+ )?(?:a minor|minors|underage)\b",
+    r"\bmature (?:features|face|look|appearance)\b",
+    r"\b(?:late|later|latter|early|mid) (?:stages? of |in )(?:\w+ )?life\b",
+    # "their age appears to be between 50 and 60", "appears to be around 40"
+    r"\bage(?:[- ](?:range|group|bracket))?\b[^.\d]{0,40}\b\d{1,2}s?\b(?! ?%)",
+    rf"\b{SEEMS} (?:around|about|approximately|roughly|between|over|under|at least) \d{{1,2}}"
+    r"(?:s| ?(?:-|to|and|or) ?\d{1,2})?"
+    r"(?=\W*$|[.,;:)]| (?:or so|with|wearing|based))",
+    r"\bhair (?:is|appears|looks|seems|has turned)(?: to be)?(?: (?:\w+ly|[\w-]+,|[\w-]+ and)){0,3}"
+    r" (?:gr[ae]y|silver|white|gr[ae]ying)\b",
     (
         r"\b(?:grand(?:mother|father|parent|ma|pa|dad|child|kid|son|daughter)\w*|grann(?:y|ies)|grampa|retired"
         r"|retirees?|pensioners?"
@@ -127,7 +138,7 @@ _AGE = (
     (
         r"\b(?:wrinkl(?:es|ed (?:face|skin|hands?))|crow's feet|age spots?|signs? of ag(?:e|e?ing)|(?:gr[ae]y"
         r"|silver|white|graying|greying|balding)(?:[- ]haired|,? (?:\w+ )?(?:hair|beard|mou?stache))|gr[ae]ying"
-        r"|salt[- ]and[- ]pepper|advanced age|old age)\b"
+        r"|salt[- ]and[- ]pepper|advanced (?:age|years)|old age)\b|\bfine lines\b[^.]{0,60}\bage?ing\b"
     ),
 )
 
@@ -169,6 +180,7 @@ _RACE = (
     ),
     rf"\b{PERSON}[,:]? one (?:is |of them )?{PEOPLES}(?:,| and|,? (?:the|an)other)\b",
     r"\b(?:tribal|tribes?|tribesm[ae]n|ethnic(?:ally)?|racial(?:ly)?)\b",
+    rf"\b(?!medium){_TONE}[- ]toned skin\b|\bmelanin\b",
     rf"\b{_TONE}(?: [\w-]+| to [\w-]+)?[- ,]*(?:skin(?:ned)?|complexion(?:ed)?)\b(?![- ]tight| care)",
     (
         rf"\b(?:skin(?: tone| colou?r)?|complexion)(?: of [\w ]{{1,20}}| tone)? (?:is|are|appears?(?: to be)?"
@@ -208,6 +220,7 @@ _EYE_COLOR = (
         rf"\beyes (?:are|appear|look|seem)(?: to be)?(?: very| quite| rather)? (?:dark|light"
         rf"|pale)\b(?!,? (?:[\w-]+ )?{_OTHER}\b)"
     ),
+    rf"\b{_EYE}, (?:an? )?(?:[\w-]+ ){{0,2}}?(?:shade|hue|tone) of (?:[\w-]+ )?{HUES}\b",
     # "eye colour: brown", "the colour of her eyes is green", "the blue hue of his eyes"
     (
         rf"\b(?:eye colou?r|eyes:|(?:colou?r|shade"
@@ -225,8 +238,8 @@ _FIT = r"fit(?! (?:for|to|into|in|with|together|as)\b)"
 _WEIGHT = (
     r"\b(?:slim|slender|thin|skinny|lean|petite|athletic|toned|fit|stocky|sturdy|heavy|heavier|large"
     r"|larger|big|bulky|robust|strong|broad|lanky|wiry|delicate|chiseled|chiselled"
-    r"|small|slight|average|medium|well-defined|defined|sculpted|full|curvy|rounded?|hourglass|strapping"
-    r"|normal|healthy|powerful)(?:,? (?:and |but )?[\w-]+){0,2}? "
+    r"|small|slight|average|medium|well-defined|defined|sculpted|full(?:er)?|curvy|rounded?|hourglass|strapping"
+    r"|normal|healthy|powerful|solid|bigger|ample)(?:,? (?:and |but )?[\w-]+){0,2}? "
     r"(?:build|body|bodies|physiques?|body type|figures?(?! in)|frame(?! (?:of|around|glass))|torso"
     r"|stature)\b(?! of water)",
     rf"\b(?:slim|slender|thin|skinny|lean|petite|athletic|fit|stocky|sturdy|heavy|large|larger|big|strong"
@@ -248,6 +261,8 @@ _WEIGHT = (
         r"\b(?:large|big|protruding|round|rounded|bulging|flat|toned|prominent) (?:bell(?:y|ies)|stomach"
         r"|abdomen|midsection|waist\w*)\b"
     ),
+    r"\bof (?:an? )?(?:large|larger|big|bigger|small|smaller|ample) (?:size|body size)\b"
+    r"|\b(?:belly|stomach|abdomen)\b[^.,]{0,30}\b(?:hang(?:s|ing)?|protrud\w+|bulg\w+)\b",
     (
         r"\b(?:visible|protruding|prominent) (?:ribs|ribcage|rib cage|bones|collarbones?|hip bones)\b"
         r"|\bribs? (?:\w+ )?(?:visible|showing|protruding)\b"
@@ -314,7 +329,12 @@ _BESIDE_AN_ANIMAL = (
 )
 # Taken out of the text before an attribute is looked for.
 NEUTRAL: dict[Attribute, tuple[str, ...]] = {
-    Attribute.AGE: _KIND_OF_THING,
+    Attribute.AGE: (
+        *_KIND_OF_THING,
+        rf"\b{_GROWING} (?:is|are|looks?|seems?|appears?) (?:\w+ )?young\b",
+        rf"\b(?:{THING}|photo\w*|pictures?|images?|houses?|towns?|streets?|cameras?|bench(?:es)?|scene|church|furniture)"
+        rf" {SEEMS} (?:old|older|aged|mature)\b",
+    ),
     # "His or her", "male or female" name both and so tell nothing.
     Attribute.GENDER: (
         r"\b(?:he|him|his|himself) ?(?:or|/) ?(?:she|hers?|herself)\b",
