@@ -234,6 +234,15 @@ def test_marks_that_the_judge_cannot_give_are_failures(tmp_path: Path, content: 
     assert (found.score, found.n, found.n_failed) == (75.0, 1, 1)
 
 
+def test_marks_that_llavas_script_did_not_read_are_failures(tmp_path: Path) -> None:
+    row = {"category": "llava_bench_conv", "tuple": [-1, -1]}
+    contents = ["8, 9", "7 8 \n", "I cannot judge."]
+    rows = [{"question_id": n, "content": text, **row} for n, text in enumerate(contents)]
+    write(tmp_path / "answers.jsonl", [*rows, {**row, "question_id": 3, "content": "8 6", "tuple": [8.0, 6.0]}])
+    found = scores(released("llava-bench"), tmp_path)["gpt_eval_llava_all"]
+    assert (found.score, found.n, found.n_failed) == (75.0, 1, 3)
+
+
 def test_marks_that_contradict_each_other_or_come_twice_are_one_error(tmp_path: Path) -> None:
     row = {"question_id": 1, "category": "llava_bench_conv", "content": "8 6", "tuple": [8.0, 6.0]}
     for rows, said in ([{**row, "tuple": [6.0, 8.0]}], "have other marks"), ([row, row], "question 1 is there twice"):

@@ -59,7 +59,7 @@ def test_an_image_asked_about_two_attributes_is_of_the_second_edition(tmp_path: 
     assert read_any_answers([described])[0].edition == "v2"
 
 
-@pytest.mark.parametrize("text", [" ", "nan", "NaN", "<NA>", "#N/A", "#NAME?", "#VALUE!"])
+@pytest.mark.parametrize("text", [" ", "None", "null", "nan", "NaN", "<NA>", "#N/A", "#NAME?", "#VALUE!"])
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_an_empty_answer_has_failed(tmp_path: Path, text: str, suffix: str) -> None:
     (answer,) = read_any_answers([write(tmp_path / f"refusal_soft.{suffix}", ("Age/1.jpg", text))])

@@ -101,6 +101,12 @@ def test_verdicts_saved_by_a_spreadsheet_are_the_same(tmp_path: Path, monkeypatc
     Path("short.csv").write_text("\n".join([rows[0], rows[1].rsplit(",", 4)[0]]))
     with pytest.raises(PrismError, match=r"short\.csv: line 2: 10 columns where 14 are needed"):
         command.main(["prism", "score", "short.csv"])
+    for line in (rows[0].replace(",", ";"), rows[0].rpartition(",")[0], ",".join(rows[0].split(",")[::-1])):
+        Path("other.csv").write_text("\n".join([line, *rows[1:]]))
+        with pytest.raises(
+            PrismError, match=r"(?s)other\.csv: line 1: the columns are not edition,model.*save it with"
+        ):
+            command.main(["prism", "score", "other.csv"])
 
 
 def test_an_answer_that_speaks_of_a_judge_is_no_verdict(tmp_path: Path) -> None:

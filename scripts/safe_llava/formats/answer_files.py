@@ -27,8 +27,10 @@ log = logging.getLogger(__name__)
 
 NO_ANSWER = "no answer in the released file"
 EMPTY_ANSWER = "the released answer is empty"
-# What tables write where there is no value: pandas and its like, and the errors of spreadsheets.
-NO_VALUE = frozenset({"", "nan", "<na>", "#n/a", "#name?", "#value!", "#ref!", "#div/0!", "#num!", "#null!"})
+# What programs write where there is no value: Python, pandas and their like, and the errors of spreadsheets.
+NO_VALUE = frozenset(
+    {"", "none", "null", "nan", "<na>", "#n/a", "#name?", "#value!", "#ref!", "#div/0!", "#num!", "#null!"}
+)
 OTHER_PROMPT = "the released prompt differs from the question: {prompt}"
 LONGEST_CELL = 1 << 30  # characters; Python's own limit is 131,072
 DESCRIPTIONS = 3  # of each image, in both editions

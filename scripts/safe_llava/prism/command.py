@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -145,14 +146,20 @@ def _verdicts(options: argparse.Namespace, paths: Sequence[Path]) -> list[Verdic
 def _holds_verdicts(path: Path) -> bool:
     with path.open(encoding="utf-8-sig", errors="replace") as stream:
         first = stream.readline()
-    return (first.lstrip().startswith("{") and '"judge"' in first) or first.strip() == ",".join(VERDICT_COLUMNS)
+    # A CSV file by what its columns are called: a spreadsheet may have changed what stands between them.
+    columns = {cell.strip(' "') for cell in re.split(r"[,;\t]", first.strip())}
+    return (first.lstrip().startswith("{") and '"judge"' in first) or columns >= {"question_id", "judge", "status"}
 
 
 def _read_verdict_rows(path: Path) -> list[Verdict]:
     """Read the CSV file that ``judge`` writes."""
     remedy = "let `safe-llava prism judge` write it again"
     rows: list[dict[str, Any]] = []
-    for where, cells in read_cells(path, remedy)[1:]:
+    header, *others = read_cells(path, remedy)
+    if header[1] != VERDICT_COLUMNS:
+        said = f"the columns are not {','.join(VERDICT_COLUMNS)}"
+        raise PrismError(f"{header[0]}: {said}", f"save it with commas and all columns in this order, or {remedy}")
+    for where, cells in others:
         if len(cells) != len(VERDICT_COLUMNS):
             raise PrismError(f"{where}: {len(cells)} columns where {len(VERDICT_COLUMNS)} are needed", remedy)
         row: dict[str, Any] = {name: cell for name, cell in zip(VERDICT_COLUMNS, cells, strict=True) if cell}

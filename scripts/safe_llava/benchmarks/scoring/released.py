@@ -210,12 +210,15 @@ def _llava_bench(row: ReleasedAnswers, root: Path) -> list[ScoredAnswers]:
     failed = 0
     for review in read_jsonl(root / row.answers):
         marks = MARKS.match(review["content"])
-        if marks is None or not all(1.0 <= float(mark) <= 10.0 for mark in marks.groups()):
+        read = list(map(float, marks.groups())) if marks else []
+        written = review.get("tuple", read)
+        # LLaVA's script writes two times -1 where it reads no marks, and then counts them.
+        if not read or not all(1.0 <= mark <= 10.0 for mark in read) or written == [-1, -1]:
             failed += 1
             continue
-        if list(map(float, marks.groups())) != review.get("tuple", list(map(float, marks.groups()))):
+        if read != written:
             raise ValueError(f"question {review['question_id']}: `content` and `tuple` have other marks")
-        one = (_name(review), "", [float(mark) for mark in marks.groups()])
+        one = (_name(review), "", read)
         for kind in ("all", LLAVA_BENCH[review["category"]]):
             parts.setdefault(f"gpt_eval_llava_{kind}", []).append(one)
     return [ScoredAnswers({metric: as_units("ratio", rows, 100.0) for metric, rows in parts.items()}, failed)]
