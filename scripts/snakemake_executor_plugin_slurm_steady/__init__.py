@@ -316,7 +316,8 @@ class Executor(PublishedExecutor):
             fate = Fate.ACTIVE
             if seen is not None and not self._stopping.is_set():
                 fate = self._fate(info, seen.get(str(info.external_jobid)))
-            if fate is Fate.IMPOSSIBLE and not await asyncio.to_thread(self._cancelled, str(info.external_jobid)):
+            held = fate in (Fate.IMPOSSIBLE, Fate.NODE_FAULTY)  # unless it has ended, which a cancellation leaves so
+            if held and not await asyncio.to_thread(self._cancelled, str(info.external_jobid)):
                 fate = Fate.ACTIVE
             if fate is Fate.ACTIVE:
                 yield info

@@ -71,8 +71,10 @@ ENDS = {
 NEVER = re.compile(
     r"PartitionTimeLimit|PartitionNodeLimit|BadConstraints|Invalid(Account|QOS)|DependencyNeverSatisfied"
     r"|(QOS|Assoc)(Max|Grp).*(PerJob|PerNode)|QOSMin|MaxMemPerLimit|QOSNotAllowed|AccountNotAllowed"
-    r"|launch.failed.requeued.held|JobHoldMaxRequeue"
+    r"|JobHoldMaxRequeue"
 )
+# A node could not start the job (its prolog failed, for one): SLURM drains it, and holds the job where it may requeue.
+NOT_LAUNCHED = re.compile(r"launch.failed.requeued.held")
 # The job starts when what it waits for is there again, or never, if it asks for more than that.
 LIMITED = re.compile(r"QOS|Assoc|AccountingPolicy|Max\w+PerAccount|PartitionConfig")
 # Somebody holds the job, and may release it.
@@ -86,11 +88,14 @@ KILLED_FOR_MEMORY = re.compile(
 
 
 # A fault of the machine, as drivers, CUDA, file systems and Apptainer say it in a job's logs: an Xid, memory beyond
-# correction, a GPU that is gone, a file system that was mounted anew, no loop device for the container image.
+# correction, a GPU that is gone or nobody's to use, a driver of two versions, a file system that was mounted anew or
+# cut off, no loop device for the container image.
 HARDWARE = re.compile(
-    r"\b(?-i:Xid)\b[^\n]*\d|uncorrectable (ECC|NVLink) error|ECC_UNCORRECTABLE|fallen off the bus|\bGPU is lost\b"
-    r"|Unable to determine the device handle for GPU|stale (NFS )?file handle"
-    r"|\b(no|find|get|allocate|attach)\b[^\n]{0,40}\bloop device",
+    r"\b(?-i:Xid)\b[^\n]*\d|uncorrectable (ECC|NVLink) error|ECC_?UNCORRECTABLE|fallen off the bus|\bGPU is lost\b"
+    r"|hardware stack error|or a hardware error|\[Hardware Error\]|Unable to determine the device handle for GPU"
+    r"|CUDA-capable devices?(\(s\) is/| )are busy or unavailable"
+    r"|Driver/library version mismatch|stale (NFS )?file handle|after transport endpoint shutdown"
+    r"|\b(no|find|get|allocate|attach|open|set ?up)\b[^\n]{0,40}\bloop device",
     re.IGNORECASE,
 )
 
@@ -241,6 +246,8 @@ def fate_of(sight: Sight, record: Record, log: str) -> Fate:
     Args:
         log: the last lines of the job's logs: SLURM's, where slurmstepd writes why it killed, and the rule's.
     """
+    if sight.active and NOT_LAUNCHED.search(sight.reason):
+        return Fate.NODE_FAULTY
     if sight.active:
         return Fate.IMPOSSIBLE if sight.state in HELD_STATES or _never(sight) else Fate.ACTIVE
     fate = ENDS[sight.state]

@@ -151,6 +151,27 @@ def test_a_job_that_can_never_start_is_kept_until_it_is_cancelled(
     assert made._ledger.entry(entry.key, "train").slurm_id is None
 
 
+def test_a_job_that_a_node_could_not_start_is_cancelled_and_submitted_again_so_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM holds it where it may requeue, and the last one would be held for ever."""
+    made, cancelled, again, errors = executor(tmp_path), list[str](), list[Any](), list[str]()
+    made._polling = PollInterval(0.0)
+    monkeypatch.setattr(made, "_look", lambda jobs: {"7": Sight("PENDING", reason="launch failed requeued held")})
+    monkeypatch.setattr(made, "_again", lambda *arguments: again.append(arguments))
+    monkeypatch.setattr(made, "report_job_error", lambda job, msg, aux_logs: errors.append(msg))
+    monkeypatch.setattr(slurm, "cancel", cancelled.extend)
+
+    async def look() -> list[Any]:
+        return [one async for one in made.check_active_jobs([info("7")])]
+
+    for _ in range(4):
+        left(made, "7")
+        assert asyncio.run(look()) == []
+    assert (cancelled, len(again), len(errors)) == (["7"] * 4, 3, 1)
+    assert made._faulty == set()
+
+
 def grows(folder: Path, fate: Fate, times: int, **resources: Any) -> dict[str, int]:
     """What has grown when that has happened to a job so often."""
     made = executor(folder)
