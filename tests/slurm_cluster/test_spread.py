@@ -27,7 +27,15 @@ with open(sys.argv[1], "a") as file:
 if sys.argv[2:] == ["faulty"] and len(Path(sys.argv[1]).read_text().split(chr(10))) <= 5:
     if os.environ["LOCAL_RANK"] == "1":
         print("CUDA error: uncorrectable ECC error encountered", flush=True)
-    time.sleep(2 if os.environ["RANK"] == "3" else 4)
+    gone = Path(sys.argv[1] + ".gone")
+    if os.environ["RANK"] == "3":
+        while len(Path(sys.argv[1]).read_text().split(chr(10))) < 5:
+            time.sleep(0.1)
+        gone.touch()
+    else:
+        while not gone.exists():
+            time.sleep(0.1)
+        time.sleep(5)
     sys.exit(1)
 if sys.argv[2:] == ["break"]:
     time.sleep(2)
