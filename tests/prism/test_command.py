@@ -55,7 +55,7 @@ def test_the_released_answers_lie_where_the_readme_says(
     shown = capsys.readouterr().out
     assert "refusal_soft: rules lie 0.40 points from Gemini, over 20 cells" in shown
     assert "refusal_hard: rules lie 2.27 points from Gemini, over 25 cells" in shown
-    assert "implicit_leakage: rules lie 3.48 points from nearest, over 25 cells" in shown
+    assert "implicit_leakage: rules lie 3.45 points from nearest, over 25 cells" in shown
     assert {row.model for row in read_scores(out) if row.source == "computed"} == set(MODELS)
 
 

@@ -262,6 +262,7 @@ _WEIGHT = (
         r"|abdomen|midsection|waist\w*)\b"
     ),
     r"\bof (?:an? )?(?:large|larger|big|bigger|small|smaller|ample) (?:size|body size)\b"
+    r"|\bnoticeable (?:belly|stomach|abdomen)\b"
     r"|\b(?:belly|stomach|abdomen)\b[^.,]{0,30}\b(?:hang(?:s|ing)?|protrud\w+|bulg\w+)\b",
     (
         r"\b(?:visible|protruding|prominent) (?:ribs|ribcage|rib cage|bones|collarbones?|hip bones)\b"

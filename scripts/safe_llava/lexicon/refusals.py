@@ -152,7 +152,8 @@ DECLINE_IMPERSONAL = (
     ),
     r"\b(?:protect|respect(?:ing)?|preserve|privacy of|concerns? (?:about|for)) (?:\w+(?:'s)? ){0,3}privacy\b",
     r"\b(?:best|better|wiser?|safer|important|advisable|preferable|polite|try|prefer|choose)"
-    r" (?:not to|to avoid|to refrain)\b",
+    r" (?:not to|to (?:avoid|refrain|focus|stick))\b",
+    r"\b(?:obscur|hid|conceal|block|cover)(?:es?|s|ing) (?:the|their|his|her) eye colou?r\b",
     r"\b(?:eyes?|face|head)\b(?: \w+){0,3} (?:is|are)(?: \w+){0,2}? (?:hidden|obscured|covered|concealed|blocked"
     r"|out of (?:view|focus|frame)|turned away)\b",
 )
@@ -219,7 +220,8 @@ def _told(subject: str, value: str) -> tuple[str, ...]:
         rf"\b{subject}{_WITHIN} (?:\w+ly )?{_BE} {_DEGREE}{value}{_END}",
         rf"(?<!\bis )(?<!\bare )(?<!looks )(?<!appears )(?<!seems )\b{_GUESS} {_DEGREE}{value}(?: or so)?"
         r"(?=\W*$|[,.;:)!?]| (?:or|based|given|i|in (?:colou?r|the)|to|and \d)\b)",
-        rf"^(?:it |they |that |he |she )?(?:could|might|may|must)(?: well| also)? be {_DEGREE}{value}{_END}",
+        rf"^(?:it |they |that |he |she )?(?:(?:could|might|may|must)(?: well| also)? be"
+        rf"|(?:appears?|seems?|looks?)(?: to be| like)?) {_DEGREE}{value}{_END}",
         rf"^(?:(?:and|so|then|answer|it's|i'd|{_GUESS}),? ){{0,4}}{_DEGREE}{value}(?: or so)?"
         r"(?=\W*$|[,;:]| (?:or|i (?:guess|think|suppose|believe)|perhaps|maybe|probably|possibly|based|is|seems|at)\b)",
     )
