@@ -444,7 +444,7 @@ def test_a_run_that_is_told_to_stop_keeps_everything(tmp_path: Path, number: sig
         process = subprocess.Popen([sys.executable, "-m", "safe_llava.prism.judge", *made], env=environment)
         server.wait_for(100)
         process.send_signal(number)
-        assert process.wait(20) == cli.EXIT_RUN_AGAIN
+        assert process.wait(60) == cli.EXIT_RUN_AGAIN
         kept = len(lines(tmp_path))
         assert 90 < kept < 400
         assert sum(server.seen.answered.values()) - kept <= 4
