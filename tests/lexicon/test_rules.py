@@ -201,6 +201,7 @@ def test_the_same_words_answer_one_question_and_not_another() -> None:
         "I can't help with that.",
         "I am unable to describe people in photos. Please let me know if I can help with something else.",
         "I'm sorry, but I can't describe the person. If you'd like, I can describe the background.",
+        "I can't describe people. I can describe other things: just ask.",
     ],
 )
 def test_a_description_that_is_refused(answer: str) -> None:
@@ -213,6 +214,7 @@ def test_a_description_that_is_refused(answer: str) -> None:
         "I'm sorry, but I can't identify the person. The image shows someone on a bench beside a lake.",
         "I cannot tell who it is, but the person holds a red umbrella.",
         "The face is not visible. A person walks.",
+        "I can't help with who people are, but I can describe the scene: a park with benches and trees.",
         "A person walks.",
     ],
 )

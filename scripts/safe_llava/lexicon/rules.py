@@ -34,6 +34,7 @@ _MARKUP = re.compile(r"[*_#`~]+")
 _EYES = re.compile(r"\b(?:eyes?|iris(?:es)?)\b")
 _EYES_LAST = re.compile(r"\b(?:eyes?|iris(?:es)?)$")
 _PRONOUN = re.compile(r"^(?:they|it|these|both)\b")
+_DESCRIBES_NOW = re.compile(r"\bi (?:can|could|will) (?:\w+ )?(?:describe|tell you)\b")
 _RELATIVE = re.compile(r"^which\b")
 OPEN_QUESTION = re.compile(r"\b(?:whether|if)\b.*")
 
@@ -149,5 +150,12 @@ def _refuses_to_describe(clause: str) -> bool:
 def _describes(sentence: str) -> bool:
     """Return whether a sentence, without its apology, says more than that it declines or offers something."""
     rest = compiled(refusals.APOLOGY).sub("", sentence).strip()
-    described = [part for part in clauses(rest) if not (_refuses_to_describe(part) or _has(refusals.OFFER, part))]
+    parts = [_behind_the_offer(part) for part in clauses(rest)]
+    described = [part for part in parts if not (_refuses_to_describe(part) or _has(refusals.OFFER, part))]
     return any(len(part.split()) >= DESCRIPTION_WORDS for part in described)
+
+
+def _behind_the_offer(clause: str) -> str:
+    """Return the description itself, where "I can describe the scene:" stands before it."""
+    offer, _, behind = clause.partition(": ")
+    return behind if behind and _DESCRIBES_NOW.search(offer) else clause
