@@ -1,7 +1,8 @@
 """Measure what a dry-run of the paper costs, and how that grows with the number of models.
 
 ``python -m safe_llava.speed.plan --clones /tmp/old . --models 10 50 100 200 --out plan.json`` runs ``snakemake -n`` in
-each clone in turn and counts the processor time of the whole process tree.
+each clone in turn, with the clone's own environment (``.venv``) where it has one, and counts the processor time of the
+whole process tree.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def configuration(models: int) -> dict[str, object]:
 def seconds(clone: Path, config: Path) -> float:
     """Return the processor seconds of one dry-run, with Snakemake and every process that it starts."""
     env = {**os.environ, "PYTHONPATH": str(clone.resolve() / "scripts")}
-    command = [sys.executable, "-m", "snakemake", "--nolock", "-n", "--configfile", str(config)]
+    own = clone.resolve() / ".venv" / "bin" / "python"
+    python = str(own) if own.is_file() else sys.executable
+    command = [python, "-m", "snakemake", "--nolock", "-n", "--configfile", str(config)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, cwd=clone, env=env, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
