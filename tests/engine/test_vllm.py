@@ -35,7 +35,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, module in fake_modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     for name in vllm_engine.ENVIRONMENT:
-        monkeypatch.setenv(name, os.environ.get(name, "1"))
+        monkeypatch.setenv(name, "")  # whatever a test sets is taken back
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -229,6 +230,7 @@ def test_what_vllm_is_told(engine: VllmEngine, tiny_llava: Path, row: EvaluatedM
         0.5,
     )
     assert os.environ["VLLM_NO_USAGE_STATS"] == os.environ["HF_HUB_OFFLINE"] == "1"
+    assert os.environ["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
 
 
 def test_describe(engine: VllmEngine) -> None:

@@ -59,24 +59,48 @@ def test_the_aims_are_reached() -> None:
     assert read(NOTES.parent / "benchmarks" / "finetune-2xh200.jsonl")[0]["devices"] == 2
 
 
-def test_the_life_of_a_model_is_told_as_its_log_says() -> None:
-    lines = (NOTES.parent / "benchmarks" / "lifecycle-1xh200.txt").read_text().splitlines()
-    said = {row["kind"]: row for row in map(json.loads, lines)}
-    page = NOTES.read_text()
-    assert said["stopped"]["code"] == 75
-    assert f"| 141.6 | {said['stopped']['seconds']:.1f} |" in page
-    assert f"| over 78 | {said['resumed']['first_step_s']:.1f} (" in page
-    size = said["stopped"]["checkpoint_bytes"]
+def lifecycle(name: str) -> dict[str, dict[str, Any]]:
+    """The lines of a lifecycle's log, by their kinds."""
+    lines = (NOTES.parent / "benchmarks" / f"lifecycle-{name}.txt").read_text().splitlines()
+    return {row["kind"]: row for row in map(json.loads, lines)}
+
+
+def test_the_life_of_a_model_is_told_as_its_logs_say() -> None:
+    before, now, page = lifecycle("1xh200-2e84161"), lifecycle("1xh200"), NOTES.read_text()
+    assert before["stopped"]["code"] == now["stopped"]["code"] == 75
+    assert before["conditions"]["arguments"] == now["conditions"]["arguments"]
+    for what, kind, key in (
+        ("SIGTERM to exit 75, s", "stopped", "seconds"),
+        ("the same command to the end of its first step, s", "resumed", "first_step_s"),
+    ):
+        old, new = before[kind][key], now[kind][key]
+        assert f"| {what} | {old:.1f} | {new:.1f} | {old / new:.1f} |" in page
+    bytes_before, size = (said["stopped"]["checkpoint_bytes"] for said in (before, now))
     # Half of the 32 layers of Llama 7B, its embeddings and head, and the projector.
     trained = 16 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 2 * 32_000 * 4096 + 4096 + 1025 * 4096 + 4097 * 4096
     assert size / trained <= 12.2
-    assert f"{size:,} ({size / trained:.1f} a trained parameter)" in page
+    assert f"| {bytes_before:,} | {size:,} ({size / trained:.1f} a trained parameter) |" in page
+    assert before["stopped"]["seconds"] / now["stopped"]["seconds"] >= 5
+    assert before["resumed"]["first_step_s"] / now["resumed"]["first_step_s"] >= 2
+
+
+def test_the_peer_is_as_many_times_slower_as_the_page_says() -> None:
+    logs = NOTES.parent / "benchmarks"
+    for ours, peer, stage in (
+        ("pretrain-1xh200-24steps", "peer-pretrain-1xh200", "(pretraining)"),
+        ("finetune-half-1xh200", "peer-finetune-half-1xh200", "(finetuning)"),
+    ):
+        speeds = [read(logs / f"{name}.jsonl")[2]["tokens_per_s_per_device"] for name in (ours, peer)]
+        assert f"{speeds[0] / speeds[1]:.2f} times {stage}" in re.sub(r"\s+", " ", NOTES.read_text())
+    offloaded, without = (
+        read(logs / f"finetune-half-1xh200{name}.jsonl")[2]["tokens_per_s_per_device"] for name in ("-offload", "")
+    )
+    assert offloaded / without >= 1 / 3
+    assert f"{offloaded / without:.2f} of the speed without" in NOTES.read_text()
 
 
 def test_an_interrupted_training_ended_like_an_undisturbed_one() -> None:
-    lines = (NOTES.parent / "benchmarks" / "lifecycle-1xh200-crc32.txt").read_text().splitlines()
-    said = {row["kind"]: row for row in map(json.loads, lines)}
-    page = NOTES.read_text()
+    said, page = lifecycle("1xh200-crc32"), re.sub(r"\s+", " ", NOTES.read_text())
     assert f"took {said['stopped']['seconds']:.1f} s from SIGTERM" in page
     assert f"{said['resumed']['first_step_s']:.1f} s to the end of the first step" in page
     assert said["answered"]["status"] == "ok"
@@ -84,8 +108,7 @@ def test_an_interrupted_training_ended_like_an_undisturbed_one() -> None:
 
 
 def test_on_cpus_it_resumed_on_fewer_processes_with_the_same_losses() -> None:
-    lines = (NOTES.parent / "benchmarks" / "lifecycle-2cpu.txt").read_text().splitlines()
-    said = {row["kind"]: row for row in map(json.loads, lines)}
+    said = lifecycle("2cpu")
     assert (said["conditions"]["arguments"]["processes"], said["resumed"]["processes"]) == (2, 1)
     assert (said["stopped"]["code"], said["answered"]["status"]) == (75, "ok")
     assert f"the losses differ by {said['compared']['largest_difference']} at most" in NOTES.read_text()

@@ -30,8 +30,14 @@ WINDOW = 3072  # requests that vLLM knows of: more than it runs at once, so that
 READERS = 8  # threads that open images
 AHEAD = 64  # groups of requests whose images are opened beforehand
 IMAGES_PER_PROMPT = 4
-# Environment variables of vLLM, where the caller has not set them: nothing leaves the machine.
-ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+# Environment variables of vLLM, where the caller has not set them: nothing leaves the machine, and no sampler is
+# compiled that greedy answers do not use.
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+}
 
 Opened = list[tuple[PIL.Image.Image, str]]
 
