@@ -172,7 +172,7 @@ def test_a_job_is_estimated_on_the_gpus_that_it_has(paper: Config, measured: Mea
     assert train.hours == pytest.approx(665_298 / 16.805 / 3600 / 8)
     assert train.resumes
     answers = with_estimate(RuleResources(rule="prism_answers", model="LLaVA", gpus=1), paper, measured)
-    assert answers.hours == pytest.approx((133.74 + 35.7) / 3600)
+    assert answers.hours == pytest.approx((133.25 + 171.9) / 3600)
     assert not answers.resumes
     longest = with_estimate(RuleResources(rule="benchmarks_run", model="LLaVA", gpus=1), paper, measured)
     assert longest.hours == pytest.approx(18.7 / 60, abs=0.01)
@@ -199,7 +199,7 @@ def test_without_slurm_nothing_limits_and_with_it_sinfo_is_asked(
     asks += [RuleResources(rule="prism_answers", model="InternVLC3", gpus=2, runtime=30)]
     longest, other = check_partitions(plan(slurm=True, asks=asks), paper, measured)
     assert (longest.what, other.what) == ("prism_answers of 3 models", "prism_answers InternVLC3")
-    assert "estimated 3 minutes" in longest.said
+    assert "estimated 5 minutes" in longest.said
 
 
 def test_the_page_escapes_and_holds_every_line_with_its_remedy() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,16 +31,17 @@ def log_of(work: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (work / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def measure(module: str, arguments: list[str]) -> None:
+    """Run a benchmark in a process of its own, and of no group: the group that one makes stays until it ends."""
+    alone = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    subprocess.run([sys.executable, "-m", f"safe_llava.speed.{module}", *arguments], check=True, env=alone)
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])  # without pixels the first has nothing to train
-def test_it_trains_on_the_samples_of_a_step_that_the_trainer_trains_on(
-    tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # In a process of its own: DeepSpeed keeps the group that it was started in.
-    subprocess.run([sys.executable, "-m", "safe_llava.speed.training", *options(tmp_path, stage)], check=True)
+def test_it_trains_on_the_samples_of_a_step_that_the_trainer_trains_on(tmp_path: Path, stage: str) -> None:
+    measure("training", options(tmp_path, stage))
     _, *ours, _ = log_of(tmp_path)
-    for name in ENVIRONMENT:
-        monkeypatch.delenv(name, raising=False)
-    peer.main(options(tmp_path, stage, ["--micro-batch", "8", "--masters", "autocast"]))
+    measure("peer", options(tmp_path, stage, ["--micro-batch", "8", "--masters", "autocast"]))
     first, *steps, last = log_of(tmp_path)
     assert (first["trainer"], first["attention"], first["global_batch"]) == ("transformers", "sdpa", 32)
     assert last == training.means(steps, 1, 32, 1)

@@ -39,7 +39,7 @@ def test_answering_speeds_are_those_of_their_logs(root: Path, measured: Measured
 
 
 def test_phases_are_those_of_the_log(root: Path, measured: Measured) -> None:
-    found = {line["kind"]: line for line in lines(root / measured.answering["transformers"].source)}
+    found = {line["kind"]: line for line in lines(root / measured.phases.source)}
     seconds, tokens = found["edition"]["phases"], found["edition"]["tokens"]
     noted = measured.phases
     assert (noted.pictures.amount, noted.pictures.seconds) == (

@@ -62,6 +62,7 @@ class Phases(Row):
     pictures: Phase
     tokens_read: Phase
     tokens_decoded: Phase
+    source: str
 
 
 class LanguageModel(Row):
