@@ -22,7 +22,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,23 +49,12 @@ SDPA = "sdpa"
 def parser() -> argparse.ArgumentParser:
     """Return the command line of this step."""
     parser = argparse.ArgumentParser(prog="python -m safe_llava.speed.peer", description=__doc__.split("\n")[0])
-    parser.add_argument("--stage", choices=("pretrain", "finetune"), required=True)
-    parser.add_argument("--size", choices=sorted(training.LANGUAGE), default="7b", help="of the model")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the synthetic set, kept between runs")
-    parser.add_argument("--out", type=Path, required=True, help="log, JSON lines")
-    parser.add_argument("--tokenizer", type=Path, help="Llama tokenizer.model; default: one word, one token")
-    parser.add_argument("--steps", type=int, default=24, help="optimizer steps in all")
-    parser.add_argument("--warmup", type=int, default=8, help="steps that are not counted")
-    parser.add_argument("--global-batch", type=int, help="default: the stage's")
+    training.common_options(parser)
     parser.add_argument("--micro-batch", type=int, default=16, help="samples of a row")
     parser.add_argument("--masters", choices=("zero", "autocast"), default="zero", help="where fp32 weights are kept")
     parser.add_argument("--attention", choices=("auto", attention.VARLEN, SDPA), default="auto")
     parser.add_argument("--liger", choices=("auto", "on", "off"), default="auto", help="auto: on a GPU")
     parser.add_argument("--compile", action="store_true", help="torch.compile, by the Trainer")
-    parser.add_argument("--workers", type=int, default=8, help="loader processes of each training process")
-    parser.add_argument("--samples", type=int, default=4096, help="of the synthetic set")
-    parser.add_argument("--images", type=int, default=512, help="of the synthetic set")
-    parser.add_argument("--seed", type=int, default=42)
     parser.set_defaults(zero_stage=1, checkpointing=False, offload=False)
     return parser
 
@@ -227,9 +215,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the means and write the log."""
     arguments = parser().parse_args(argv)
     gpu = torch.cuda.is_available()
-    alone = (
-        "RANK" not in os.environ and arguments.masters == "autocast"
-    )  # else it would be wrapped for data parallelism
+    # One process in a group would be wrapped for data parallelism.
+    alone = "RANK" not in os.environ and arguments.masters == "autocast"
     device = torch.device("cuda", 0) if gpu else torch.device("cpu")
     processes = Processes(0, 1, device) if alone else join_processes("gpu" if gpu else "cpu", 1)
     if arguments.attention == "auto":

@@ -75,9 +75,8 @@ TOWER_SIZES = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line of this step."""
-    parser = argparse.ArgumentParser(prog="python -m safe_llava.speed.training", description=__doc__.split("\n")[0])
+def common_options(parser: argparse.ArgumentParser) -> None:
+    """Add what this benchmark and its peer are both told."""
     parser.add_argument("--stage", choices=("pretrain", "finetune"), required=True)
     parser.add_argument("--size", choices=sorted(LANGUAGE), default="7b", help="of the model with random weights")
     parser.add_argument("--work", type=Path, required=True, help="folder for the synthetic set, kept between runs")
@@ -86,6 +85,16 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=24, help="optimizer steps in all")
     parser.add_argument("--warmup", type=int, default=8, help="steps that are not counted")
     parser.add_argument("--global-batch", type=int, help="default: the stage's")
+    parser.add_argument("--workers", type=int, default=8, help="loader processes of each training process")
+    parser.add_argument("--samples", type=int, default=4096, help="of the synthetic set")
+    parser.add_argument("--images", type=int, default=512, help="of the synthetic set")
+    parser.add_argument("--seed", type=int, default=42)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line of this step."""
+    parser = argparse.ArgumentParser(prog="python -m safe_llava.speed.training", description=__doc__.split("\n")[0])
+    common_options(parser)
     parser.add_argument("--micro-tokens", type=int, default=16384, help="tokens of a micro-batch, at most (packed)")
     parser.add_argument("--micro-batch", type=int, help="samples of a micro-batch; default: by tokens if packed")
     parser.add_argument("--attention", choices=attention.CHOICES, default="auto")
@@ -94,10 +103,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations")
     parser.add_argument("--zero-stage", type=int, choices=(1, 2, 3), default=1)
     parser.add_argument("--offload", action="store_true", help="AdamW and its state on the CPU")
-    parser.add_argument("--workers", type=int, default=8, help="loader processes of each training process")
-    parser.add_argument("--samples", type=int, default=4096, help="of the synthetic set")
-    parser.add_argument("--images", type=int, default=512, help="of the synthetic set")
-    parser.add_argument("--seed", type=int, default=42)
     return parser
 
 
